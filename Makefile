@@ -1,0 +1,46 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+STAMP := $(VENV)/.installed
+
+.PHONY: help install serve test lint format bench train clean loadtest
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+install: $(STAMP) ## Create .venv with pinned dependencies (idempotent)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt "setuptools>=77" wheel
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	touch $(STAMP)
+
+serve: install ## Serve the embedded default on 127.0.0.1:$(PORT)
+	$(BIN)/headstart serve --port $(PORT)
+
+test: install ## Run all tests
+	$(BIN)/python -m pytest
+
+lint: install ## Check style, docstrings and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## Rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## Run one benchmark: make bench NAME=resume
+	$(BIN)/python -m benchmarks $(NAME) --json
+
+loadtest: install ## Replay the sample prompt log against a running service
+	$(BIN)/python -m locust -f loadtest/locustfile.py --headless --host http://127.0.0.1:$(PORT)
+
+train: install ## Train the shipped models again from nothing
+	$(BIN)/python -m training
+
+clean: ## Remove the environment and everything generated
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis var
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Remembered generations: the Redis catalogue, the state store and the vector index."""

@@ -1,0 +1,31 @@
+"""What the store needs to be told; the service's settings fill it in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Configuration of a `CacheStore`.
+
+    Attributes:
+        data_dir: folder for the private Redis (socket, append-only file) and, by default, the states.
+        redis_url: a shared Redis; None starts a private redis-server in `data_dir`.
+        object_url: where states and pictures live, any URL obstore takes; None = `data_dir`/objects.
+        byte_budget: most bytes of states kept in the object store.
+        ram_bytes: byte bound of the RAM tier in front of it; 0 switches it off.
+        eviction: name of an eviction policy, see `policies.eviction.POLICIES`.
+        queue_size: writes that may wait behind answers; further ones are dropped and counted.
+        timeout_seconds: bound on any one store operation on a request's path.
+        image_budget: most bytes of final pictures kept, evicted least recently used first.
+    """
+
+    data_dir: Path
+    redis_url: str | None = None
+    object_url: str | None = None
+    byte_budget: int = 2 * 1024**3
+    ram_bytes: int = 128 * 1024**2
+    eviction: str = "lcbfu"
+    queue_size: int = 256
+    timeout_seconds: float = 0.5
+    image_budget: int = 1024**3

@@ -1,0 +1,1 @@
+"""What to forget first, decided per noise state."""

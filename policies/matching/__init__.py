@@ -1,0 +1,1 @@
+"""Similarity proposes: from candidates to resume attempts."""

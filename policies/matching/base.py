@@ -1,0 +1,95 @@
+"""The contract of a matching policy: candidates in, ordered resume attempts out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StateRef:
+    """A noise state an entry still holds.
+
+    Attributes:
+        log_snr: noise level, ln(alpha^2 / sigma^2); rises as a run progresses.
+        skip: share of the denoising steps that lie before this state, in (0, 1).
+        has_prediction: whether the source run's clean-latent prediction is stored beside it.
+    """
+
+    log_snr: float
+    skip: float
+    has_prediction: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One neighbour of the new prompt inside its signature's partition.
+
+    Attributes:
+        entry_id: stable 64-bit id of the cache entry.
+        similarity: cosine of the two prompt embeddings, in [-1, 1].
+        prompt: the entry's prompt text, or None when the catalogue keeps only its hash.
+        states: the states the entry still holds, in any order.
+    """
+
+    entry_id: int
+    similarity: float
+    prompt: str | None
+    states: tuple[StateRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One state worth trying, and the bound the divergence gate holds it to.
+
+    Attributes:
+        entry_id: the entry the state belongs to.
+        state: which of its states.
+        similarity: cosine similarity of the entry.
+        max_divergence: largest RMS difference of the clean-latent predictions (new prompt
+            against source prompt, at this state) with which the resume may go on.
+    """
+
+    entry_id: int
+    state: StateRef
+    similarity: float
+    max_divergence: float
+
+
+@dataclass(frozen=True, slots=True)
+class MatchDecision:
+    """What the policy proposes.
+
+    Attributes:
+        attempts: in the order to try them; empty means a full generation.
+        reason: one of a bounded set of words: "match", "no-candidates", "low-similarity",
+            "no-states", "veto", "uncalibrated".
+    """
+
+    attempts: tuple[Attempt, ...]
+    reason: str
+
+
+class MatchingPolicy(ABC):
+    """Chooses which entry to resume from and how deep; similarity proposes, the engine's gate disposes.
+
+    Pure: no I/O, no clock, no randomness, never raises on an empty list. Every attempt it returns is a
+    state of one of the given candidates, at most `max_attempts` of them, never deeper than `max_skip`.
+    """
+
+    @abstractmethod
+    def choose(
+        self,
+        prompt: str,
+        candidates: Sequence[Candidate],
+        *,
+        min_similarity: float = 0.0,
+        max_skip: float = 1.0,
+    ) -> MatchDecision:
+        """Return the attempts for `prompt`, best first.
+
+        Args:
+            prompt: the new prompt's text (for lexical checks).
+            candidates: neighbours, best similarity first.
+            min_similarity: the request's own floor; the policy's own bounds still apply.
+            max_skip: the request's own ceiling on the skipped share of steps.
+        """

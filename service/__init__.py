@@ -1,0 +1,1 @@
+"""The serving process: API, planner, embedder, engine, metrics, page."""

@@ -1,0 +1,1 @@
+"""The engine: joint batches of jobs at different steps."""

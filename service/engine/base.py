@@ -1,0 +1,274 @@
+"""The engine's contracts: what a job is, what it returns, what a model family must offer.
+
+The engine owns the device: one loop, one owner, no locks. All active jobs advance one step at a time in
+joint batches, whatever step each of them is at; a cache hit is only a job that enters at step K.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+ImageArray = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """A stored noise state a job may enter at, and the bound the divergence gate holds it to.
+
+    Attributes:
+        latent: float16 [C, h, w], variance-preserving x_t.
+        timestep: the model's time value of its noise level.
+        log_snr: ln(alpha^2 / sigma^2) there.
+        skip: share of the source run's steps before it.
+        prediction: source run's pooled clean-latent prediction at this state, float16 [C, h', w'];
+            None skips the gate (a run resumed from its own state).
+        max_divergence: the gate's bound for it.
+        depth: lineage depth of the state.
+    """
+
+    latent: NDArray[np.float16]
+    timestep: float
+    log_snr: float
+    skip: float
+    prediction: NDArray[np.float16] | None
+    max_divergence: float
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """Everything the engine needs to run one job, and to run it again after a crash with the same result.
+
+    Attributes:
+        job_id: unique within the process.
+        prompt: the positive prompt.
+        negative_prompt: the negative prompt ("" = unconditional).
+        seed: of the initial noise.
+        steps: N.
+        guidance_scale: classifier-free guidance; 1.0 = none.
+        solver: "ddim" or "dpmpp_2m".
+        width: pixels.
+        height: pixels.
+        resume: entry points in the order to try them; all refused = full run.
+        capture: shares of the N steps at which to capture states, each in (0, 1).
+        preview_every: emit a preview picture every so many steps; 0 = never.
+    """
+
+    job_id: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    steps: int
+    guidance_scale: float
+    solver: str
+    width: int
+    height: int
+    resume: tuple[ResumePoint, ...] = ()
+    capture: tuple[float, ...] = ()
+    preview_every: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedState:
+    """A state taken on the way (same fields as `cache_store.types.NoiseState`)."""
+
+    latent: NDArray[np.float16]
+    log_snr: float
+    timestep: float
+    skip: float
+    prediction: NDArray[np.float16]
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of one job is done.
+
+    Attributes:
+        job_id: which job.
+        step: denoising steps done, skipped ones included (K at entry .. N).
+        steps: N.
+        first_step: K, where the job entered (0 = pure noise).
+        preview: uint8 [H, W, 3] or None.
+    """
+
+    job_id: str
+    step: int
+    steps: int
+    first_step: int
+    preview: ImageArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """A finished job.
+
+    Attributes:
+        job_id: which job.
+        image: uint8 [H, W, 3].
+        resumed: index into `JobSpec.resume` of the state used, or None for a full run.
+        steps: N.
+        skipped: K, steps of N not run.
+        wasted: steps run and thrown away (the gate refused).
+        divergences: the gate's value per attempt made, in order (NaN where there was no prediction to compare).
+        captured: states taken, shallowest first.
+        queue_seconds: from submission to the first step.
+        denoise_seconds: this job's share of the device time of its steps (step time ÷ rows, summed).
+        step_seconds: mean device time of one of its steps per row.
+        decode_seconds: its share of the VAE decode.
+        restarts: how often it was re-run because the engine died.
+    """
+
+    job_id: str
+    image: ImageArray
+    resumed: int | None
+    steps: int
+    skipped: int
+    wasted: int
+    divergences: tuple[float, ...]
+    captured: tuple[CapturedState, ...]
+    queue_seconds: float
+    denoise_seconds: float
+    step_seconds: float
+    decode_seconds: float
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailed:
+    """A job that cannot be finished.
+
+    Attributes:
+        job_id: which job.
+        code: "cancelled", "out-of-memory", "not-finite", "engine-lost" or "internal".
+        message: safe to show to a client: no path, prompt or traceback.
+    """
+
+    job_id: str
+    code: str
+    message: str
+
+
+JobEvent = Progress | JobResult | JobFailed
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the rest of the service needs to know of the loaded model.
+
+    Attributes:
+        model_id: folder name or hub id.
+        weights_digest: hash of the weights and configs that decide the pictures.
+        family: e.g. "stable-diffusion".
+        prediction_type: "epsilon", "v_prediction" or "sample".
+        schedule: a stable name of the noise schedule (betas, terminal SNR, spacing), e.g. a short hash.
+        width: default pixels.
+        height: default pixels.
+        size_multiple: width and height must be multiples of it.
+        max_size: largest side in pixels.
+        default_steps: N when the request names none.
+        default_guidance: guidance when the request names none.
+        solvers: solver names it can run, default first.
+        latent_channels: C.
+    """
+
+    model_id: str
+    weights_digest: str
+    family: str
+    prediction_type: str
+    schedule: str
+    width: int
+    height: int
+    size_multiple: int
+    max_size: int
+    default_steps: int
+    default_guidance: float
+    solvers: tuple[str, ...]
+    latent_channels: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A joint batch for one network evaluation; row i of every tensor belongs to one job.
+
+    Attributes:
+        latents: float32 [B, C, h, w], variance-preserving x_t.
+        timesteps: float32 [B].
+        conditions: [B, L, D] text-encoder states of the prompts.
+        negatives: [B, L, D] of the negative prompts.
+        guidance: float32 [B].
+    """
+
+    latents: Tensor
+    timesteps: Tensor
+    conditions: Tensor
+    negatives: Tensor
+    guidance: Tensor
+
+
+class Pipeline(Protocol):
+    """Hides one model family. Called from the engine's one thread only; every method is deterministic."""
+
+    info: ModelInfo
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Return text-encoder states [B, L, D]."""
+
+    def initial_noise(self, seed: int, width: int, height: int) -> Tensor:
+        """Return unit Gaussian noise float32 [C, h, w], a pure function of its arguments, equal on all devices."""
+
+    def timesteps(self, steps: int) -> Tensor:
+        """Return the descending time values float32 [N] of an N-step run."""
+
+    def alpha_sigma(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (alpha, sigma) of the variance-preserving process at `timesteps`; t < 0 means clean (1, 0)."""
+
+    def predict(self, rows: Rows) -> Tensor:
+        """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
+
+    def decode(self, latents: Tensor) -> ImageArray:
+        """Return uint8 [B, H, W, 3] pictures of clean latents [B, C, h, w]."""
+
+
+@dataclass
+class EngineStats:
+    """Counters and gauges of an engine, for metrics."""
+
+    active: int = 0
+    waiting: int = 0
+    restarts: int = 0
+    ready: bool = False
+    batch_sizes: dict[int, int] = field(default_factory=dict)
+    step_seconds: float = 0.0
+
+
+class Engine(Protocol):
+    """Runs jobs; implemented in-process (tests, benchmarks) and as a supervised child process (service)."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """The loaded model."""
+
+    @property
+    def stats(self) -> EngineStats:
+        """A snapshot of counters."""
+
+    async def start(self) -> None:
+        """Load the model and start the loop; raises EngineStartError with one clear line."""
+
+    def run(self, spec: JobSpec) -> AsyncIterator[JobEvent]:
+        """Run a job: Progress events, then exactly one JobResult or JobFailed.
+
+        Closing the iterator (or cancelling its task) cancels the job at the next step.
+        """
+
+    async def close(self, *, grace_seconds: float = 0.0) -> None:
+        """Stop: wait up to `grace_seconds` for running jobs, then cancel the rest."""
+
+
+class EngineStartError(Exception):
+    """The engine could not load its model; the message is one clear line."""

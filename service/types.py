@@ -1,0 +1,116 @@
+"""The nouns of one request's way through the service (design: GenerationRequest, Plan, Verdict)."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from policies.matching.base import Attempt
+from service.engine.base import JobSpec
+
+
+class CacheMode(StrEnum):
+    """What the client allows the cache to do.
+
+    `auto` becomes `exact` when the client gave a seed (same seed, same picture), else `approximate`.
+    """
+
+    AUTO = "auto"
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+    OFF = "off"
+
+
+class VerdictKind(StrEnum):
+    """What the cache did for a request."""
+
+    EXACT = "EXACT"
+    APPROX = "APPROX"
+    MISS = "MISS"
+    BYPASS = "BYPASS"
+    REFRESH = "REFRESH"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """The request's wishes towards the cache.
+
+    Attributes:
+        mode: see `CacheMode`.
+        min_similarity: the client's own floor on cosine similarity.
+        max_skip_ratio: the client's own ceiling on skipped steps ÷ steps.
+        read: False for `Cache-Control: no-cache`: look nothing up, still store (REFRESH).
+        store: False for `Cache-Control: no-store`: do not remember this run.
+    """
+
+    mode: CacheMode = CacheMode.AUTO
+    min_similarity: float = 0.0
+    max_skip_ratio: float = 1.0
+    read: bool = True
+    store: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One validated picture wish (a client's `n` pictures are n of these)."""
+
+    request_id: str
+    tenant: str
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    scheduler: str
+    seed: int
+    seed_given: bool
+    cache: CacheOptions = field(default_factory=CacheOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the client and the metrics are told.
+
+    Attributes:
+        kind: EXACT, APPROX, MISS, BYPASS or REFRESH.
+        reason: one bounded word saying why (for a MISS: "no-candidates", "low-similarity", "no-states",
+            "veto", "gate", "uncalibrated", "cache-unavailable", "state-unreadable"; …).
+        steps: N.
+        skipped: K, denoising steps not run (N for an exact hit).
+        wasted: denoising steps run and thrown away because the divergence gate refused.
+        similarity: cosine similarity of the entry used (or of the best one), None without candidates.
+        divergence: the gate's value for the state used (or of the last one refused).
+        source_id: the entry resumed from or returned.
+        source_prompt: its prompt.
+        saved_gpu_seconds: estimated device time saved (never negative for metrics' sake: wasted steps subtract).
+        seed_exact: False when the picture is not the one this seed gives from pure noise.
+    """
+
+    kind: VerdictKind
+    reason: str
+    steps: int
+    skipped: int = 0
+    wasted: int = 0
+    similarity: float | None = None
+    divergence: float | None = None
+    source_id: int | None = None
+    source_prompt: str | None = None
+    saved_gpu_seconds: float = 0.0
+    seed_exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one request will run.
+
+    `image` set: EXACT, return it. `job.resume` non-empty: RESUME, tried in order behind the gate.
+    Otherwise FULL. `attempts` runs parallel to `job.resume`.
+    """
+
+    request: GenerationRequest
+    job: JobSpec | None
+    attempts: tuple[Attempt, ...]
+    image: bytes | None
+    reason: str
+    similarity: float | None
+    source_id: int | None
+    source_prompt: str | None

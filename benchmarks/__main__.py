@@ -1,0 +1,37 @@
+"""Command line of the benchmarks."""
+
+import argparse
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.facts import machine_facts
+
+NAMES = ("overhead", "resume")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one benchmark; its JSON object is the last line of the output."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ratios measured in one run.")
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--json", action="store_true", help="print only the JSON object")
+    parser.add_argument("--quick", action="store_true", help="fewer samples; ends within 5 minutes on two cores")
+    parser.add_argument("--out", type=Path, help="also write the JSON object, indented, to this file")
+    args = parser.parse_args(argv)
+    started = time.perf_counter()
+    module = importlib.import_module(f"benchmarks.{args.name}")
+    report = module.run(quick=args.quick, quiet=args.json)
+    report |= {"benchmark": args.name, "quick": args.quick, "machine": machine_facts()}
+    report["seconds"] = round(time.perf_counter() - started, 1)
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+    if not args.json:
+        print(json.dumps(report["headline"], indent=1), file=sys.stderr)
+    print(json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""N*: the fewest steps, with the best solver, whose judge score is within 1 % of 50 steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.facts import Floats, mean_interval, ratio_interval
+from training.lab import Lab, RunSettings, jobs
+from training.scenes import Caption
+
+FULL = 50
+GRID = (6, 8, 10, 12, 14, 16, 18, 20, 25, 30)
+TOLERANCE = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class StepSweep:
+    """Judge scores per prompt for every (solver, N); equal prompts and seeds throughout."""
+
+    scores: dict[tuple[str, int], Floats]
+    reference: Floats
+
+    @property
+    def best(self) -> tuple[str, int]:
+        """(solver, N*): smallest N from which on the solver stays within 1 % of 50 steps; (first, 50) if none."""
+        good = [(steps, solver) for solver, steps in self.scores if self._holds(solver, steps)]
+        if not good:
+            return next(iter(self.scores))[0], FULL
+        steps, solver = min(good)
+        return solver, steps
+
+    def _holds(self, solver: str, steps: int) -> bool:
+        floor = TOLERANCE * self.reference.mean()
+        return all(v.mean() >= floor for (s, n), v in self.scores.items() if s == solver and n >= steps)
+
+    def best_at(self, steps: int) -> str:
+        """The solver with the highest score at the grid's N closest to `steps`."""
+        nearest = min({n for _, n in self.scores}, key=lambda n: abs(n - steps))
+        return max((s for s, n in self.scores if n == nearest), key=lambda s: float(self.scores[s, nearest].mean()))
+
+    def report(self) -> dict[str, Any]:
+        """All figures with intervals: score, and ratio to 50 steps."""
+        rows = [
+            {
+                "solver": solver,
+                "steps": steps,
+                "score": mean_interval(values),
+                "ratio_to_50": ratio_interval(values, self.reference),
+            }
+            for (solver, steps), values in sorted(self.scores.items(), key=lambda item: (item[0][0], item[0][1]))
+        ]
+        solver, steps = self.best
+        return {"n_star": steps, "solver": solver, "full_50": mean_interval(self.reference), "rows": rows}
+
+
+def sweep_steps(lab: Lab, captions: Sequence[Caption], grid: Sequence[int] = GRID) -> StepSweep:
+    """Score every solver at every N of the grid, and 50 steps with the default solver as the reference."""
+    seeds = list(range(50_000, 50_000 + len(captions)))
+
+    def score(solver: str, steps: int) -> Floats:
+        run = RunSettings(steps, solver, lab.info.default_guidance)
+        specs = jobs(captions, seeds, run, lab.info, f"{solver}-{steps}")
+        results = lab.run(specs, f"{solver}, {steps} steps")
+        return np.asarray(lab.judge(results, captions).score, dtype=float)
+
+    reference = score(lab.info.solvers[0], FULL)
+    scores = {(solver, steps): score(solver, steps) for solver in lab.info.solvers for steps in grid}
+    return StepSweep(scores, reference)

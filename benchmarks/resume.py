@@ -1,0 +1,195 @@
+"""The premise: does resuming beat running fewer steps at equal compute?
+
+On prompts not used for profiling. First N* (benchmarks/n_star.py). Then, for pairs of prompts as sessions
+produce them, resumed pictures at 10-60 % skipped steps, judged against the *new* prompt, beside full runs of
+N* and 50 steps, runs from scratch at equal compute with the best solver, and the neighbour's picture unchanged.
+Floor: the network's evaluations; a resume at skip s costs (1 - s) N* of them, exactly what its baseline gets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.facts import Floats, mean_interval, ratio_interval
+from benchmarks.n_star import FULL, GRID, StepSweep, sweep_steps
+from policies.matching.table import ThresholdTable
+from service.embedder import Embedder
+from training.calibrate import MODEL, Trial, run_trials
+from training.lab import Lab, RunSettings, jobs, nearest_state, resume_point, resumed
+from training.pairs import Pair, sample_pairs
+from training.scenes import Caption, caption, sample_scene
+
+TEST_SEED = 2002
+SKIPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+BANDS = ((0.0, 0.8), (0.8, 0.9), (0.9, 0.95), (0.95, 1.01))
+QUICK_GRID = (8, 10, 12, 16, 20)
+BLOCK = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Baselines:
+    """Judge scores of the pairs' new prompts, one value per pair."""
+
+    full_50: Floats
+    full_n_star: Floats
+    neighbour: Floats
+    scratch: dict[float, Floats]
+
+
+def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
+    """Measure and return the report; `quick` takes fewer prompts and a coarser grid."""
+    prompts, pair_count = (40, 40) if quick else (400, 300)
+    table = ThresholdTable.load(MODEL / "matching.json")
+    embedder = Embedder()
+    with Lab(str(MODEL), quiet=quiet) as lab:
+        sweep = sweep_steps(lab, _captions(prompts), QUICK_GRID if quick else GRID)
+        solver, n_star = sweep.best
+        pairs = sample_pairs(TEST_SEED, pair_count)
+        run_star = RunSettings(n_star, lab.info.solvers[0], lab.info.default_guidance)
+        trials = run_trials(lab, embedder, pairs, run_star, SKIPS)
+        base = _baselines(lab, sweep, pairs, n_star)
+        at_50 = _resume_k15_of_50(lab, pairs, sweep)
+    return _report(sweep, trials, base, at_50, table, len(pairs))
+
+
+def _captions(count: int) -> list[Caption]:
+    rng = np.random.default_rng(TEST_SEED + 1)
+    return [caption(sample_scene(rng, split="heldout"), rng) for _ in range(count)]
+
+
+def _baselines(lab: Lab, sweep: StepSweep, pairs: Sequence[Pair], n_star: int) -> Baselines:
+    targets = [pair.target for pair in pairs]
+    seeds = [10_000 + index for index in range(len(pairs))]
+
+    def score(steps: int, solver: str) -> Floats:
+        settings = RunSettings(steps, solver, lab.info.default_guidance)
+        results = lab.run(jobs(targets, seeds, settings, lab.info, f"base{steps}"), f"from scratch, {steps} steps")
+        return np.asarray(lab.judge(results, targets).score, dtype=float)
+
+    # The source pictures are run_trials' own: same prompts, seeds and settings.
+    sources = lab.run(
+        jobs([p.source for p in pairs], list(range(len(pairs))), _star(lab, n_star), lab.info, "neighbour"),
+        "neighbours",
+    )
+    scratch = {skip: max(1, n_star - round(skip * n_star)) for skip in SKIPS}
+    return Baselines(
+        full_50=score(FULL, lab.info.solvers[0]),
+        full_n_star=score(n_star, sweep.best[0]),
+        neighbour=np.asarray(lab.judge(sources, targets).score, dtype=float),
+        scratch={skip: score(steps, sweep.best_at(steps)) for skip, steps in scratch.items()},
+    )
+
+
+def _star(lab: Lab, n_star: int) -> RunSettings:
+    return RunSettings(n_star, lab.info.solvers[0], lab.info.default_guidance)
+
+
+def _resume_k15_of_50(lab: Lab, pairs: Sequence[Pair], sweep: StepSweep) -> dict[str, Floats]:
+    """K = 15 of 50, the paper's own middle rung, beside 35 steps from scratch."""
+    targets = [pair.target for pair in pairs]
+    capturing = RunSettings(FULL, lab.info.solvers[0], lab.info.default_guidance, capture=(BLOCK,))
+    sources = lab.run(
+        jobs([p.source for p in pairs], list(range(len(pairs))), capturing, lab.info, "s50"), "50 steps"
+    )
+    plain = RunSettings(FULL, lab.info.solvers[0], lab.info.default_guidance)
+    specs = jobs(targets, [10_000 + i for i in range(len(pairs))], plain, lab.info, "t50")
+    points = [resume_point(nearest_state(source.captured, BLOCK)) for source in sources]
+    hits = lab.run([resumed(s, [p], "k15") for s, p in zip(specs, points, strict=True)], "resumed at 15 of 50")
+    scratch = RunSettings(35, sweep.best_at(35), lab.info.default_guidance)
+    short = lab.run(jobs(targets, [s.seed for s in specs], scratch, lab.info, "s35"), "35 steps from scratch")
+    return {
+        "resume": np.asarray(lab.judge(hits, targets).score, dtype=float),
+        "divergence": np.array([hit.divergences[0] for hit in hits]),
+        "scratch_35": np.asarray(lab.judge(short, targets).score, dtype=float),
+    }
+
+
+def _accepted(trials: Sequence[Trial], table: ThresholdTable, skip: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which pairs the shipped table would resume at the level nearest to `skip`."""
+    rows = [row for row in table.rows if abs(row.skip - skip) <= 0.05]
+    if not rows:
+        return np.zeros(len(trials), dtype=bool)
+    row = min(rows, key=lambda r: abs(r.skip - skip))
+    return np.array([t.similarity >= row.min_similarity and t.divergence <= row.max_divergence for t in trials])
+
+
+def _report(
+    sweep: StepSweep,
+    trials: Sequence[Trial],
+    base: Baselines,
+    at_50: dict[str, Floats],
+    table: ThresholdTable,
+    count: int,
+) -> dict[str, Any]:
+    by_skip = [trials[i * count : (i + 1) * count] for i in range(len(SKIPS))]
+    curve = [_level(rows, base, table, skip) for skip, rows in zip(SKIPS, by_skip, strict=True)]
+    inside = _accepted(by_skip[SKIPS.index(BLOCK)], table, BLOCK)
+    resume_30 = np.array([t.resumed for t in by_skip[SKIPS.index(BLOCK)]])
+
+    def mean(values: Floats) -> float:
+        return float(values[inside].mean()) if inside.any() else float("nan")
+
+    return {
+        "headline": {
+            "n_star": sweep.best[1],
+            "full_50": mean(base.full_50),
+            "full_nstar": mean(base.full_n_star),
+            "resume_30pct": mean(resume_30),
+            "scratch_70pct": mean(base.scratch[BLOCK]),
+            "resume_k15_of_50": mean(at_50["resume"]),
+            "scratch_35": mean(at_50["scratch_35"]),
+            "neighbour": mean(base.neighbour),
+        },
+        "headline_pairs": int(inside.sum()),
+        "resume_30pct_over_full_nstar": ratio_interval(resume_30[inside], base.full_n_star[inside]),
+        "resume_30pct_over_scratch_70pct": ratio_interval(resume_30[inside], base.scratch[BLOCK][inside]),
+        "n_star": sweep.report(),
+        "curve": curve,
+        "table": [
+            {"skip": r.skip, "max_divergence": r.max_divergence, "min_similarity": r.min_similarity}
+            for r in table.rows
+        ],
+        "pairs": count,
+        "k15_of_50": {name: mean_interval(values) for name, values in at_50.items() if name != "divergence"},
+    }
+
+
+def _level(rows: Sequence[Trial], base: Baselines, table: ThresholdTable, skip: float) -> dict[str, Any]:
+    """One skip level: everything ungated, inside the table, by similarity band and by kind of edit."""
+    every = np.ones(len(rows), dtype=bool)
+    inside = _accepted(rows, table, skip)
+    similarity = np.array([t.similarity for t in rows])
+    kinds = np.array([t.kind for t in rows])
+    return {
+        "skip": rows[0].skip,
+        "nominal": skip,
+        "all": _figures(rows, base, skip, every),
+        "inside_table": _figures(rows, base, skip, inside),
+        "accepted_share": float(inside.mean()),
+        "by_similarity": {
+            f"{a:g}-{min(b, 1):g}": _figures(rows, base, skip, (similarity >= a) & (similarity < b)) for a, b in BANDS
+        },
+        "by_kind": {
+            kind: _figures(rows, base, skip, kinds == kind)
+            | {
+                "accepted_share": float(inside[kinds == kind].mean()),
+                "divergence": float(np.mean([t.divergence for t in rows if t.kind == kind])),
+            }
+            for kind in sorted(set(kinds.tolist()))
+        },
+    }
+
+
+def _figures(
+    rows: Sequence[Trial], base: Baselines, skip: float, pick: np.ndarray[Any, np.dtype[np.bool_]]
+) -> dict[str, Any]:
+    resumed_scores = np.array([t.resumed for t in rows])
+    return {
+        "resumed": mean_interval(resumed_scores[pick]),
+        "full_nstar": mean_interval(base.full_n_star[pick]),
+        "full_50": mean_interval(base.full_50[pick]),
+        "scratch": mean_interval(base.scratch[skip][pick]),
+        "neighbour": mean_interval(base.neighbour[pick]),
+    }

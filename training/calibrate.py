@@ -1,0 +1,157 @@
+"""Profile the deployed model and embedder: how far may a resumed picture's predictions diverge?
+
+For pairs of prompts (a scene, then a rewording or an edit of it) every stored noise level is resumed with the
+gate switched off, and the judge compares the result with a full run of the same prompt. Per level the largest
+divergence is kept at which the expected loss of right attributes stays within the quality bound. The result
+is the shipped table `matching.json` beside the model.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
+
+from policies.matching.table import ThresholdRow, ThresholdTable
+from service.embedder import Embedder
+from service.engine.base import JobResult
+from training.lab import Lab, RunSettings, jobs, nearest_state, resume_point, resumed
+from training.pairs import Pair, sample_pairs
+
+MODEL = Path("models/scenes-unet")
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
+TUNING_SEED = 1001
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One resumed run beside the full run of the same prompt.
+
+    Attributes:
+        kind: how the prompts differ.
+        skip: share of the steps skipped.
+        similarity: cosine of the prompt embeddings.
+        divergence: the gate's value.
+        resumed: judge score of the resumed picture.
+        full: judge score of the full run.
+        neighbour: judge score of the source picture against the new prompt.
+    """
+
+    kind: str
+    skip: float
+    similarity: float
+    divergence: float
+    resumed: float
+    full: float
+    neighbour: float
+
+
+def run_trials(
+    lab: Lab, embedder: Embedder, pairs: Sequence[Pair], run: RunSettings, levels: Sequence[float]
+) -> list[Trial]:
+    """Resume every pair at every level with the gate open; one trial per pair and level."""
+    capturing = RunSettings(run.steps, run.solver, run.guidance_scale, capture=tuple(levels))
+    seeds = range(len(pairs))
+    sources = lab.run(jobs([p.source for p in pairs], list(seeds), capturing, lab.info, "source"), "source runs")
+    target_specs = jobs([p.target for p in pairs], [10_000 + s for s in seeds], run, lab.info, "full")
+    fulls = lab.run(target_specs, "full runs")
+    targets = [p.target for p in pairs]
+    full, neighbour = lab.judge(fulls, targets).score, lab.judge(sources, targets).score
+    similarity = prompt_similarity(embedder, pairs)
+    trials: list[Trial] = []
+    for level in levels:
+        states = [nearest_state(source.captured, level) for source in sources]
+        specs = [
+            resumed(spec, [resume_point(state)], f"resume{level}")
+            for spec, state in zip(target_specs, states, strict=True)
+        ]
+        results = lab.run(specs, f"resumed at {level:.0%}")
+        scores = lab.judge(results, targets).score
+        trials += [
+            Trial(p.kind, skipped_share(r), float(s), r.divergences[0], float(q), float(f), float(n))
+            for p, r, s, q, f, n in zip(pairs, results, similarity, scores, full, neighbour, strict=True)
+        ]
+    return trials
+
+
+def skipped_share(result: JobResult) -> float:
+    """K ÷ N of a finished job."""
+    return result.skipped / result.steps
+
+
+def prompt_similarity(embedder: Embedder, pairs: Sequence[Pair]) -> NDArray[np.float64]:
+    """Cosine similarity of the two prompts of each pair."""
+    source = np.stack([embedder.embed_now(pair.source.text) for pair in pairs])
+    target = np.stack([embedder.embed_now(pair.target.text) for pair in pairs])
+    return np.asarray((source * target).sum(axis=1), dtype=float)
+
+
+def fit_level(trials: Sequence[Trial], bound: float) -> tuple[float, float] | None:
+    """Largest divergence that keeps one level within the bound, and the similarity worth looking at.
+
+    Two conditions hold at the returned divergence d: the expected loss at d itself (isotonic fit of
+    full - resumed on divergence) is at most `bound`, whatever the mix of prompts; and so is the mean loss
+    of all trials below d.
+
+    Returns:
+        (max_divergence, min_similarity), or None when no divergence satisfies both. `min_similarity` is the
+        2nd percentile of the accepted trials: a neighbour less similar would almost surely waste a step.
+    """
+    ordered = sorted(trials, key=lambda trial: trial.divergence)
+    divergence = np.array([trial.divergence for trial in ordered])
+    loss = np.array([trial.full - trial.resumed for trial in ordered])
+    marginal = IsotonicRegression(increasing=True).fit_transform(divergence, loss)
+    mean_below = np.cumsum(loss) / np.arange(1, len(loss) + 1)
+    allowed = np.flatnonzero((marginal <= bound) & (mean_below <= bound))
+    if len(allowed) == 0 or allowed[-1] < 9:
+        return None
+    last = int(allowed[-1])
+    similar = np.array([trial.similarity for trial in ordered[: last + 1]])
+    return float(divergence[last]), float(np.percentile(similar, 2))
+
+
+def fit_table(trials: Sequence[Trial], bound: float, key: dict[str, str], about: dict[str, str]) -> ThresholdTable:
+    """Fit every level that occurs in the trials; levels that cannot hold the bound are left out."""
+    rows = []
+    for skip in sorted({trial.skip for trial in trials}):
+        at_level = [trial for trial in trials if trial.skip == skip]
+        fitted = fit_level(at_level, bound)
+        if fitted is not None:
+            rows.append(ThresholdRow(skip=skip, max_divergence=fitted[0], min_similarity=fitted[1]))
+    return ThresholdTable(rows=tuple(rows), key=key, about=about)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write `matching.json` beside the model, and the raw trials for plots."""
+    parser = argparse.ArgumentParser(prog="python -m training.calibrate", description=__doc__)
+    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--pairs", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=0, help="N of the profiled runs; 0 = the model's default")
+    parser.add_argument("--bound", type=float, default=0.01, help="largest mean loss of right attributes")
+    parser.add_argument("--trials", type=Path, default=Path("training/runs/matching_trials.json"))
+    args = parser.parse_args(argv)
+    embedder = Embedder()
+    with Lab(str(args.model)) as lab:
+        info = lab.info
+        run = RunSettings(args.steps or info.default_steps, info.solvers[0], info.default_guidance)
+        trials = run_trials(lab, embedder, sample_pairs(TUNING_SEED, args.pairs), run, LEVELS)
+        key = {
+            "weights_digest": info.weights_digest,
+            "embedder_digest": embedder.digest,
+            "schedule": info.schedule,
+        }
+    about = {"bound": str(args.bound), "pairs": str(args.pairs), "steps": str(run.steps), "solver": run.solver}
+    args.trials.parent.mkdir(parents=True, exist_ok=True)
+    args.trials.write_text(json.dumps([asdict(trial) for trial in trials]))
+    table = fit_table(trials, args.bound, key, about)
+    table.save(args.model / "matching.json")
+    for row in table.rows:
+        print(f"skip {row.skip:.2f}: divergence <= {row.max_divergence:.4f}, similarity >= {row.min_similarity:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -45,7 +45,7 @@ def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
     embedder = Embedder()
     with Lab(str(MODEL), quiet=quiet) as lab:
         sweep = sweep_steps(lab, _captions(prompts), QUICK_GRID if quick else GRID)
-        solver, n_star = sweep.best
+        n_star = sweep.best[1]
         pairs = sample_pairs(TEST_SEED, pair_count)
         run_star = RunSettings(n_star, lab.info.solvers[0], lab.info.default_guidance)
         trials = run_trials(lab, embedder, pairs, run_star, SKIPS)

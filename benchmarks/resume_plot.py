@@ -46,7 +46,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
         axis.set_ylim(low, 1.0)
     star = report["n_star"]
     figure.suptitle(
-        f"Resume or run fewer steps?  N* = {star['n_star']} ({star['solver']}), {report['pairs']} held-out pairs, 95 % intervals"
+        f"Resume or run fewer steps?  N* = {star['n_star']} ({star['solver']}), "
+        f"{report['pairs']} held-out pairs, 95 % intervals"
     )
     figure.tight_layout()
     figure.savefig(path)

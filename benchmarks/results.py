@@ -1,0 +1,107 @@
+"""Write the figures of saved reports into RESULTS.md and the README: `python -m benchmarks.results`.
+
+Reports are the indented JSON files that `python -m benchmarks NAME --out benchmarks/reports/NAME.json` leaves;
+no figure in the documents is typed in by hand.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPORTS = Path("benchmarks/reports")
+Report = dict[str, Any]
+
+
+def interval(figure: dict[str, float], scale: float = 1.0, digits: int = 3) -> str:
+    """A value with its 95 % interval."""
+    value, low, high = (figure[name] * scale for name in ("value", "low", "high"))
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def resume_table(report: Report) -> list[str]:
+    """Score by skipped share inside the shipped table, and how much of the traffic that is."""
+    star = report["n_star"]
+    lines = [
+        f"N\\* = **{star['n_star']}** steps ({star['solver']}); 50 steps score {interval(star['full_50'])}; "
+        f"{report['pairs']} held-out pairs of prompts, judge score = share of attributes right, 95 % intervals.",
+        "",
+        "| steps skipped (of N\\*) | pairs accepted | resumed | N\\* steps | 50 steps | scratch, equal compute "
+        "| neighbour's picture |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for level in report["curve"]:
+        lines.append(_resume_row(level, report["table"]))
+    ratio = report["resume_30pct_over_full_nstar"]
+    lines += [
+        "",
+        f"Resumed at 30 % inside the table ÷ full N\\*: {interval(ratio)} over {report['headline_pairs']} pairs.",
+    ]
+    lines += [f"Resumed at 30 % ÷ 70 % of N\\* from scratch: {interval(report['resume_30pct_over_scratch_70pct'])}."]
+    return lines
+
+
+def _resume_row(level: Report, table: list[dict[str, float]]) -> str:
+    shipped = any(abs(row["skip"] - level["skip"]) <= 0.05 for row in table)
+    if not shipped or level["accepted_share"] == 0:
+        return f"| {level['skip']:.0%} | not in the shipped table | – | – | – | – | – |"
+    inside = level["inside_table"]
+    cells = [interval(inside[name]) for name in ("resumed", "full_nstar", "full_50", "scratch", "neighbour")]
+    return f"| {level['skip']:.0%} | {level['accepted_share']:.0%} | " + " | ".join(cells) + " |"
+
+
+def overhead_table(report: Report) -> list[str]:
+    """Realised saving and where the rest of the time goes."""
+    stages = ", ".join(f"{name} {value:.1f}" for name, value in report["stage_ms"].items())
+    return [
+        f"Full run of {report['steps']} steps: {interval(report['full_ms'], digits=0)} ms; hit at K = {report['k']}: "
+        f"{interval(report['hit_ms'], digits=0)} ms ({report['pairs_at_k25']} pairs, wall clock at the client).",
+        "",
+        f"Realised saving ÷ saving by step count: **{interval(report['realised_over_ideal'])}**. "
+        f"Everything that is not denoising: {interval(report['overhead_ms'], digits=1)} ms a request.",
+        "",
+        f"Stage means in ms: {stages}.",
+    ]
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
+    "resume": ("Does resuming beat fewer steps?", resume_table),
+    "overhead": ("What does the cache cost?", overhead_table),
+}
+
+
+def main() -> None:
+    """Rewrite RESULTS.md and the marked blocks of README.md."""
+    readme = Path("README.md").read_text()
+    document = ["# Results", "", "The last full runs. Compare ratios, never absolute times.", ""]
+    for name, (title, table) in SECTIONS.items():
+        path = REPORTS / f"{name}.json"
+        if not path.exists():
+            continue
+        report = json.loads(path.read_text())
+        lines = table(report)
+        readme = replace_block(readme, name, lines)
+        machine = report["machine"]
+        document += [f"## {title}", "", f"`python -m benchmarks {name} --out {path}`: {report['seconds']:.0f} s on "]
+        document[-1] += (
+            f"{machine['cores']} cores ({machine['processor']}, {machine['device']}, torch {machine['torch']})."
+        )
+        document += ["", *lines, "", "```json", json.dumps({"headline": report["headline"]}, indent=1), "```", ""]
+    Path("README.md").write_text(readme)
+    Path("benchmarks/RESULTS.md").write_text("\n".join(document))
+
+
+def replace_block(text: str, name: str, lines: list[str]) -> str:
+    """Put `lines` between `<!-- figures:NAME -->` and `<!-- /figures:NAME -->`.
+
+    Raises:
+        ValueError: the markers are not in the text.
+    """
+    start, end = f"<!-- figures:{name} -->", f"<!-- /figures:{name} -->"
+    head, rest = text.split(start)
+    _, tail = rest.split(end)
+    return head + start + "\n" + "\n".join(lines) + "\n" + end + tail
+
+
+if __name__ == "__main__":
+    main()

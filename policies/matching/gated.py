@@ -1,0 +1,16 @@
+"""Matching by a profiled table, with the divergence gate behind it."""
+
+from policies.matching.ranking import TableMatching
+from policies.matching.table import ThresholdTable
+
+
+class GatedTableMatching(TableMatching):
+    """Similarity proposes by a profiled table; the engine's divergence gate disposes.
+
+    Looks at every candidate, so that holes in the first do not matter, and proposes the deepest states
+    first. Only states with a stored prediction qualify: without one the gate has nothing to compare.
+    """
+
+    def __init__(self, table: ThresholdTable, *, max_attempts: int = 3, veto: bool = True) -> None:
+        """Match by `table`, proposing at most `max_attempts` states."""
+        super().__init__(rows=table.rows, max_attempts=max_attempts, needs_prediction=True, veto=veto)

@@ -1,0 +1,100 @@
+"""What all table-driven matching policies share: which states qualify, and in which order to try them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from policies.matching.base import Attempt, Candidate, MatchDecision, MatchingPolicy
+from policies.matching.table import ThresholdRow, bounds_at
+from policies.matching.veto import lexical_veto, negations, numbers, quotations
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request allows: its similarity floor and the deepest share of steps it lets be skipped."""
+
+    min_similarity: float
+    max_skip: float
+
+
+@dataclass(frozen=True)
+class TableMatching(MatchingPolicy):
+    """Base of the policies that read their bounds from rows.
+
+    Attributes:
+        rows: bounds per level, shallowest first.
+        max_attempts: most attempts proposed; every refused one costs the request one denoising step.
+        needs_prediction: whether a state without a stored prediction (nothing to gate on) is unusable.
+        veto: whether the lexical veto removes candidates.
+        clearly_shallower: after a refused state, how much less of the run the next state of the same
+            prompt must skip; a slightly earlier state of a misfit is a misfit too.
+    """
+
+    rows: tuple[ThresholdRow, ...]
+    max_attempts: int
+    needs_prediction: bool
+    veto: bool
+    clearly_shallower: float = 0.15
+
+    def choose(
+        self,
+        prompt: str,
+        candidates: Sequence[Candidate],
+        *,
+        min_similarity: float = 0.0,
+        max_skip: float = 1.0,
+    ) -> MatchDecision:
+        """Return the attempts for `prompt`, deepest first; see `MatchingPolicy.choose`."""
+        limits = Limits(min_similarity, max_skip)
+        vetoed = [self.veto and _vetoes(prompt, candidate) for candidate in candidates]
+        allowed = [candidate for candidate, out in zip(candidates, vetoed, strict=True) if not out]
+        attempts = self._pick(self._usable(allowed, limits), allowed)
+        if attempts:
+            return MatchDecision(attempts, "match")
+        return MatchDecision((), self._why_nothing(candidates, allowed, limits))
+
+    def _usable(self, candidates: Iterable[Candidate], limits: Limits) -> list[Attempt]:
+        """Return every state that meets all bounds, most steps saved first, then most similar."""
+        usable = []
+        for candidate in candidates:
+            for state in candidate.states:
+                bounds = bounds_at(self.rows, state.skip)
+                if (
+                    bounds is None
+                    or state.skip > limits.max_skip
+                    or (self.needs_prediction and not state.has_prediction)
+                ):
+                    continue
+                if candidate.similarity >= max(bounds.min_similarity, limits.min_similarity):
+                    usable.append(Attempt(candidate.entry_id, state, candidate.similarity, bounds.max_divergence))
+        return sorted(usable, key=lambda a: (-a.state.skip, -a.similarity, a.entry_id, -a.state.log_snr))
+
+    def _pick(self, usable: Iterable[Attempt], candidates: Iterable[Candidate]) -> tuple[Attempt, ...]:
+        """Return the first few of `usable` that would not fail for the reason an earlier one failed."""
+        # Entries with the same prompt fail alike, so they count as one source.
+        source = {c.entry_id: c.prompt if c.prompt is not None else c.entry_id for c in candidates}
+        shallowest: dict[str | int, float] = {}
+        picked: list[Attempt] = []
+        for attempt in usable:
+            if len(picked) >= self.max_attempts:
+                break
+            tried = shallowest.get(source[attempt.entry_id])
+            if tried is None or attempt.state.skip <= tried - self.clearly_shallower + 1e-9:
+                picked.append(attempt)
+                shallowest[source[attempt.entry_id]] = attempt.state.skip
+        return tuple(picked)
+
+    def _why_nothing(self, candidates: Sequence[Candidate], allowed: Sequence[Candidate], limits: Limits) -> str:
+        if not candidates:
+            return "no-candidates"
+        if not allowed or (len(allowed) < len(candidates) and self._usable(candidates, limits)):
+            return "veto"
+        levels = [row.min_similarity for row in self.rows if row.skip <= limits.max_skip]
+        floor = max(min(levels, default=2.0), limits.min_similarity)
+        return "no-states" if any(candidate.similarity >= floor for candidate in allowed) else "low-similarity"
+
+
+def _vetoes(prompt: str, candidate: Candidate) -> bool:
+    if candidate.prompt is not None:
+        return lexical_veto(prompt, candidate.prompt)
+    # The text is unknown: only a prompt without any such words is safe to match.
+    return any(read(prompt) for read in (numbers, negations, quotations))

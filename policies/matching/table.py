@@ -1,0 +1,146 @@
+"""The profiled bounds of one deployed model and embedder: how similar, how little divergence, how deep."""
+
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+FORMAT = "headstart-threshold-table"
+VERSION = 1
+REQUIRED_KEY = ("weights_digest", "embedder_digest", "schedule")
+_SAME_LEVEL = 0.005
+
+
+class TableError(ValueError):
+    """A threshold table is malformed; the message is one clear line."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdRow:
+    """Bounds for resuming at one stored level.
+
+    Attributes:
+        skip: share of the steps skipped, in (0, 1).
+        min_similarity: smallest cosine of the prompt embeddings that may be tried; above 1 = never.
+        max_divergence: largest RMS divergence with which a resume may go on; infinity = no gate.
+    """
+
+    skip: float
+    min_similarity: float
+    max_divergence: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.skip < 1.0:
+            raise TableError(f"skip must lie in (0, 1), got {self.skip}")
+        if not self.min_similarity >= -1.0:
+            raise TableError(f"min_similarity must be at least -1, got {self.min_similarity}")
+        if not self.max_divergence >= 0.0:
+            raise TableError(f"max_divergence must not be negative, got {self.max_divergence}")
+
+
+@dataclass(frozen=True)
+class ThresholdTable:
+    """One row per stored skip level, valid only for what its key names.
+
+    Attributes:
+        rows: sorted by skip, shallowest first, no level twice.
+        key: what the table was profiled on: `weights_digest`, `embedder_digest`, `schedule`, and whatever
+            else the profile depended on (e.g. `solver`).
+        metadata: how it was made: quality bound, sample counts, intervals; never read by a policy.
+    """
+
+    rows: tuple[ThresholdRow, ...]
+    key: Mapping[str, str]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        missing = [name for name in REQUIRED_KEY if not self.key.get(name)]
+        if missing:
+            raise TableError(f"the key of a threshold table needs {', '.join(missing)}")
+        object.__setattr__(self, "rows", sorted_rows(self.rows))
+        object.__setattr__(self, "key", MappingProxyType(dict(self.key)))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    def matches(self, key: Mapping[str, str]) -> bool:
+        """Return whether everything this table's key names is the same in `key` (which may name more)."""
+        return all(key.get(name) == value for name, value in self.key.items())
+
+    @classmethod
+    def load(cls, path: Path) -> "ThresholdTable":
+        """Read a table from a JSON file.
+
+        Raises:
+            TableError: not a threshold table of this version.
+            OSError: the file cannot be read.
+        """
+        try:
+            return cls.from_json(json.loads(path.read_text("utf-8")))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TableError(f"{path.name} is not a valid threshold table: {error}") from error
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ThresholdTable":
+        """Build a table from parsed JSON; a null `max_divergence` means no gate."""
+        if (data["format"], data["version"]) != (FORMAT, VERSION):
+            raise TableError(f"expected format {FORMAT} version {VERSION}")
+        rows = tuple(_row_from_json(row) for row in data["rows"])
+        key = {str(name): str(value) for name, value in data["key"].items()}
+        return cls(rows=rows, key=key, metadata=data.get("metadata", {}))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the table as standard JSON (no infinities)."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "key": dict(self.key),
+            "rows": [_row_to_json(row) for row in self.rows],
+            "metadata": dict(self.metadata),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the table as JSON, atomically."""
+        text = json.dumps(self.to_json(), indent=2, sort_keys=True, allow_nan=False)
+        draft = path.with_name(path.name + ".part")
+        draft.write_text(text + "\n", "utf-8")
+        draft.replace(path)
+
+
+def sorted_rows(rows: tuple[ThresholdRow, ...]) -> tuple[ThresholdRow, ...]:
+    """Return `rows` shallowest first; TableError when two rows are for the same level."""
+    ordered = tuple(sorted(rows, key=lambda row: row.skip))
+    for left, right in itertools.pairwise(ordered):
+        if right.skip - left.skip <= _SAME_LEVEL:
+            raise TableError(f"two rows for skip level {right.skip}")
+    return ordered
+
+
+def bounds_at(rows: tuple[ThresholdRow, ...], skip: float) -> ThresholdRow | None:
+    """Return the bounds for a state at `skip`, or None deeper than the deepest row.
+
+    A run of another length has its states between the profiled levels; there the stricter bound of the two
+    neighbouring rows holds, and before the first row the first row's.
+    """
+    below = [row for row in rows if row.skip <= skip + _SAME_LEVEL]
+    above = [row for row in rows if row.skip >= skip - _SAME_LEVEL]
+    if not above:
+        return None
+    around = [*below[-1:], above[0]] if not below or abs(below[-1].skip - skip) > _SAME_LEVEL else [below[-1]]
+    return ThresholdRow(
+        skip=skip,
+        min_similarity=max(row.min_similarity for row in around),
+        max_divergence=min(row.max_divergence for row in around),
+    )
+
+
+def _row_from_json(row: Mapping[str, Any]) -> ThresholdRow:
+    bound = row["max_divergence"]
+    return ThresholdRow(float(row["skip"]), float(row["min_similarity"]), math.inf if bound is None else float(bound))
+
+
+def _row_to_json(row: ThresholdRow) -> dict[str, float | None]:
+    bound = None if math.isinf(row.max_divergence) else row.max_divergence
+    return {"skip": row.skip, "min_similarity": row.min_similarity, "max_divergence": bound}

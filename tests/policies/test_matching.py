@@ -1,0 +1,165 @@
+"""One contract for every matching policy, then what each of them decides."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.matching import (
+    Candidate,
+    GatedTableMatching,
+    MatchingPolicy,
+    NoMatching,
+    PaperTableMatching,
+    StateRef,
+    ThresholdRow,
+    ThresholdTable,
+    make_matching,
+)
+
+KEY = {"weights_digest": "w", "embedder_digest": "e", "schedule": "s"}
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
+ROWS = tuple(ThresholdRow(skip, 0.5 + skip, 0.3 - skip / 2) for skip in LEVELS)
+TABLE = ThresholdTable(ROWS, KEY)
+REASONS = {"match", "no-candidates", "low-similarity", "no-states", "veto", "uncalibrated"}
+PROMPTS = ("a red circle", "two red circles", 'a sign that says "stop"', "a hill without trees", "blue square")
+
+POLICIES_UNDER_TEST: dict[str, MatchingPolicy] = {
+    "gated": GatedTableMatching(TABLE),
+    "gated-one": GatedTableMatching(TABLE, max_attempts=1),
+    "paper": PaperTableMatching(),
+    "none": NoMatching(),
+}
+
+
+def state(skip: float, prediction: bool = True) -> StateRef:
+    return StateRef(log_snr=10 * skip - 5, skip=skip, has_prediction=prediction)
+
+
+def candidate(entry_id: int, similarity: float, *skips: float, prompt: str | None = "a red circle") -> Candidate:
+    return Candidate(entry_id, similarity, prompt, tuple(state(skip) for skip in skips))
+
+
+states = st.builds(state, st.floats(0.02, 0.98), st.booleans())
+candidate_lists = st.lists(
+    st.builds(
+        Candidate,
+        st.integers(1, 2**63 - 1),
+        st.floats(-1, 1),
+        st.sampled_from((*PROMPTS, None)),
+        st.lists(states, max_size=6).map(tuple),
+    ),
+    max_size=8,
+    unique_by=lambda c: c.entry_id,
+).map(lambda found: sorted(found, key=lambda c: -c.similarity))
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES_UNDER_TEST))
+class TestMatchingContract:
+    @given(
+        prompt=st.sampled_from(PROMPTS),
+        candidates=candidate_lists,
+        min_similarity=st.floats(0, 1),
+        max_skip=st.floats(0, 1),
+    )
+    def test_attempts_are_within_all_bounds(
+        self, name: str, prompt: str, candidates: list[Candidate], min_similarity: float, max_skip: float
+    ) -> None:
+        policy = POLICIES_UNDER_TEST[name]
+        decision = policy.choose(prompt, candidates, min_similarity=min_similarity, max_skip=max_skip)
+        assert decision == policy.choose(prompt, candidates, min_similarity=min_similarity, max_skip=max_skip)
+        assert decision.reason in REASONS
+        assert (decision.reason == "match") == bool(decision.attempts)
+        assert len(decision.attempts) <= 3
+        offered = {(c.entry_id, s): c for c in candidates for s in c.states}
+        for attempt in decision.attempts:
+            assert offered[attempt.entry_id, attempt.state].similarity == attempt.similarity
+            assert attempt.similarity >= min_similarity
+            assert attempt.state.skip <= max_skip
+            assert attempt.max_divergence >= 0
+        assert len({(a.entry_id, a.state) for a in decision.attempts}) == len(decision.attempts)
+
+    def test_nothing_in_nothing_out(self, name: str) -> None:
+        decision = POLICIES_UNDER_TEST[name].choose("a prompt", [])
+        assert decision.attempts == ()
+        assert decision.reason in {"no-candidates", "uncalibrated"}
+
+
+class TestGated:
+    policy = GatedTableMatching(TABLE)
+
+    @given(candidates=candidate_lists)
+    def test_only_states_the_gate_can_judge_and_deepest_first(self, candidates: list[Candidate]) -> None:
+        attempts = self.policy.choose("a red circle", candidates).attempts
+        assert all(attempt.state.has_prediction for attempt in attempts)
+        depths = [attempt.state.skip for attempt in attempts]
+        assert depths == sorted(depths, reverse=True)
+
+    def test_takes_the_deepest_level_the_similarity_allows(self) -> None:
+        attempts = self.policy.choose("a red circle", [candidate(1, 0.85, *LEVELS)]).attempts
+        assert [a.state.skip for a in attempts] == [0.3, 0.1]
+        assert attempts[0].max_divergence == pytest.approx(0.15)
+
+    def test_holes_in_the_first_candidate_do_not_matter(self) -> None:
+        found = [candidate(1, 0.99, 0.1), candidate(2, 0.95, 0.4, prompt="the circle is red")]
+        attempts = self.policy.choose("a red circle", found).attempts
+        assert [(a.entry_id, a.state.skip) for a in attempts] == [(2, 0.4), (1, 0.1)]
+
+    def test_a_second_copy_of_a_refused_prompt_is_not_tried_at_the_same_depth(self) -> None:
+        found = [candidate(n, 1.0, 0.4, 0.5) for n in (1, 2)] + [candidate(3, 0.97, 0.4, prompt="crimson disc")]
+        attempts = self.policy.choose("a red circle", found).attempts
+        assert [(a.entry_id, a.state.skip) for a in attempts] == [(1, 0.5), (3, 0.4)]
+
+    def test_between_levels_the_stricter_neighbour_holds(self) -> None:
+        assert self.policy.choose("a red circle", [candidate(1, 0.75, 0.25)]).attempts == ()
+        (attempt,) = self.policy.choose("a red circle", [candidate(1, 0.85, 0.25)]).attempts
+        assert attempt.max_divergence == pytest.approx(0.15)
+
+    def test_deeper_than_the_deepest_level_is_never_tried(self) -> None:
+        assert self.policy.choose("a red circle", [candidate(1, 1.0, 0.6)]).reason == "no-states"
+
+    def test_reasons(self) -> None:
+        assert self.policy.choose("a red circle", [candidate(1, 0.2, *LEVELS)]).reason == "low-similarity"
+        assert self.policy.choose("a red circle", [candidate(1, 0.99)]).reason == "no-states"
+        assert self.policy.choose("two circles", [candidate(1, 0.99, *LEVELS)]).reason == "veto"
+        some = [candidate(1, 0.99, 0.3, prompt="three circles"), candidate(2, 0.1, 0.3, prompt="two squares")]
+        assert self.policy.choose("two circles", some).reason == "veto"
+
+    def test_an_unknown_text_matches_only_prompts_without_decisive_words(self) -> None:
+        hashed = candidate(1, 0.99, 0.3, prompt=None)
+        assert self.policy.choose("a red circle", [hashed]).reason == "match"
+        assert self.policy.choose("two red circles", [hashed]).reason == "veto"
+
+
+class TestPaper:
+    @pytest.mark.parametrize(
+        ("similarity", "skip"),
+        [(0.96, 0.5), (0.95, 0.4), (0.901, 0.4), (0.9, 0.3), (0.85, 0.2), (0.75, 0.1), (0.66, 0.1)],
+    )
+    def test_table(self, similarity: float, skip: float) -> None:
+        (attempt,) = PaperTableMatching().choose("x", [candidate(1, similarity, *LEVELS)]).attempts
+        assert attempt.state.skip == skip
+        assert attempt.max_divergence == math.inf
+
+    def test_miss_at_the_lowest_threshold(self) -> None:
+        assert PaperTableMatching().choose("x", [candidate(1, 0.65, *LEVELS)]).reason == "low-similarity"
+
+    def test_only_the_first_neighbour(self) -> None:
+        found = [candidate(1, 0.99), candidate(2, 0.98, 0.5)]
+        assert PaperTableMatching().choose("x", found).reason == "no-states"
+
+
+def test_factory() -> None:
+    assert isinstance(make_matching("gated", TABLE), GatedTableMatching)
+    assert isinstance(make_matching("paper"), PaperTableMatching)
+    assert make_matching("gated").choose("x", [candidate(1, 1.0, 0.3)]).reason == "uncalibrated"
+    with pytest.raises(ValueError, match="unknown matching policy 'x'; known: gated, paper, none"):
+        make_matching("x")
+
+
+def test_a_state_without_prediction_serves_the_paper_only() -> None:
+    bare = replace(candidate(1, 0.99, 0.5), states=(state(0.5, prediction=False),))
+    assert PaperTableMatching().choose("x", [bare]).reason == "match"
+    assert GatedTableMatching(TABLE).choose("x", [bare]).reason == "no-states"

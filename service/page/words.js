@@ -1,0 +1,73 @@
+// What happened, in words.
+
+export const seconds = (value) => (value < 9.95 ? `${value.toFixed(1)} s` : duration(value));
+
+export function duration(value) {
+  if (value < 120) return `${Math.round(value)} s`;
+  if (value < 7200) return `${(value / 60).toFixed(1)} min`;
+  return `${(value / 3600).toFixed(1)} h`;
+}
+
+export const steps = (n) => `${n} ${n === 1 ? "step" : "steps"}`;
+export const count = (n) => new Intl.NumberFormat("en").format(n);
+export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)}%`;
+export const similarity = (value) => value.toFixed(2);
+
+/** The one sentence: [emphasised beginning, rest]. */
+export function verdictLine(cache) {
+  const { verdict, steps: total, skipped_steps: skipped } = cache;
+  if (verdict === "APPROX") {
+    const near = cache.similarity === null ? "" : `, similarity ${similarity(cache.similarity)}`;
+    return ["Head start:", ` ${skipped} of ${steps(total)} skipped, from an earlier picture${near}.`];
+  }
+  if (verdict === "EXACT") return ["Drawn before:", ` the stored picture, all ${steps(total)} saved.`];
+  if (verdict === "BYPASS") return ["Cache off:", ` all ${steps(total)} run from pure noise.`];
+  if (verdict === "REFRESH") return ["Drawn afresh:", ` all ${steps(total)} run, and remembered.`];
+  return ["From pure noise:", ` all ${steps(total)} run.`];
+}
+
+const WHY = {
+  "no-candidates": () => "There was no earlier picture to start from yet.",
+  "low-similarity": (near) => `The nearest earlier prompt${near} was too different.`,
+  "no-states": (near) => `The nearest earlier picture${near} no longer keeps a usable noise state.`,
+  veto: (near) => `The nearest earlier prompt${near} differs in a word that matters: a number, a colour, a side or a negation.`,
+  gate: (near) => `An earlier prompt${near} looked close, but the model saw that it means another picture.`,
+  uncalibrated: () => "No similarity threshold has been measured for this model yet.",
+  "cache-unavailable": () => "The cache could not be reached; the picture did not need it.",
+  "state-unreadable": () => "The stored noise state could not be read; the picture did not need it.",
+};
+
+export function verdictWhy(cache) {
+  const near = cache.similarity === null || cache.similarity === undefined ? "" : ` (similarity ${similarity(cache.similarity)})`;
+  const why = cache.verdict === "MISS" ? (WHY[cache.reason]?.(near) ?? "") : "";
+  const wasted = cache.wasted_steps ? `Finding out cost ${steps(cache.wasted_steps)}.` : "";
+  return [why, wasted].filter(Boolean).join(" ");
+}
+
+/** The words of `text`, each with whether it is new compared with `before`. */
+export function changes(before, text) {
+  const old = words(before).map(key);
+  const now = words(text);
+  const kept = common(old, now.map(key));
+  return now.map((word, i) => ({ word, fresh: !kept.has(i) }));
+}
+
+const words = (text) => text.split(/\s+/).filter(Boolean);
+const key = (word) => word.toLowerCase().replace(/[^\p{L}\p{N}]/gu, "");
+
+/** Positions in `b` that a longest common subsequence of `a` and `b` keeps. */
+function common(a, b) {
+  const length = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
+  for (let i = a.length - 1; i >= 0; i -= 1) {
+    for (let j = b.length - 1; j >= 0; j -= 1) {
+      length[i][j] = a[i] === b[j] ? length[i + 1][j + 1] + 1 : Math.max(length[i + 1][j], length[i][j + 1]);
+    }
+  }
+  const kept = new Set();
+  for (let i = 0, j = 0; i < a.length && j < b.length;) {
+    if (a[i] === b[j]) { kept.add(j); i += 1; j += 1; }
+    else if (length[i + 1][j] >= length[i][j + 1]) i += 1;
+    else j += 1;
+  }
+  return kept;
+}

@@ -4,7 +4,7 @@ The engine owns the device: one loop, one owner, no locks. All active jobs advan
 joint batches, whatever step each of them is at; a cache hit is only a job that enters at step K.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -54,7 +54,10 @@ class JobSpec:
         width: pixels.
         height: pixels.
         resume: entry points in the order to try them; all refused = full run.
-        capture: shares of the N steps at which to capture states, each in (0, 1).
+        capture: shares of the N steps at which to capture states, each in (0, 1). They also decide the picture:
+            the running latent is rounded to float16 at each of them, so that a run resumed from the stored
+            state equals the run that stored it. Pass the same shares for every request of a deployment,
+            whether or not its states are kept, or "same seed, same picture" ends at the last decimals.
         preview_every: emit a preview picture every so many steps; 0 = never.
     """
 
@@ -86,7 +89,9 @@ class CapturedState:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of one job is done.
+    """One step of one job is done, or (step == first_step) the job enters the loop.
+
+    An entry the gate refuses is followed by another, with a smaller first_step.
 
     Attributes:
         job_id: which job.
@@ -114,11 +119,12 @@ class JobResult:
         steps: N.
         skipped: K, steps of N not run.
         wasted: steps run and thrown away (the gate refused).
-        divergences: the gate's value per attempt made, in order (NaN where there was no prediction to compare).
+        divergences: the gate's value per entry of `JobSpec.resume` tried, in order, so divergences[i] belongs to
+            resume[i]; NaN where nothing was compared (no prediction, or a point that does not fit this job).
         captured: states taken, shallowest first.
         queue_seconds: from submission to the first step.
         denoise_seconds: this job's share of the device time of its steps (step time ÷ rows, summed).
-        step_seconds: mean device time of one of its steps per row.
+        step_seconds: mean device time of one of its steps (denoise_seconds ÷ steps run, wasted ones included).
         decode_seconds: its share of the VAE decode.
         restarts: how often it was re-run because the engine died.
     """
@@ -225,7 +231,10 @@ class Pipeline(Protocol):
         """Return the descending time values float32 [N] of an N-step run."""
 
     def alpha_sigma(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (alpha, sigma) of the variance-preserving process at `timesteps`; t < 0 means clean (1, 0)."""
+        """Return (alpha, sigma), float64 on the CPU, of the variance-preserving process at `timesteps`.
+
+        t < 0 is the level a run ends at: clean (1, 0), or the first training level for models that say so.
+        """
 
     def predict(self, rows: Rows) -> Tensor:
         """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
@@ -236,7 +245,16 @@ class Pipeline(Protocol):
 
 @dataclass
 class EngineStats:
-    """Counters and gauges of an engine, for metrics."""
+    """Counters and gauges of an engine, for metrics.
+
+    Attributes:
+        active: jobs advancing now.
+        waiting: jobs submitted and not yet admitted.
+        restarts: how often the engine process died and was started again.
+        ready: the model is loaded and the loop runs.
+        batch_sizes: forwards of the network so far by number of jobs in them.
+        step_seconds: recent mean of one job's share of the device time of a step.
+    """
 
     active: int = 0
     waiting: int = 0
@@ -260,10 +278,11 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Load the model and start the loop; raises EngineStartError with one clear line."""
 
-    def run(self, spec: JobSpec) -> AsyncIterator[JobEvent]:
+    def run(self, spec: JobSpec) -> AsyncGenerator[JobEvent, None]:
         """Run a job: Progress events, then exactly one JobResult or JobFailed.
 
-        Closing the iterator (or cancelling its task) cancels the job at the next step.
+        Closing the iterator (`aclose`, or cancelling its task) cancels the job at the next step. A `job_id` that
+        is still running raises ValueError.
         """
 
     async def close(self, *, grace_seconds: float = 0.0) -> None:

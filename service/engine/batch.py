@@ -1,0 +1,120 @@
+"""Joint evaluations that survive a full device: all rows at once, else halves, else one by one."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+
+from service.engine.base import Rows
+from service.engine.job import Job
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[T]):
+    """A joint evaluation that worked."""
+
+    jobs: list[Job]
+    value: T
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """One job whose evaluation failed even alone."""
+
+    job: Job
+    code: str
+
+
+def join(jobs: Sequence[Job]) -> Rows:
+    """Stack jobs of one latent shape into a batch, whatever step, N, guidance or solver each has."""
+    latents = torch.stack([job.latent for job in jobs])
+    return Rows(
+        latents=latents,
+        timesteps=latents.new_tensor([job.route.times[job.index] for job in jobs]),
+        conditions=torch.stack([job.condition for job in jobs]),
+        negatives=torch.stack([job.negative for job in jobs]),
+        guidance=latents.new_tensor([job.spec.guidance_scale for job in jobs]),
+    )
+
+
+class Evaluator:
+    """Runs joint evaluations; a chunk that fails is split and tried again.
+
+    A failure in a joint batch does not tell whose it is, and a full device may manage fewer rows, so both end the
+    same way: halves, down to single jobs, and only a job that fails alone is broken.
+
+    Args:
+        limit: most jobs in one evaluation.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._full = limit
+        self._limit = limit
+
+    def reset(self) -> None:
+        """Forget that memory was short."""
+        self._limit = self._full
+
+    def evaluate(self, jobs: list[Job], call: Callable[[list[Job]], T]) -> Iterator[Done[T] | Broken]:
+        """Evaluate all jobs, as few chunks as memory allows.
+
+        Args:
+            jobs: of one latent shape.
+            call: evaluates a chunk of them.
+
+        Yields:
+            One Done per chunk that worked, one Broken per job that failed alone.
+
+        Raises:
+            torch.AcceleratorError: the device itself is broken; only a new process helps.
+        """
+        pending = deque(jobs)
+        size = self._limit
+        while pending:
+            chunk = [pending.popleft() for _ in range(min(size, self._limit, len(pending)))]
+            try:
+                value = call(chunk)
+            except torch.AcceleratorError:
+                raise
+            except Exception as error:
+                broken = self._note(chunk, error)
+            else:
+                yield Done(chunk, value)
+                size = self._limit
+                continue
+            # Outside the except block, so that the failed attempt's tensors are free before the next one.
+            _release_memory()
+            if broken is not None:
+                yield broken
+            else:
+                pending.extendleft(reversed(chunk))
+                size = (len(chunk) + 1) // 2
+
+    def _note(self, chunk: list[Job], error: Exception) -> Broken | None:
+        code = failure_code(error)
+        if len(chunk) == 1:
+            logger.error("job %s failed (%s)", chunk[0].spec.job_id, code, exc_info=error)
+            return Broken(chunk[0], code)
+        logger.warning("a batch of %d jobs failed (%s); trying halves", len(chunk), code)
+        if code == "out-of-memory":
+            self._limit = (len(chunk) + 1) // 2
+        return None
+
+
+def _release_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def failure_code(error: Exception) -> str:
+    """Return "out-of-memory" or "internal"."""
+    # The CPU allocator raises a bare RuntimeError.
+    full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return "out-of-memory" if full else "internal"

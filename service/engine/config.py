@@ -1,0 +1,24 @@
+"""What an engine needs to know before it starts."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Which model to run, where, and how much of it at once.
+
+    Attributes:
+        model: local folder in diffusers' layout, or a hub id.
+        device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", …
+        dtype: "auto" (float32 on the CPU, float16 elsewhere), "float32", "float16" or "bfloat16".
+        max_batch: most jobs that advance together.
+        threads: CPU threads of the network's maths in the child process; 0 = leave torch's default.
+        kind: "process" (supervised child process) or "local" (a thread of this process).
+    """
+
+    model: str
+    device: str = "auto"
+    dtype: str = "auto"
+    max_batch: int = 8
+    threads: int = 0
+    kind: str = "process"

@@ -1,0 +1,265 @@
+"""A job: one request inside the engine, wherever it entered the denoising loop."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service.engine.base import CapturedState, ImageArray, JobResult, JobSpec, Pipeline, Progress, ResumePoint
+from service.engine.gate import divergence, passes
+from service.engine.solvers import SOLVERS, Coefficients, Level, Solver
+
+# Two time values closer than this are the same noise level (discrete models count in whole training steps).
+SAME_TIME = 0.5
+# A stored log-SNR further than this from the model's own at that time belongs to another noise schedule.
+SAME_LOG_SNR = 0.1
+
+
+def capture_steps(shares: tuple[float, ...], steps: int) -> tuple[int, ...]:
+    """Return the step indices k = round(share * N), ascending, without repeats, 1 <= k < N.
+
+    Args:
+        shares: shares of the run, each in (0, 1).
+        steps: N.
+
+    Returns:
+        Indices into the N-step schedule: a state at k has k steps before it.
+    """
+    return tuple(sorted({k for k in (round(share * steps) for share in shares) if 1 <= k < steps}))
+
+
+@dataclass(frozen=True)
+class Route:
+    """The noise levels one attempt of a job walks through.
+
+    Attributes:
+        times: time value of each network evaluation, descending.
+        levels: noise level at each of them and, last, the one the run ends at.
+        skipped: K, steps of N this route does not run (negative if it runs more).
+        captures: position in `times` -> share k / N of the N-step run that lies before it.
+    """
+
+    times: tuple[float, ...]
+    levels: tuple[Level, ...]
+    skipped: int
+    captures: dict[int, float]
+
+
+def plan_route(pipeline: Pipeline, spec: JobSpec, entry: float | None = None) -> Route:
+    """Lay out a full run, or one that enters at a stored state's own time value.
+
+    A resumed run is the state's time followed by those of the N-step schedule below it: states made under another
+    N are matched by noise level, never by index.
+
+    Args:
+        pipeline: gives the schedule.
+        spec: the job.
+        entry: time value of the state to resume from; None = from pure noise.
+
+    Returns:
+        The route, with the capture levels that lie after its entry.
+    """
+    grid = [float(t) for t in pipeline.timesteps(spec.steps)]
+    times = grid if entry is None else [entry, *(t for t in grid if t < entry - SAME_TIME)]
+    alphas, sigmas = pipeline.alpha_sigma(torch.tensor([*times, -1.0]))
+    levels = tuple(Level(a, s) for a, s in zip(alphas.tolist(), sigmas.tolist(), strict=True))
+    offset = spec.steps - len(times)
+    captures = {
+        k - offset: k / spec.steps
+        for k in capture_steps(spec.capture, spec.steps)
+        if k - offset >= (0 if entry is None else 1)
+    }
+    return Route(tuple(times), levels, offset, captures)
+
+
+@dataclass
+class Job:
+    """A request's latent row, solver memory and accounts. Used from the engine's one thread only.
+
+    Attributes:
+        spec: what was asked.
+        submitted: time.monotonic() at submission.
+        condition: text-encoder states [L, D] of the prompt.
+        negative: [L, D] of the negative prompt.
+    """
+
+    spec: JobSpec
+    submitted: float
+    condition: Tensor
+    negative: Tensor
+    solver: Solver
+    route: Route
+    latent: Tensor
+    point: ResumePoint | None = None
+    resumed: int | None = None
+    index: int = 0
+    previous: Tensor | None = None
+    divergences: list[float] = field(default_factory=list)
+    captured: list[CapturedState] = field(default_factory=list)
+    wasted: int = 0
+    steps_run: int = 0
+    retried: bool = False
+    queue_seconds: float = 0.0
+    denoise_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    @classmethod
+    def create(cls, spec: JobSpec, submitted: float, pipeline: Pipeline) -> "Job":
+        """Encode the prompts and enter the first attempt.
+
+        Raises:
+            ValueError: the spec names a solver the engine does not have.
+        """
+        if spec.solver not in SOLVERS:
+            raise ValueError(f"unknown solver {spec.solver!r}")
+        condition, negative = pipeline.encode([spec.prompt, spec.negative_prompt])
+        noise = pipeline.initial_noise(spec.seed, spec.width, spec.height)
+        route = plan_route(pipeline, spec)
+        job = cls(spec, submitted, condition, negative, SOLVERS[spec.solver], route, noise)
+        job.next_attempt(pipeline)
+        return job
+
+    def next_attempt(self, pipeline: Pipeline) -> None:
+        """Enter at the next resume point that fits this job, or in full when none is left."""
+        while (tried := len(self.divergences)) < len(self.spec.resume):
+            point = self.spec.resume[tried]
+            route = plan_route(pipeline, self.spec, point.timestep)
+            if self._fits(point, route):
+                self._enter(route, torch.tensor(point.latent).to(self.latent), point, tried)
+                if point.prediction is None:
+                    self.divergences.append(math.nan)
+                return
+            self.divergences.append(math.nan)
+        self.enter_full(pipeline)
+
+    def enter_full(self, pipeline: Pipeline) -> None:
+        """Start (again) from the seed's own noise, with all capture levels."""
+        noise = pipeline.initial_noise(self.spec.seed, self.spec.width, self.spec.height)
+        self._enter(plan_route(pipeline, self.spec), noise, None, None)
+
+    def _enter(self, route: Route, latent: Tensor, point: ResumePoint | None, resumed: int | None) -> None:
+        self.route, self.latent, self.point, self.resumed = route, latent, point, resumed
+        self.index, self.previous, self.captured = 0, None, []
+
+    def _fits(self, point: ResumePoint, route: Route) -> bool:
+        """Tell whether a point saves steps, has this job's shape and lies on this model's noise schedule."""
+        return (
+            route.skipped > 0
+            and point.timestep >= 0
+            and point.latent.shape == tuple(self.latent.shape)
+            and bool(np.isfinite(point.latent).all())
+            and abs(route.levels[0].log_snr - point.log_snr) <= SAME_LOG_SNR
+        )
+
+    @property
+    def guided(self) -> bool:
+        """Whether classifier-free guidance applies (a second network row)."""
+        return self.spec.guidance_scale > 1.0
+
+    @property
+    def done(self) -> bool:
+        """Whether the latent is clean."""
+        return self.index == len(self.route.times)
+
+    @property
+    def captures_now(self) -> bool:
+        """Whether the state before the coming step is one to keep."""
+        return self.index in self.route.captures
+
+    @property
+    def gated_now(self) -> bool:
+        """Whether the coming step is the one the divergence gate judges."""
+        return self.index == 0 and self.point is not None and self.point.prediction is not None
+
+    @property
+    def last_now(self) -> bool:
+        """Whether the coming step is the last."""
+        return self.index == len(self.route.times) - 1
+
+    def round_for_capture(self) -> None:
+        """Round the latent to what a stored state can hold, at every capture level, stored or not.
+
+        The full run itself goes on from the rounded value; a run resumed from the stored state is then the same
+        run, bit for bit. Depends only on N and the capture shares.
+        """
+        if self.captures_now:
+            self.latent = self.latent.half().float()
+
+    def refuses(self, pooled: NDArray[np.float16]) -> bool:
+        """Record the gate's value for this entry and tell whether the entry is refused.
+
+        Args:
+            pooled: this prompt's own pooled prediction at the entered state.
+        """
+        if self.point is None or self.point.prediction is None:
+            return False
+        value = divergence(pooled, self.point.prediction)
+        self.divergences.append(value)
+        return not passes(value, self.point.max_divergence)
+
+    def discard(self) -> None:
+        """Count the steps of this attempt, the one just evaluated included, as thrown away."""
+        self.wasted += self.index + 1
+
+    def capture(self, pooled: NDArray[np.float16]) -> None:
+        """Keep the state before this step (call before `advance`).
+
+        Args:
+            pooled: the pooled prediction of the clean latent at it.
+        """
+        self.captured.append(
+            CapturedState(
+                latent=self.latent.half().cpu().numpy(),
+                log_snr=self.route.levels[self.index].log_snr,
+                timestep=self.route.times[self.index],
+                skip=self.route.captures[self.index],
+                prediction=pooled.copy(),
+                depth=0 if self.point is None else self.point.depth + 1,
+            )
+        )
+
+    def coefficients(self) -> Coefficients:
+        """Return the coming step of this row's solver."""
+        before = self.route.levels[self.index - 1] if self.previous is not None else None
+        now, after = self.route.levels[self.index : self.index + 2]
+        return self.solver(before, now, after, self.last_now)
+
+    def advance(self, latent: Tensor, denoised: Tensor) -> None:
+        """Take over the stepped latent and remember this step's prediction."""
+        self.latent, self.previous = latent, denoised
+        self.index += 1
+
+    def charge(self, seconds: float) -> None:
+        """Book this row's share of one network evaluation."""
+        self.denoise_seconds += seconds
+        self.steps_run += 1
+
+    def progress(self, preview: ImageArray | None = None) -> Progress:
+        """Describe where the job stands."""
+        skipped = self.route.skipped
+        return Progress(self.spec.job_id, skipped + self.index, self.spec.steps, skipped, preview)
+
+    def wants_preview(self) -> bool:
+        """Whether the step just made is one to show."""
+        every = self.spec.preview_every
+        return every > 0 and not self.done and (self.route.skipped + self.index) % every == 0
+
+    def result(self, image: ImageArray) -> JobResult:
+        """Close the accounts."""
+        return JobResult(
+            job_id=self.spec.job_id,
+            image=image,
+            resumed=self.resumed,
+            steps=self.spec.steps,
+            skipped=self.route.skipped,
+            wasted=self.wasted,
+            divergences=tuple(self.divergences),
+            captured=tuple(self.captured),
+            queue_seconds=self.queue_seconds,
+            denoise_seconds=self.denoise_seconds,
+            step_seconds=self.denoise_seconds / max(self.steps_run, 1),
+            decode_seconds=self.decode_seconds,
+        )

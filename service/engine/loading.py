@@ -1,0 +1,89 @@
+"""From a model's name to a running `Pipeline`."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from service.engine.base import EngineStartError, Pipeline
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+FAMILIES = ("StableDiffusionPipeline",)
+
+
+def load_pipeline(model: str, device: str = "auto", dtype: str = "auto") -> Pipeline:
+    """Load a model; the family is read from its `model_index.json`.
+
+    Args:
+        model: local folder in diffusers' layout, or a hub id (downloaded into the hub's cache on first use).
+        device: "auto", "cpu", "cuda", …
+        dtype: "auto", "float32", "float16" or "bfloat16".
+
+    Returns:
+        The loaded pipeline.
+
+    Raises:
+        EngineStartError: one clear line saying what is wrong.
+    """
+    place = _device(device)
+    precision = _dtype(dtype, place)
+    folder = _folder(model)
+    family = _family(folder)
+    if family not in FAMILIES:
+        raise EngineStartError(f"model family {family} is not supported; supported: {', '.join(FAMILIES)}")
+    # Imported late: diffusers takes seconds, and the parent of an engine process never needs it.
+    from service.engine.stable_diffusion import StableDiffusion
+
+    name = Path(model).name if Path(model).is_dir() else model
+    try:
+        return StableDiffusion(folder, name, place, precision)
+    except EngineStartError:
+        raise
+    except Exception as error:
+        raise EngineStartError(f"cannot load model {name}: {_first_line(error)}") from error
+
+
+def _device(wish: str) -> torch.device:
+    if wish == "auto":
+        wish = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wish)
+    except RuntimeError as error:
+        raise EngineStartError(f"unknown device {wish!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EngineStartError(f"device {wish!r} was asked for, but there is no CUDA device")
+    return device
+
+
+def _dtype(wish: str, device: torch.device) -> torch.dtype:
+    if wish == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    if wish not in DTYPES:
+        raise EngineStartError(f"unknown dtype {wish!r}; one of auto, {', '.join(DTYPES)}")
+    return DTYPES[wish]
+
+
+def _folder(model: str) -> Path:
+    if Path(model).is_dir():
+        return Path(model)
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(model))
+    except Exception as error:
+        raise EngineStartError(f"model {model!r} is neither a local folder nor to be had from the hub") from error
+
+
+def _family(folder: Path) -> str:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise EngineStartError(f"{folder.name} has no model_index.json: not a folder in diffusers' layout")
+    try:
+        family = json.loads(index.read_text()).get("_class_name")
+    except (ValueError, AttributeError) as error:
+        raise EngineStartError(f"{folder.name}/model_index.json is not valid") from error
+    return str(family)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

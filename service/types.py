@@ -1,8 +1,10 @@
 """The nouns of one request's way through the service (design: GenerationRequest, Plan, Verdict)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from cache_store.types import Signature
 from policies.matching.base import Attempt
 from service.engine.base import JobSpec
 
@@ -39,6 +41,7 @@ class CacheOptions:
         max_skip_ratio: the client's own ceiling on skipped steps ÷ steps.
         read: False for `Cache-Control: no-cache`: look nothing up, still store (REFRESH).
         store: False for `Cache-Control: no-store`: do not remember this run.
+        only_if_cached: refuse rather than generate in full (`Cache-Control: only-if-cached`).
     """
 
     mode: CacheMode = CacheMode.AUTO
@@ -46,6 +49,7 @@ class CacheOptions:
     max_skip_ratio: float = 1.0
     read: bool = True
     store: bool = True
+    only_if_cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,8 @@ class Verdict:
         divergence: the gate's value for the state used (or of the last one refused).
         source_id: the entry resumed from or returned.
         source_prompt: its prompt.
-        saved_gpu_seconds: estimated device time saved (never negative for metrics' sake: wasted steps subtract).
+        saved_gpu_seconds: estimated device time saved, wasted steps subtracted; negative when the gate
+            refused and a step was run for nothing.
         seed_exact: False when the picture is not the one this seed gives from pure noise.
     """
 
@@ -99,18 +104,42 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbour:
+    """The entry a plan starts from: what the client is told of it."""
+
+    entry_id: int
+    prompt: str | None
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How one request will run.
 
-    `image` set: EXACT, return it. `job.resume` non-empty: RESUME, tried in order behind the gate.
-    Otherwise FULL. `attempts` runs parallel to `job.resume`.
+    Attributes:
+        request: the request.
+        signature: its partition.
+        exact_key: hash of everything that makes two requests the same picture.
+        kind: the verdict so far: EXACT and APPROX are foreseen hits, the others run in full.
+        reason: one bounded word saying why.
+        job: what the engine runs; None for EXACT. `job.resume` is tried in order, behind the gate.
+        attempts: parallel to `job.resume`.
+        neighbours: parallel to `attempts`.
+        image: EXACT only: the stored lossless picture.
+        source: the entry returned (EXACT), or the one tried first (APPROX).
+        similarity: of the best candidate, None without candidates.
+        seconds: time spent per stage ("embed", "search", "load").
     """
 
     request: GenerationRequest
-    job: JobSpec | None
-    attempts: tuple[Attempt, ...]
-    image: bytes | None
+    signature: Signature
+    exact_key: str
+    kind: VerdictKind
     reason: str
-    similarity: float | None
-    source_id: int | None
-    source_prompt: str | None
+    job: JobSpec | None = None
+    attempts: tuple[Attempt, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    image: bytes | None = None
+    source: Neighbour | None = None
+    similarity: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)

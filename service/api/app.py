@@ -1,0 +1,74 @@
+"""The HTTP application."""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+
+import service
+from service.api import errors, routes_cache, routes_events, routes_images, routes_status
+from service.api.middleware import Envelope
+from service.assembly import StartError, open_service
+from service.metrics import Metrics
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+PAGE = Path(service.__file__).parent / "page"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application; its parts start and stop with its lifespan."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        try:
+            async with open_service(settings, metrics) as running:
+                app.state.service = running
+                log.info("ready", extra={"model": running.info.model_id})
+                yield
+        except StartError as error:
+            log.error("cannot start: %s", error)
+            raise
+
+    app = FastAPI(
+        title="Headstart",
+        version="0.1.0",
+        summary="Text-to-image generation that resumes from earlier, similar pictures.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    for routes in (routes_images, routes_events, routes_cache, routes_status):
+        app.include_router(routes.router)
+    errors.install(app)
+    app.add_middleware(Envelope, metrics=metrics)
+    _mount_page(app)
+    _document_errors(app)
+    return app
+
+
+def _mount_page(app: FastAPI) -> None:
+    # Under both roots: the page's own links are relative, so it works at / and at /page/.
+    app.mount("/page", StaticFiles(directory=PAGE, html=True), name="page")
+    app.mount("/", StaticFiles(directory=PAGE, html=True), name="root")
+
+
+def _document_errors(app: FastAPI) -> None:
+    """Drop the framework's 422 from the description: a wrong field is answered with the envelope and 400."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,153 @@
+"""One table from exceptions to answers. Nothing a client sent, no path and no traceback is ever echoed."""
+
+import logging
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from cache_store.types import CacheUnavailable
+from service.api.schema import ErrorBody, ErrorDetail
+from service.generator import GenerationFailedError, NotCachedError
+from service.turnstile import QueueFullError
+
+log = logging.getLogger(__name__)
+
+INVALID = "invalid_request_error"
+SERVER = "server_error"
+CLIENT_GONE = 499
+
+
+class InvalidRequestError(Exception):
+    """The request is wrong in one field; the message is for the client."""
+
+    def __init__(self, param: str | None, message: str, *, code: str = "invalid_value", status: int = 400) -> None:
+        super().__init__(message)
+        self.param = param
+        self.message = message
+        self.code = code
+        self.status = status
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as the client sees it."""
+
+    status: int
+    message: str
+    type: str = SERVER
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON envelope."""
+        detail = ErrorDetail(message=self.message, type=self.type, param=self.param, code=self.code)
+        return ErrorBody(error=detail).model_dump()
+
+    def response(self) -> Response:
+        """The HTTP answer; `x-should-retry` tells the official client what a status alone cannot."""
+        retry = "true" if self.status in (429, 503) else "false"
+        return JSONResponse(self.body, self.status, headers={"x-should-retry": retry, **self.headers})
+
+
+HTTP_MESSAGES = {
+    404: ("there is nothing here", "not_found"),
+    405: ("this method is not allowed here", "method_not_allowed"),
+    413: ("the request body is too large", "body_too_large"),
+}
+
+ENGINE_PROBLEMS = {
+    "cancelled": Problem(CLIENT_GONE, "the request was cancelled", code="cancelled"),
+    "out-of-memory": Problem(503, "the device has too little memory for this picture now", code="out_of_memory"),
+    "engine-lost": Problem(503, "the engine is being restarted", code="engine_lost", headers={"Retry-After": "2"}),
+    "not-finite": Problem(500, "the model could not draw this request", code="not_finite"),
+}
+
+
+def problem_of(error: Exception, request_id: str) -> Problem:
+    """Return the client's view of `error`: the one exception table."""
+    match error:
+        case InvalidRequestError():
+            return Problem(error.status, error.message, INVALID, error.param, error.code)
+        case RequestValidationError():
+            return _validation_problem(error)
+        case QueueFullError():
+            wait = str(error.retry_after)
+            message = f"too many pictures are waiting; try again in {wait} s"
+            return Problem(429, message, "rate_limit_error", code="queue_full", headers={"Retry-After": wait})
+        case NotCachedError():
+            return Problem(504, "nothing in the cache fits this request", INVALID, code="not_cached")
+        case GenerationFailedError() if error.code in ENGINE_PROBLEMS:
+            return ENGINE_PROBLEMS[error.code]
+        case CacheUnavailable():
+            return Problem(503, "the cache is unavailable", code="cache_unavailable", headers={"Retry-After": "2"})
+        case ClientGoneError():
+            return ENGINE_PROBLEMS["cancelled"]
+        case HTTPException():
+            return _http_problem(error)
+        case _:
+            return Problem(500, f"internal error; request {request_id}", code="internal_error")
+
+
+def _validation_problem(error: RequestValidationError) -> Problem:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return Problem(400, "the request body is not valid JSON", INVALID, code="invalid_json")
+    path = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    param = ".".join(path) or None
+    if param is None:
+        return Problem(400, "the request body must be a JSON object", INVALID, code="invalid_type")
+    return Problem(400, f"{param}: {MESSAGES.get(first['type'], first['msg'])}", INVALID, param, first["type"])
+
+
+MESSAGES = {
+    "extra_forbidden": "unknown field",
+    "missing": "this field is required",
+    "string_unicode": "not valid Unicode text",
+}
+
+
+def _http_problem(error: HTTPException) -> Problem:
+    message, code = HTTP_MESSAGES.get(error.status_code, ("the request could not be read", "bad_request"))
+    kind = INVALID if error.status_code < 500 else SERVER
+    return Problem(error.status_code, message, kind, code=code, headers=dict(error.headers or {}))
+
+
+def log_unexpected(error: BaseException, request_id: str) -> None:
+    """Log where an unexpected error happened; its message may hold a prompt and stays out."""
+    frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    log.error("unexpected error", extra={"request_id": request_id, "error": type(error).__name__, "at": frames[-5:]})
+
+
+def install(app: FastAPI) -> None:
+    """Route every expected exception through the table."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        request_id = request.scope["state"]["request_id"]
+        found = problem_of(error, request_id)
+        if found.code == "internal_error":
+            log_unexpected(error, request_id)
+        return found.response()
+
+    for kind in (
+        InvalidRequestError,
+        RequestValidationError,
+        QueueFullError,
+        NotCachedError,
+        GenerationFailedError,
+        CacheUnavailable,
+        ClientGoneError,
+        HTTPException,
+    ):
+        app.add_exception_handler(kind, handle)

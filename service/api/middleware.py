@@ -1,0 +1,125 @@
+"""Around every HTTP request: an id, a bound on the body, one log line, one count, and no leak on a bug."""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.errors import CLIENT_GONE, log_unexpected, problem_of
+from service.metrics import Metrics
+
+log = logging.getLogger("headstart.access")
+
+MAX_BODY_BYTES = 1_000_000
+# Reading on a little lets a client that is still sending see the answer instead of a reset connection.
+MAX_DISCARDED_BYTES = 32_000_000
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
+
+
+class Envelope:
+    """The outermost layer of the application.
+
+    Args:
+        app: the layer below.
+        metrics: where requests are counted.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send)
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except Exception as error:
+            await self._answer_bug(exchange, error)
+        finally:
+            self._note(exchange)
+
+    async def _answer_bug(self, exchange: "_Exchange", error: Exception) -> None:
+        log_unexpected(error, exchange.request_id)
+        if exchange.status:
+            raise ConnectionAbortedError("the answer broke off") from None
+        response = problem_of(error, exchange.request_id).response()
+        await response(exchange.scope, exchange.receive, exchange.send)
+
+    def _note(self, exchange: "_Exchange") -> None:
+        status = exchange.status or CLIENT_GONE
+        cache = exchange.scope["state"].get("cache_label", "none")
+        self._metrics.requests.labels(exchange.route, str(status), cache).inc()
+        if cache != "none":
+            self._metrics.duration.labels(cache).observe(exchange.elapsed)
+        level = logging.DEBUG if exchange.route in QUIET_ROUTES else logging.INFO
+        log.log(
+            level,
+            "request",
+            extra={
+                "request_id": exchange.request_id,
+                "method": exchange.scope["method"],
+                "route": exchange.route,
+                "status": status,
+                "seconds": round(exchange.elapsed, 4),
+                "cache": cache,
+            },
+        )
+
+
+class _Exchange:
+    """One request and what is known of its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.status = 0
+        self.request_id = _request_id(Headers(scope=scope).get("x-request-id"))
+        self._receive = receive
+        self._send = send
+        self._started = time.perf_counter()
+        self._bytes = 0
+        scope.setdefault("state", {})["request_id"] = self.request_id
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the request came in."""
+        return time.perf_counter() - self._started
+
+    @property
+    def route(self) -> str:
+        """The path's template, never the path itself: the label stays bounded."""
+        route = self.scope.get("route")
+        return route.path if route is not None else "unmatched"
+
+    async def receive(self) -> Message:
+        """Pass on a message; refuse bodies over the bound."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._bytes += len(message.get("body", b""))
+            if self._bytes > MAX_BODY_BYTES:
+                await self._discard(message)
+                raise HTTPException(413)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass on a message; note the status and name the request."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["X-Request-Id"] = self.request_id
+        await self._send(message)
+
+    async def _discard(self, message: Message) -> None:
+        while message.get("more_body", False) and self._bytes < MAX_DISCARDED_BYTES:
+            message = await self._receive()
+            self._bytes += len(message.get("body", b""))
+
+
+def _request_id(given: str | None) -> str:
+    return given if given is not None and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -1,0 +1,67 @@
+"""What the cache remembers: recent entries and their pictures, of the default tenant only."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+from starlette.exceptions import HTTPException
+
+from cache_store.types import EntrySummary
+from service.api.dependencies import ServiceOf
+from service.api.documented import LOOKUP_ERRORS
+from service.api.schema import EntryBody, EntryList
+
+router = APIRouter()
+EntryId = Annotated[str, Path(pattern=r"^[0-9]{1,19}$")]
+LARGEST_ID = 2**63 - 1
+
+
+@router.get("/v1/cache/entries", responses=LOOKUP_ERRORS, summary="Recent entries")
+async def recent(service: ServiceOf, limit: Annotated[int, Query(ge=1, le=200)] = 24) -> EntryList:
+    """Return the newest remembered generations."""
+    found = await service.cache.store.recent(service.settings.tenant, limit)
+    return EntryList(data=[_body(entry) for entry in found])
+
+
+@router.get("/v1/cache/entries/{entry_id}", responses=LOOKUP_ERRORS, summary="One entry")
+async def entry(service: ServiceOf, entry_id: EntryId) -> EntryBody:
+    """Return one remembered generation; another tenant's is as absent as a missing one."""
+    found = await service.cache.store.entry(_number(entry_id), service.settings.tenant)
+    if found is None:
+        raise HTTPException(404)
+    return _body(found)
+
+
+@router.get(
+    "/v1/cache/entries/{entry_id}/image",
+    responses={**LOOKUP_ERRORS, 200: {"content": {"image/png": {}}, "description": "The picture."}},
+    response_class=Response,
+    summary="The picture of an entry",
+)
+async def image(service: ServiceOf, entry_id: EntryId) -> Response:
+    """Return the stored picture; it never changes."""
+    found = await service.cache.store.image(_number(entry_id), service.settings.tenant)
+    if found is None:
+        raise HTTPException(404)
+    headers = {"Cache-Control": "private, max-age=86400, immutable"}
+    return Response(found.data, media_type="image/png", headers=headers)
+
+
+def _number(entry_id: str) -> int:
+    number = int(entry_id)
+    if number > LARGEST_ID:
+        raise HTTPException(404)
+    return number
+
+
+def _body(entry: EntrySummary) -> EntryBody:
+    return EntryBody(
+        id=str(entry.entry_id),
+        prompt=entry.prompt,
+        created=entry.created,
+        seed=entry.seed,
+        steps=entry.steps,
+        depth=entry.depth,
+        states=[state.skip for state in entry.states],
+        uses=entry.uses,
+        has_image=entry.has_image,
+    )

@@ -1,0 +1,111 @@
+"""Health, metrics, totals and the served model."""
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from cache_store.types import StoreStats
+from service.api.dependencies import ServiceOf
+from service.api.documented import LOOKUP_ERRORS
+from service.api.errors import InvalidRequestError
+from service.api.schema import ModelBody, ModelList, StatsBody
+from service.assembly import Service
+
+router = APIRouter()
+
+
+@router.get("/livez", summary="Is the process alive?")
+async def livez() -> dict[str, str]:
+    """Answer as long as the event loop turns."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", summary="Can it draw?", responses={503: {"description": "The engine is not ready."}})
+async def readyz(service: ServiceOf) -> JSONResponse:
+    """Ready means the engine takes jobs; the cache is reported but not required."""
+    ready = service.engine.stats.ready
+    stats = await service.store_stats()
+    cache = "ok" if stats is not None and stats.available else "unavailable"
+    body = {"status": "ok" if ready else "unavailable", "engine": "ok" if ready else "unavailable", "cache": cache}
+    return JSONResponse(body, 200 if ready else 503)
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(service: ServiceOf) -> Response:
+    """Return the Prometheus exposition."""
+    service.metrics.gauges.take(
+        await service.store_stats(),
+        service.engine.stats,
+        policy=service.settings.eviction,
+        inside=service.generator.turnstile.inside,
+    )
+    return Response(service.metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@router.get("/v1/models", summary="Served models")
+async def models(service: ServiceOf) -> ModelList:
+    """Return the one served model."""
+    return ModelList(data=[_model(service)])
+
+
+@router.get("/v1/models/{model_id:path}", responses=LOOKUP_ERRORS, summary="One served model")
+async def model(service: ServiceOf, model_id: Annotated[str, Path(max_length=500)]) -> ModelBody:
+    """Return a served model by id."""
+    if model_id != service.info.model_id:
+        raise InvalidRequestError("model", "model: not served here", code="model_not_found", status=404)
+    return _model(service)
+
+
+@router.get("/v1/stats", summary="Running totals")
+async def stats(service: ServiceOf) -> StatsBody:
+    """Return totals since the start and what the cache holds."""
+    totals, info = service.totals, service.info
+    return StatsBody(
+        model=info.model_id,
+        default_steps=info.default_steps,
+        default_guidance=info.default_guidance,
+        uptime_seconds=time.time() - service.started,
+        requests=sum(totals.verdicts.values()),
+        verdicts={kind.value: count for kind, count in totals.verdicts.items()},
+        steps_total=totals.steps,
+        skipped_steps=totals.skipped,
+        wasted_steps=totals.wasted,
+        saved_gpu_seconds=totals.saved_gpu_seconds,
+        gpu_seconds=totals.gpu_seconds,
+        cache=_cache(await service.store_stats()),
+        engine=_engine(service),
+    )
+
+
+def _model(service: Service) -> ModelBody:
+    info = service.info
+    return ModelBody(
+        id=info.model_id,
+        created=int(service.started),
+        owned_by="headstart",
+        default_steps=info.default_steps,
+        default_guidance=info.default_guidance,
+        default_size=f"{info.width}x{info.height}",
+        solvers=list(info.solvers),
+    )
+
+
+def _cache(stats: StoreStats | None) -> dict[str, Any]:
+    if stats is None or not stats.available:
+        return {"available": False}
+    return {
+        "available": True,
+        "entries": stats.entries,
+        "states": stats.states,
+        "state_bytes": stats.state_bytes,
+        "image_bytes": stats.image_bytes,
+        "ram_bytes": stats.ram_bytes,
+    }
+
+
+def _engine(service: Service) -> dict[str, Any]:
+    stats = service.engine.stats
+    return {"ready": stats.ready, "active": stats.active, "waiting": stats.waiting, "restarts": stats.restarts}

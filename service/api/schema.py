@@ -1,0 +1,197 @@
+"""The wire format: what clients send (strictly checked) and what they get."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+
+Quality = Literal["standard", "hd", "low", "medium", "high", "auto"]
+
+MAX_PICTURES = 10
+MAX_STEPS = 200
+MAX_GUIDANCE = 30.0
+MAX_SEED = 2**63 - 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class CacheBody(_Strict):
+    """What the client allows the cache to do."""
+
+    mode: Literal["auto", "exact", "approximate", "off"] | None = Field(
+        default=None,
+        description="`auto` (default): `exact` with a seed, else `approximate`; `off`: neither read nor write.",
+    )
+    min_similarity: Ratio | None = Field(default=None, description="Floor on the cosine similarity of a neighbour.")
+    max_skip_ratio: Ratio | None = Field(default=None, description="Ceiling on skipped steps ÷ steps.")
+    store: bool | None = Field(default=None, description="Whether this run may be remembered (default true).")
+
+
+class GenerationBody(_Strict):
+    """OpenAI's image generation request, with strict extras."""
+
+    prompt: str = Field(min_length=1, description="What to draw.")
+    model: str | None = Field(default=None, description="The served model's id, or nothing.")
+    n: int | None = Field(default=None, ge=1, le=MAX_PICTURES, description="How many pictures (default 1).")
+    size: str | None = Field(default=None, description="`WIDTHxHEIGHT` in pixels, or `auto`.")
+    output_format: Literal["png", "jpeg", "webp"] | None = Field(default=None, description="Default `png`.")
+    output_compression: int | None = Field(default=None, ge=0, le=100, description="Quality of JPEG and WebP.")
+    response_format: Literal["b64_json", "url"] | None = Field(default=None, description="Only `b64_json` is served.")
+    stream: bool | None = Field(default=None, description="Only false; `/v1/generations/events` streams.")
+    partial_images: int | None = Field(default=None, ge=0, le=10, description="Previews of an event stream.")
+    quality: Quality | None = Field(default=None, description="Ignored.")
+    style: Literal["vivid", "natural"] | None = Field(default=None, description="Ignored.")
+    background: Literal["opaque", "auto"] | None = Field(default=None, description="Pictures are always opaque.")
+    moderation: Literal["low", "auto"] | None = Field(default=None, description="Ignored.")
+    user: str | None = Field(default=None, max_length=512, description="Ignored.")
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_SEED,
+        description="Of the noise; picture i of n gets seed + i. Absent: random.",
+    )
+    num_inference_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="Denoising steps.")
+    guidance_scale: float | None = Field(
+        default=None, ge=0.0, le=MAX_GUIDANCE, allow_inf_nan=False, description="Classifier-free guidance; 1 is none."
+    )
+    negative_prompt: str | None = Field(default=None, description="What not to draw.")
+    scheduler: str | None = Field(default=None, description="One of the model's solvers.")
+    cache: CacheBody | None = Field(default=None, description="Wishes towards the cache.")
+
+
+class SourceBody(BaseModel):
+    """The entry a picture was resumed from or returned from."""
+
+    id: str
+    prompt: str | None
+
+
+class VerdictBody(BaseModel):
+    """What the cache did for one picture."""
+
+    verdict: Literal["EXACT", "APPROX", "MISS", "BYPASS", "REFRESH"]
+    reason: str
+    steps: int
+    skipped_steps: int
+    wasted_steps: int
+    similarity: float | None
+    divergence: float | None
+    source: SourceBody | None
+    saved_gpu_seconds: float
+    seed_exact: bool
+    stored: bool
+
+
+class PictureBody(BaseModel):
+    """One picture."""
+
+    b64_json: str
+    revised_prompt: None = None
+    seed: int
+    cache: VerdictBody
+
+
+class CacheSummary(BaseModel):
+    """Sums over the pictures of one answer."""
+
+    verdicts: dict[str, int]
+    steps: int
+    skipped_steps: int
+    wasted_steps: int
+    saved_gpu_seconds: float
+
+
+class GenerationAnswer(BaseModel):
+    """OpenAI's images response, with the cache's part."""
+
+    created: int
+    data: list[PictureBody]
+    background: Literal["opaque"] = "opaque"
+    output_format: Literal["png", "jpeg", "webp"]
+    size: str
+    cache: CacheSummary
+
+
+class CompletedEvent(PictureBody):
+    """The last event of a stream: a picture and how it was encoded."""
+
+    created: int
+    output_format: Literal["png", "jpeg", "webp"]
+    size: str
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong, in OpenAI's words."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """OpenAI's error envelope."""
+
+    error: ErrorDetail
+
+
+class ModelBody(BaseModel):
+    """One served model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    default_steps: int
+    default_guidance: float
+    default_size: str
+    solvers: list[str]
+
+
+class ModelList(BaseModel):
+    """All served models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelBody]
+
+
+class EntryBody(BaseModel):
+    """A remembered generation."""
+
+    id: str
+    prompt: str | None
+    created: float
+    seed: int
+    steps: int
+    depth: int
+    states: list[float]
+    uses: int
+    has_image: bool
+
+
+class EntryList(BaseModel):
+    """Recent remembered generations, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[EntryBody]
+
+
+class StatsBody(BaseModel):
+    """Running totals since the start, and what the cache holds."""
+
+    model: str
+    default_steps: int
+    default_guidance: float
+    uptime_seconds: float
+    requests: int
+    verdicts: dict[str, int]
+    steps_total: int
+    skipped_steps: int
+    wasted_steps: int
+    saved_gpu_seconds: float
+    gpu_seconds: float
+    cache: dict[str, Any]
+    engine: dict[str, Any]

@@ -1,0 +1,138 @@
+"""From a checked body and its headers to `GenerationRequest`s, against the model that is served."""
+
+import re
+import secrets
+import uuid
+from dataclasses import dataclass, replace
+
+from service.api.errors import InvalidRequestError
+from service.api.schema import MAX_SEED, CacheBody, GenerationBody
+from service.engine.base import ModelInfo
+from service.generator import Wish
+from service.pictures import OutputFormat
+from service.settings import Settings
+from service.types import CacheMode, CacheOptions, GenerationRequest
+
+SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
+# Drawn seeds stay small enough to read, to type, and to survive JSON numbers.
+RANDOM_SEEDS = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Everything one HTTP request asks for."""
+
+    requests: tuple[GenerationRequest, ...]
+    wish: Wish
+
+    @property
+    def size(self) -> str:
+        """The pictures' size as the API writes it."""
+        return f"{self.requests[0].width}x{self.requests[0].height}"
+
+    @property
+    def output_format(self) -> OutputFormat:
+        """The pictures' encoding."""
+        return self.wish.output_format
+
+
+def order_of(body: GenerationBody, cache_control: str, info: ModelInfo, settings: Settings) -> Order:
+    """Check what the schema alone cannot, and fill in the model's defaults.
+
+    Raises:
+        InvalidRequestError: a field does not fit the served model; it is named.
+    """
+    _check_unsupported(body, info)
+    width, height = _size(body.size, info)
+    first = GenerationRequest(
+        request_id="",
+        tenant=settings.tenant,
+        prompt=_text("prompt", body.prompt, settings.max_prompt_chars, may_be_blank=False),
+        negative_prompt=_text("negative_prompt", body.negative_prompt or "", settings.max_prompt_chars),
+        width=width,
+        height=height,
+        steps=info.default_steps if body.num_inference_steps is None else body.num_inference_steps,
+        guidance_scale=info.default_guidance if body.guidance_scale is None else body.guidance_scale,
+        scheduler=_solver(body.scheduler, info),
+        seed=0,
+        seed_given=body.seed is not None,
+        cache=cache_options(body.cache, cache_control),
+    )
+    count = body.n or 1
+    requests = tuple(
+        replace(first, request_id=uuid.uuid4().hex, seed=_seed(body.seed, index)) for index in range(count)
+    )
+    return Order(requests, Wish(body.output_format or "png", body.output_compression))
+
+
+def cache_options(body: CacheBody | None, cache_control: str) -> CacheOptions:
+    """Join the body's wishes with the standard header's; the stricter one holds."""
+    given = body or CacheBody()
+    directives = {part.strip().lower() for part in cache_control.split(",")}
+    return CacheOptions(
+        mode=CacheMode(given.mode or "auto"),
+        min_similarity=given.min_similarity or 0.0,
+        max_skip_ratio=1.0 if given.max_skip_ratio is None else given.max_skip_ratio,
+        read=not directives & {"no-cache", "max-age=0"},
+        store=given.store is not False and "no-store" not in directives,
+        only_if_cached="only-if-cached" in directives,
+    )
+
+
+def _check_unsupported(body: GenerationBody, info: ModelInfo) -> None:
+    if body.model is not None and body.model != info.model_id:
+        raise InvalidRequestError(
+            "model",
+            f"model: this service serves {info.model_id} only",
+            code="model_not_found",
+            status=404,
+        )
+    if body.response_format == "url":
+        raise InvalidRequestError("response_format", "response_format: only b64_json is served")
+    if body.stream:
+        raise InvalidRequestError("stream", "stream: not supported here; POST /v1/generations/events streams")
+
+
+def _text(name: str, text: str, limit: int, *, may_be_blank: bool = True) -> str:
+    if not may_be_blank and not text.strip():
+        raise InvalidRequestError(name, f"{name}: must not be blank")
+    if len(text) > limit:
+        raise InvalidRequestError(
+            name, f"{name}: has {len(text)} characters, at most {limit} are accepted", code="string_too_long"
+        )
+    if "\0" in text:
+        raise InvalidRequestError(name, f"{name}: must not contain NUL characters")
+    return text
+
+
+def _size(text: str | None, info: ModelInfo) -> tuple[int, int]:
+    if text is None or text == "auto":
+        return info.width, info.height
+    match = SIZE.fullmatch(text)
+    if match is None:
+        raise InvalidRequestError("size", "size: must look like 512x512, or be auto", code="invalid_size")
+    width, height = int(match[1]), int(match[2])
+    for side in (width, height):
+        if side < info.size_multiple or side > info.max_size or side % info.size_multiple:
+            raise InvalidRequestError("size", _size_rule(info), code="invalid_size")
+    return width, height
+
+
+def _size_rule(info: ModelInfo) -> str:
+    return f"size: both sides must be multiples of {info.size_multiple}, at most {info.max_size} pixels"
+
+
+def _solver(name: str | None, info: ModelInfo) -> str:
+    if name is None:
+        return info.solvers[0]
+    if name not in info.solvers:
+        raise InvalidRequestError("scheduler", f"scheduler: must be one of {', '.join(info.solvers)}")
+    return name
+
+
+def _seed(given: int | None, index: int) -> int:
+    if given is None:
+        return secrets.randbelow(RANDOM_SEEDS)
+    if given + index > MAX_SEED:
+        raise InvalidRequestError("seed", "seed: too large for this many pictures")
+    return given + index

@@ -1,0 +1,152 @@
+"""Puts the parts together and takes them apart again, in the right order."""
+
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from cache_store.config import StoreConfig, StoreConfigError
+from cache_store.store import CacheStore
+from cache_store.types import CacheUnavailable, StoreStats
+from policies.matching import MatchingPolicy, NoMatching, TableError, ThresholdTable, make_matching
+from service.cache import Cache
+from service.embedder import Embedder, EmbedderError
+from service.engine import EngineConfig, make_engine
+from service.engine.base import Engine, EngineStartError, ModelInfo
+from service.generator import Generator
+from service.memory import Memory
+from service.metrics import Metrics
+from service.planner import Planner
+from service.settings import Settings
+from service.totals import Totals
+from service.turnstile import Turnstile
+
+log = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The service cannot start; the message is one clear line."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running parts."""
+
+    settings: Settings
+    engine: Engine
+    cache: Cache
+    generator: Generator
+    metrics: Metrics
+    totals: Totals
+    started: float
+
+    @property
+    def info(self) -> ModelInfo:
+        """The served model."""
+        return self.engine.info
+
+    async def store_stats(self) -> StoreStats | None:
+        """Return what the store holds, None while it is unavailable."""
+        try:
+            return await self.cache.store.stats()
+        except CacheUnavailable:
+            return None
+
+
+@asynccontextmanager
+async def open_service(settings: Settings, metrics: Metrics) -> AsyncGenerator[Service, None]:
+    """Start everything; on leaving, finish what runs, write what is pending, stop.
+
+    Raises:
+        StartError: a part cannot start; the message is one clear line.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            yield await _open(settings, metrics, stack)
+        except (EngineStartError, EmbedderError, StoreConfigError) as error:
+            raise StartError(str(error)) from None
+
+
+async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Service:
+    embedder = Embedder()
+    stack.push_async_callback(embedder.close)
+    cache = Cache(lambda: CacheStore.open(store_config(settings)))
+    await cache.start()
+    stack.push_async_callback(cache.close)
+    memory = Memory(cache, embedder, max_depth=settings.max_depth)
+    stack.push_async_callback(memory.flush)
+    engine = make_engine(engine_config(settings))
+    # Requests are drained before this; what still runs has no client any more.
+    stack.push_async_callback(engine.close)
+    await engine.start()
+    await embedder.start()
+    planner = Planner(
+        cache,
+        embedder,
+        choose_matching(settings, engine.info, embedder.digest),
+        engine.info,
+        capture=settings.capture,
+        candidates=settings.candidates,
+    )
+    totals = Totals()
+    generator = Generator(planner, engine, memory, metrics, totals, Turnstile(settings.queue_limit))
+    return Service(settings, engine, cache, generator, metrics, totals, started=time.time())
+
+
+def store_config(settings: Settings) -> StoreConfig:
+    """Return the store's part of the settings."""
+    return StoreConfig(
+        data_dir=settings.data_dir,
+        redis_url=settings.redis_url,
+        object_url=settings.object_url,
+        byte_budget=settings.state_bytes,
+        ram_bytes=settings.ram_bytes,
+        eviction=settings.eviction,
+        queue_size=settings.store_queue,
+        timeout_seconds=settings.store_timeout_seconds,
+        image_budget=settings.image_bytes,
+    )
+
+
+def engine_config(settings: Settings) -> EngineConfig:
+    """Return the engine's part of the settings."""
+    return EngineConfig(
+        model=settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        max_batch=settings.max_batch,
+        threads=settings.threads,
+        kind=settings.engine,
+    )
+
+
+def choose_matching(settings: Settings, info: ModelInfo, embedder_digest: str) -> MatchingPolicy:
+    """Return the matching policy; a table made for another model or embedder is refused, not used."""
+    if settings.matching == "off":
+        return NoMatching("matching-off")
+    if settings.matching == "paper":
+        return make_matching("paper")
+    return make_matching("gated", _table(settings, info, embedder_digest))
+
+
+def _table(settings: Settings, info: ModelInfo, embedder_digest: str) -> ThresholdTable | None:
+    path = settings.table_path
+    if not path.is_file():
+        if settings.matching_table is not None:
+            raise StartError(f"HEADSTART_MATCHING_TABLE: there is no file {path}")
+        log.warning("no threshold table beside the model: exact repeats only")
+        return None
+    try:
+        table = ThresholdTable.load(path)
+    except (TableError, OSError) as error:
+        raise StartError(f"threshold table {path.name}: {error}") from None
+    served = {
+        "weights_digest": info.weights_digest,
+        "embedder_digest": embedder_digest,
+        "schedule": info.schedule,
+    }
+    if not table.matches(served):
+        log.warning("the threshold table was profiled on another model or embedder: exact repeats only")
+        return None
+    return table

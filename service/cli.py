@@ -1,0 +1,60 @@
+"""The `headstart` command."""
+
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.settings import Settings, SettingsError, load_settings, settings_table
+
+app = typer.Typer(help="Text-to-image serving with approximate caching.", no_args_is_help=True, add_completion=False)
+
+BAD_SETTINGS = 2
+START_FAILED = 1
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder of a diffusers pipeline, or a hub id.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of catalogue, states and pictures.")] = None,
+    device: Annotated[str | None, typer.Option(help="Torch device: auto, cpu, cuda, …")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Serve the API, the metrics and the page until SIGTERM; every other setting is a HEADSTART_… variable."""
+    settings = _settings(host=host, port=port, model=model, data_dir=data_dir, device=device, log_level=log_level)
+    # Imported here so that `headstart settings` and a bad setting answer at once.
+    from service.server import run_server
+
+    raise typer.Exit(0 if run_server(settings) else START_FAILED)
+
+
+@app.command("settings")
+def show_settings() -> None:
+    """Print every setting as a Markdown table."""
+    typer.echo(settings_table())
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(installed_version("headstart"))
+
+
+def _settings(**given: Any) -> Settings:
+    try:
+        return load_settings(**given)
+    except SettingsError as error:
+        typer.echo(f"headstart: {error}", err=True)
+        raise typer.Exit(BAD_SETTINGS) from None
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Gauges read from the store and the engine at scrape time."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cache_store.types import StoreStats
+from service.engine.base import EngineStats
+
+
+class Gauges(Collector):
+    """Yields the snapshot last taken; no I/O happens inside the scrape itself."""
+
+    def __init__(self) -> None:
+        self._metrics: list[Metric] = []
+
+    def take(self, store: StoreStats | None, engine: EngineStats, *, policy: str, inside: int) -> None:
+        """Replace the snapshot; `store` None means unavailable.
+
+        Args:
+            store: what the store holds.
+            engine: the engine's counters.
+            policy: name of the eviction policy, for the label.
+            inside: pictures accepted and not yet answered.
+        """
+        self._metrics = [*_engine_metrics(engine, inside), *_store_metrics(store, policy)]
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the snapshot's metrics."""
+        yield from self._metrics
+
+
+def _engine_metrics(engine: EngineStats, inside: int) -> list[Metric]:
+    return [
+        GaugeMetricFamily("headstart_pictures_in_work", "Pictures accepted and not yet answered.", inside),
+        GaugeMetricFamily("headstart_queue_depth", "Jobs waiting for their first step.", engine.waiting),
+        GaugeMetricFamily("headstart_active_jobs", "Jobs in the step loop.", engine.active),
+        GaugeMetricFamily("headstart_engine_ready", "1 while the engine takes jobs.", float(engine.ready)),
+        CounterMetricFamily("headstart_engine_restarts", "Times the engine died and came back.", engine.restarts),
+        _batch_sizes(engine.batch_sizes),
+    ]
+
+
+def _batch_sizes(sizes: dict[int, int]) -> Metric:
+    buckets, seen = [], 0
+    for size in sorted(sizes):
+        seen += sizes[size]
+        buckets.append((str(float(size)), float(seen)))
+    buckets.append(("+Inf", float(seen)))
+    total = float(sum(size * count for size, count in sizes.items()))
+    return HistogramMetricFamily("headstart_batch_size", "Jobs per joint step.", buckets=buckets, sum_value=total)
+
+
+def _store_metrics(store: StoreStats | None, policy: str) -> list[Metric]:
+    available = GaugeMetricFamily(
+        "headstart_cache_available", "1 while the cache answers.", float(store is not None and store.available)
+    )
+    if store is None or not store.available:
+        return [available]
+    tiers = GaugeMetricFamily("headstart_cache_bytes", "Bytes held, by tier.", labels=("tier",))
+    for tier, size in (("states", store.state_bytes), ("images", store.image_bytes), ("ram", store.ram_bytes)):
+        tiers.add_metric((tier,), size)
+    return [
+        available,
+        GaugeMetricFamily("headstart_cache_entries", "Generations remembered.", store.entries),
+        GaugeMetricFamily("headstart_cache_states", "Noise states held.", store.states),
+        tiers,
+        _evictions(store.evictions, policy),
+        GaugeMetricFamily("headstart_cache_pending_writes", "Cache writes waiting.", store.pending_writes),
+        CounterMetricFamily("headstart_cache_dropped_writes", "Cache writes given up.", store.dropped_writes),
+        CounterMetricFamily("headstart_cache_corrupt_states", "States whose bytes were wrong.", store.corrupt_states),
+    ]
+
+
+def _evictions(evictions: dict[str, int], policy: str) -> Metric:
+    family = CounterMetricFamily("headstart_cache_evictions", "Evictions, by policy.", labels=("policy",))
+    for name, count in (evictions or {policy: 0}).items():
+        family.add_metric((name,), count)
+    return family

@@ -1,0 +1,200 @@
+"""One picture's way: plan, run, encode, remember, count."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from service.engine.base import Engine, JobFailed, JobResult, JobSpec, Progress
+from service.memory import Memory
+from service.metrics import Metrics
+from service.pictures import OutputFormat, encode, transcode
+from service.planner import Planner
+from service.totals import Totals
+from service.turnstile import Turnstile
+from service.types import GenerationRequest, Plan, Verdict, VerdictKind
+from service.verdicts import exact_verdict, run_verdict
+
+
+class GenerationFailedError(Exception):
+    """The engine could not make the picture; `code` is one of `JobFailed.code`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class NotCachedError(Exception):
+    """The client wanted a cached answer or none, and there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How the client wants a picture delivered."""
+
+    output_format: OutputFormat = "png"
+    compression: int | None = None
+    preview_every: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A finished picture.
+
+    Attributes:
+        data: encoded bytes.
+        seed: the seed used.
+        verdict: what the cache did.
+        stored: whether it will be remembered.
+        queue_seconds: wait for the first step.
+        denoise_seconds: device time of its steps.
+        decode_seconds: device time of its decoding.
+        total_seconds: from acceptance to the encoded bytes.
+    """
+
+    data: bytes
+    seed: int
+    verdict: Verdict
+    stored: bool
+    queue_seconds: float
+    denoise_seconds: float
+    decode_seconds: float
+    total_seconds: float
+
+
+GenerationEvent = Plan | Progress | Picture
+
+
+class Generator:
+    """Makes pictures; the one place where planner, engine, memory and metrics meet."""
+
+    def __init__(
+        self,
+        planner: Planner,
+        engine: Engine,
+        memory: Memory,
+        metrics: Metrics,
+        totals: Totals,
+        turnstile: Turnstile,
+    ) -> None:
+        self._planner = planner
+        self._engine = engine
+        self._memory = memory
+        self._metrics = metrics
+        self._totals = totals
+        self.turnstile = turnstile
+
+    async def generate(self, request: GenerationRequest, wish: Wish) -> Picture:
+        """Return the finished picture.
+
+        Raises:
+            GenerationFailedError: the engine gave up.
+            NotCachedError: `only-if-cached`, and nothing fits.
+        """
+        async with aclosing(self.stream(request, wish)) as events:
+            async for event in events:
+                if isinstance(event, Picture):
+                    return event
+        raise GenerationFailedError("internal", "the engine ended without an answer")
+
+    async def stream(self, request: GenerationRequest, wish: Wish) -> AsyncGenerator[GenerationEvent, None]:
+        """Yield the plan, then progress, then exactly one `Picture`.
+
+        Closing the iterator (or cancelling its task) cancels the job at its next step.
+        """
+        way = _Way(place="planning", started=time.perf_counter())
+        try:
+            plan = await self._planner.plan(request, preview_every=wish.preview_every)
+            for stage, seconds in plan.seconds.items():
+                self._metrics.stage.labels(stage).observe(seconds)
+            _refuse_if_uncached(request, hit=plan.kind in (VerdictKind.EXACT, VerdictKind.APPROX))
+            yield plan
+            async with aclosing(self._make(plan, wish, way)) as events:
+                async for event in events:
+                    yield event
+        except (asyncio.CancelledError, GeneratorExit):
+            if way.place != "answered":
+                self._metrics.cancelled.labels(way.place).inc()
+            raise
+
+    async def _make(self, plan: Plan, wish: Wish, way: "_Way") -> AsyncGenerator[Progress | Picture, None]:
+        if plan.job is None:
+            way.place = "encode"
+            picture = await self._repeat(plan, wish, way)
+            way.place = "answered"
+            yield picture
+            return
+        way.place = "denoise"
+        async with aclosing(self._run(plan, plan.job)) as events:
+            async for event in events:
+                if isinstance(event, Progress):
+                    yield event
+                    continue
+                way.place = "encode"
+                picture = await self._finish(plan, event, wish, way)
+                way.place = "answered"
+                yield picture
+
+    async def _run(self, plan: Plan, job: JobSpec) -> AsyncGenerator[Progress | JobResult, None]:
+        async with aclosing(self._engine.run(job)) as events:
+            async for event in events:
+                if isinstance(event, JobFailed):
+                    raise GenerationFailedError(event.code, event.message)
+                if isinstance(event, Progress):
+                    # The gate may refuse every state; then the run starts again from pure noise.
+                    _refuse_if_uncached(plan.request, hit=event.first_step > 0)
+                yield event
+
+    async def _repeat(self, plan: Plan, wish: Wish, way: "_Way") -> Picture:
+        assert plan.image is not None
+        encoding = time.perf_counter()
+        data = await asyncio.to_thread(transcode, plan.image, wish.output_format, wish.compression)
+        self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
+        self._memory.note_repeat(plan)
+        verdict = exact_verdict(plan, self._totals.step_seconds)
+        return self._answer(Picture(data, plan.request.seed, verdict, False, 0.0, 0.0, 0.0, way.elapsed))
+
+    async def _finish(self, plan: Plan, result: JobResult, wish: Wish, way: "_Way") -> Picture:
+        self._metrics.note_run(result)
+        self._totals.note_run(result)
+        self.turnstile.note_pace(result.denoise_seconds + result.decode_seconds)
+        encoding = time.perf_counter()
+        data = await asyncio.to_thread(encode, result.image, wish.output_format, wish.compression)
+        self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
+        stored = self._memory.note_run(plan, result, data if wish.output_format == "png" else None)
+        return self._answer(
+            Picture(
+                data=data,
+                seed=plan.request.seed,
+                verdict=run_verdict(plan, result),
+                stored=stored,
+                queue_seconds=result.queue_seconds,
+                denoise_seconds=result.denoise_seconds,
+                decode_seconds=result.decode_seconds,
+                total_seconds=way.elapsed,
+            )
+        )
+
+    def _answer(self, picture: Picture) -> Picture:
+        self._metrics.note_verdict(picture.verdict)
+        self._metrics.stage.labels("total").observe(picture.total_seconds)
+        self._totals.note_verdict(picture.verdict)
+        return picture
+
+
+@dataclass
+class _Way:
+    """Where a picture is on its way, for the count of cancellations."""
+
+    place: str
+    started: float
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+
+def _refuse_if_uncached(request: GenerationRequest, *, hit: bool) -> None:
+    if request.cache.only_if_cached and not hit:
+        raise NotCachedError("nothing in the cache fits this request")

@@ -1,0 +1,71 @@
+"""What two requests must share: the signature of a request (to resume) and its exact key (to repeat)."""
+
+import hashlib
+import json
+import math
+
+from cache_store.types import Signature
+from service.engine.base import ModelInfo
+from service.types import GenerationRequest
+
+# Neighbouring bands' centres differ by this factor, so a band reaches 10 % to either side of its centre.
+BAND_FACTOR = 1.21
+SMALLEST_BANDED = 0.1
+
+
+def guidance_band(scale: float) -> str:
+    """Return the name of the logarithmic band (about ±10 %) a guidance scale falls in.
+
+    Close scales may share states: the divergence gate still judges the state under the new scale.
+    """
+    if scale < SMALLEST_BANDED:
+        return "none"
+    return str(round(math.log(scale) / math.log(BAND_FACTOR)))
+
+
+def text_hash(text: str) -> str:
+    """Return the SHA-256 hex digest of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def signature_of(request: GenerationRequest, info: ModelInfo, embedder_digest: str) -> Signature:
+    """Return the partition `request` may resume from and is remembered in."""
+    return Signature(
+        tenant=request.tenant,
+        model_id=info.model_id,
+        weights_digest=info.weights_digest,
+        embedder_digest=embedder_digest,
+        width=request.width,
+        height=request.height,
+        prediction_type=info.prediction_type,
+        schedule=info.schedule,
+        guidance_band=guidance_band(request.guidance_scale),
+        negative_prompt_hash=text_hash(request.negative_prompt),
+    )
+
+
+def exact_key(request: GenerationRequest, info: ModelInfo) -> str:
+    """Return the hash two requests share exactly when the full run gives both the same picture.
+
+    The full prompt text counts, however long: the embedder's and the text encoder's cuts play no part.
+    """
+    parts = [
+        request.tenant,
+        info.model_id,
+        info.weights_digest,
+        info.schedule,
+        request.prompt,
+        request.negative_prompt,
+        request.seed,
+        request.steps,
+        request.guidance_scale.hex(),
+        request.scheduler,
+        request.width,
+        request.height,
+    ]
+    return text_hash(json.dumps(parts))
+
+
+def inexact_key(key: str, request_id: str) -> str:
+    """Return a key no request can ask for: a resumed run's picture is not the one its seed stands for."""
+    return text_hash(f"resumed {request_id} {key}")

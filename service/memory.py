@@ -1,0 +1,120 @@
+"""What is remembered after an answer: behind it, best effort, never an error."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from cache_store.types import CacheEntry, CacheUnavailable, NoiseState, StoredImage
+from service.cache import Cache
+from service.embedder import Embedder
+from service.engine.base import CapturedState, JobResult
+from service.keys import inexact_key, text_hash
+from service.pictures import encode
+from service.planner import remembers
+from service.types import Plan
+
+log = logging.getLogger(__name__)
+
+
+class Memory:
+    """Writes finished runs to the store and counts uses, in tasks of its own.
+
+    Args:
+        cache: the store, or its absence.
+        embedder: prompt → vector.
+        max_depth: states with a longer chain of resumes behind them are not kept.
+    """
+
+    def __init__(self, cache: Cache, embedder: Embedder, *, max_depth: int) -> None:
+        self._cache = cache
+        self._embedder = embedder
+        self._max_depth = max_depth
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def note_repeat(self, plan: Plan) -> None:
+        """Count one use of the stored picture a plan returned."""
+        if plan.source is not None:
+            self._behind(self._touch_image(plan.source.entry_id))
+
+    def note_run(self, plan: Plan, result: JobResult, png: bytes | None) -> bool:
+        """Count the state used and remember the run; True when it will be written.
+
+        Args:
+            plan: how the run was planned.
+            result: what the engine returned.
+            png: the picture losslessly encoded, if the answer needed that anyway.
+        """
+        if result.resumed is not None:
+            attempt = plan.attempts[result.resumed]
+            self._behind(self._cache_touch(plan, result.resumed, attempt.entry_id))
+        if not remembers(plan.request):
+            return False
+        self._behind(self._remember(plan, result, png))
+        return True
+
+    async def flush(self) -> None:
+        """Wait until everything noted so far has been handed to the store."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
+
+    def _behind(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(_never_raises(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _touch_image(self, entry_id: int) -> None:
+        await self._cache.store.touch_image(entry_id)
+
+    async def _cache_touch(self, plan: Plan, index: int, entry_id: int) -> None:
+        await self._cache.store.touch(entry_id, plan.attempts[index].state)
+
+    async def _remember(self, plan: Plan, result: JobResult, png: bytes | None) -> None:
+        store = self._cache.store
+        data = png if png is not None else await asyncio.to_thread(encode, result.image)
+        height, width = result.image.shape[:2]
+        entry = await self._entry(plan, result)
+        states = [_noise_state(state) for state in result.captured if state.depth <= self._max_depth]
+        if not store.remember(entry, states, StoredImage(data, width, height)):
+            log.warning("cache write dropped: the write queue is full")
+
+    async def _entry(self, plan: Plan, result: JobResult) -> CacheEntry:
+        request = plan.request
+        resumed = result.resumed is not None
+        depth = 0
+        if plan.job is not None and result.resumed is not None:
+            depth = plan.job.resume[result.resumed].depth + 1
+        return CacheEntry(
+            entry_id=0,
+            signature=plan.signature,
+            prompt=request.prompt,
+            prompt_hash=text_hash(request.prompt),
+            embedding=await self._embedder.embed(request.prompt),
+            seed=request.seed,
+            steps=request.steps,
+            exact_key=inexact_key(plan.exact_key, request.request_id) if resumed else plan.exact_key,
+            created=time.time(),
+            depth=depth,
+            gpu_seconds=result.denoise_seconds,
+        )
+
+
+async def _never_raises(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except CacheUnavailable:
+        log.debug("cache write lost: the store is unavailable")
+    except Exception as error:  # a lost cache write is never an error of a request
+        log.error("cache write failed", extra={"error": type(error).__name__})
+
+
+def _noise_state(state: CapturedState) -> NoiseState:
+    return NoiseState(
+        latent=state.latent,
+        log_snr=state.log_snr,
+        timestep=state.timestep,
+        skip=state.skip,
+        prediction=state.prediction,
+        depth=state.depth,
+    )

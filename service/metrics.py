@@ -1,0 +1,99 @@
+"""Prometheus metrics: base units, bounded labels, never a prompt or an id in a label."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+from service.engine.base import JobResult
+from service.gauges import Gauges
+from service.types import Verdict, VerdictKind
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56)
+SIMILARITY = (0.0, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
+DIVERGENCE = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.5, 1.0)
+
+
+class Metrics:
+    """All metrics of one service, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.gauges = Gauges()
+        self.registry.register(self.gauges)
+        self._debt = 0.0
+        self._count_requests()
+        self._count_cache()
+        self._count_work()
+
+    def _count_requests(self) -> None:
+        self.requests = self._counter("headstart_requests", "HTTP requests answered.", ("route", "status", "cache"))
+        self.duration = self._histogram(
+            "headstart_request_duration_seconds", "Time to answer a generation request.", SECONDS, ("cache",)
+        )
+        self.queue_wait = self._histogram(
+            "headstart_queue_wait_seconds", "Time a picture waited for its first step.", SECONDS
+        )
+        self.cancelled = self._counter(
+            "headstart_cancelled", "Pictures whose client went away, by where they were.", ("where",)
+        )
+        self.rejected = self._counter("headstart_rejected", "Requests turned away because the queue was full.")
+
+    def _count_cache(self) -> None:
+        self.lookups = self._counter(
+            "headstart_cache_lookups", "Pictures by what the cache did for them.", ("verdict", "reason")
+        )
+        self.similarity = self._histogram(
+            "headstart_cache_similarity", "Cosine similarity of the neighbour used, or else of the best.", SIMILARITY
+        )
+        self.divergence = self._histogram(
+            "headstart_cache_divergence", "Last value of the divergence gate, per picture it judged.", DIVERGENCE
+        )
+        self.skipped = self._counter("headstart_cache_skipped_steps", "Denoising steps the cache made unnecessary.")
+        self.wasted = self._counter("headstart_cache_wasted_steps", "Denoising steps thrown away by the gate.")
+        self.saved = self._counter(
+            "headstart_cache_saved_gpu_seconds", "Device seconds saved by the cache, wasted steps subtracted."
+        )
+
+    def _count_work(self) -> None:
+        self.steps = self._counter("headstart_denoise_steps", "Denoising steps run, wasted ones included.")
+        self.gpu = self._counter("headstart_gpu_seconds", "Device seconds spent on denoising and decoding.")
+        self.stage = self._histogram("headstart_stage_seconds", "Time per stage of a picture.", SECONDS, ("stage",))
+        self.step = self._histogram(
+            "headstart_denoise_step_seconds", "Mean device time of a step of a picture.", STEP_SECONDS
+        )
+
+    def note_run(self, result: JobResult) -> None:
+        """Count what a finished run cost."""
+        self.steps.inc(result.steps - result.skipped + result.wasted)
+        self.gpu.inc(result.denoise_seconds + result.decode_seconds)
+        self.queue_wait.observe(result.queue_seconds)
+        self.step.observe(result.step_seconds)
+        self.stage.labels("denoise").observe(result.denoise_seconds)
+        self.stage.labels("decode").observe(result.decode_seconds)
+
+    def note_verdict(self, verdict: Verdict) -> None:
+        """Count what the cache did for an answered picture."""
+        self.lookups.labels(verdict.kind.value, verdict.reason).inc()
+        self.skipped.inc(verdict.skipped)
+        self.wasted.inc(verdict.wasted)
+        self._save(verdict.saved_gpu_seconds)
+        if verdict.similarity is not None and verdict.kind is not VerdictKind.EXACT:
+            self.similarity.observe(verdict.similarity)
+        if verdict.divergence is not None:
+            self.divergence.observe(verdict.divergence)
+
+    def _save(self, seconds: float) -> None:
+        # A counter cannot fall: what refused resumes cost is first paid back by later savings.
+        self._debt -= seconds
+        if self._debt < 0:
+            self.saved.inc(-self._debt)
+            self._debt = 0.0
+
+    def render(self) -> bytes:
+        """Return the exposition text, with the gauges last taken."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)

@@ -1,0 +1,42 @@
+"""Pixels to bytes. Everything here is CPU work for a worker thread, never for the event loop."""
+
+import io
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from service.engine.base import ImageArray
+
+OutputFormat = Literal["png", "jpeg", "webp"]
+DEFAULT_QUALITY = 90
+PREVIEW_LEVEL = 1
+
+
+def encode(image: ImageArray, output_format: OutputFormat = "png", compression: int | None = None) -> bytes:
+    """Encode pixels; `compression` is OpenAI's 0–100 (for JPEG and WebP: the quality), PNG is always lossless."""
+    buffer = io.BytesIO()
+    picture = Image.fromarray(image)
+    if output_format == "png":
+        picture.save(buffer, "PNG")
+    else:
+        picture.save(buffer, output_format.upper(), quality=DEFAULT_QUALITY if compression is None else compression)
+    return buffer.getvalue()
+
+
+def encode_preview(image: ImageArray) -> bytes:
+    """Encode a picture in progress: PNG, quick rather than small."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=PREVIEW_LEVEL)
+    return buffer.getvalue()
+
+
+def decode(png: bytes) -> ImageArray:
+    """Decode a stored picture to pixels."""
+    with Image.open(io.BytesIO(png)) as picture:
+        return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+
+
+def transcode(png: bytes, output_format: OutputFormat, compression: int | None) -> bytes:
+    """Return a stored PNG in another format."""
+    return png if output_format == "png" else encode(decode(png), output_format, compression)

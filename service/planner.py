@@ -1,0 +1,203 @@
+"""Decides how a request will run: return a stored picture, resume from a neighbour's state, or run in full.
+
+The cache may make a request cheaper; it may never make it fail. Whatever goes wrong in here ends in a full
+run with the reason in its verdict.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from cache_store.types import CacheUnavailable, NoiseState
+from policies.matching.base import Attempt, Candidate, MatchingPolicy
+from service.cache import Cache
+from service.embedder import Embedder
+from service.engine.base import JobSpec, ModelInfo, ResumePoint
+from service.keys import exact_key, signature_of
+from service.types import CacheMode, GenerationRequest, Neighbour, Plan, VerdictKind
+
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+
+
+class Planner:
+    """Plans requests against the cache.
+
+    Args:
+        cache: the store, or its absence.
+        embedder: prompt → vector.
+        matching: proposes entries and depths.
+        info: the served model.
+        capture: shares of the steps at which runs leave states.
+        candidates: neighbours to look at.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        embedder: Embedder,
+        matching: MatchingPolicy,
+        info: ModelInfo,
+        *,
+        capture: tuple[float, ...],
+        candidates: int,
+    ) -> None:
+        self._cache = cache
+        self._embedder = embedder
+        self._matching = matching
+        self._info = info
+        self._capture = capture
+        self._candidates = candidates
+
+    async def plan(self, request: GenerationRequest, *, preview_every: int = 0) -> Plan:
+        """Return the plan; every fault of the cache becomes a full run."""
+        full = self._full(request, preview_every)
+        if request.cache.mode is CacheMode.OFF:
+            return replace(full, kind=VerdictKind.BYPASS, reason="cache-off")
+        if not request.cache.read:
+            return replace(full, kind=VerdictKind.REFRESH, reason="no-cache")
+        try:
+            return await self._consult(full)
+        except CacheUnavailable:
+            return replace(full, reason="cache-unavailable")
+        except Exception as error:  # a bug in matching or store must not cost the client the picture
+            log.error("planning failed, running in full", extra={"error": type(error).__name__})
+            return replace(full, reason="cache-error")
+
+    def _full(self, request: GenerationRequest, preview_every: int) -> Plan:
+        return Plan(
+            request=request,
+            signature=signature_of(request, self._info, self._embedder.digest),
+            exact_key=exact_key(request, self._info),
+            kind=VerdictKind.MISS,
+            reason="",
+            job=self._job(request, preview_every),
+        )
+
+    def _job(self, request: GenerationRequest, preview_every: int) -> JobSpec:
+        return JobSpec(
+            job_id=request.request_id,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            seed=request.seed,
+            steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            solver=request.scheduler,
+            width=request.width,
+            height=request.height,
+            capture=self._capture if remembers(request) else (),
+            preview_every=preview_every,
+        )
+
+    async def _consult(self, full: Plan) -> Plan:
+        request = full.request
+        if request.seed_given and (repeat := await self._repeat(full)) is not None:
+            return repeat
+        if resolved_mode(request) is CacheMode.EXACT:
+            return replace(full, reason="no-exact" if request.seed_given else "no-seed")
+        return await self._resume(full)
+
+    async def _repeat(self, full: Plan) -> Plan | None:
+        hit, seconds = await _timed(self._cache.store.find_exact(full.exact_key))
+        if hit is None:
+            return None
+        source = Neighbour(hit.entry_id, hit.prompt, similarity=1.0)
+        return replace(
+            full,
+            kind=VerdictKind.EXACT,
+            reason="exact",
+            job=None,
+            image=hit.image.data,
+            source=source,
+            similarity=1.0,
+            seconds={"search": seconds},
+        )
+
+    async def _resume(self, full: Plan) -> Plan:
+        request = full.request
+        vector, embed_seconds = await _timed(self._embedder.embed(request.prompt))
+        search = self._cache.store.search(full.signature, vector, limit=self._candidates)
+        found, search_seconds = await _timed(search)
+        seconds = {"embed": embed_seconds, "search": search_seconds}
+        decision = self._matching.choose(
+            request.prompt,
+            found,
+            min_similarity=request.cache.min_similarity,
+            max_skip=request.cache.max_skip_ratio,
+        )
+        looked = replace(full, similarity=found[0].similarity if found else None, seconds=seconds)
+        if not decision.attempts:
+            return replace(looked, reason=decision.reason)
+        return await self._load(looked, decision.attempts, found)
+
+    async def _load(self, looked: Plan, attempts: tuple[Attempt, ...], found: list[Candidate]) -> Plan:
+        prompts = {candidate.entry_id: candidate.prompt for candidate in found}
+        states, seconds = await _timed(asyncio.gather(*(self._read(attempt) for attempt in attempts)))
+        usable = [
+            (attempt, _resume_point(attempt, state))
+            for attempt, state in zip(attempts, states, strict=True)
+            if state is not None and self._fits(looked.request, attempt, state, prompts[attempt.entry_id])
+        ]
+        timed = {**looked.seconds, "load": seconds}
+        if not usable or looked.job is None:
+            return replace(looked, reason="state-unreadable", seconds=timed)
+        kept = tuple(attempt for attempt, _ in usable)
+        neighbours = tuple(Neighbour(a.entry_id, prompts[a.entry_id], a.similarity) for a in kept)
+        return replace(
+            looked,
+            kind=VerdictKind.APPROX,
+            reason="match",
+            job=replace(looked.job, resume=tuple(point for _, point in usable)),
+            attempts=kept,
+            neighbours=neighbours,
+            source=neighbours[0],
+            seconds=timed,
+        )
+
+    async def _read(self, attempt: Attempt) -> NoiseState | None:
+        try:
+            return await self._cache.store.load(attempt.entry_id, attempt.state)
+        except CacheUnavailable:
+            return None
+
+    def _fits(self, request: GenerationRequest, attempt: Attempt, state: NoiseState, prompt: str | None) -> bool:
+        if state.latent.shape[0] != self._info.latent_channels or not np.isfinite(state.latent).all():
+            return False
+        gated = np.isfinite(attempt.max_divergence)
+        # Without the source's prediction the gate cannot judge; only the very same prompt may go unjudged.
+        return state.prediction is not None or not gated or prompt == request.prompt
+
+
+def resolved_mode(request: GenerationRequest) -> CacheMode:
+    """Return the request's mode with `auto` replaced: a given seed promises its own picture."""
+    if request.cache.mode is not CacheMode.AUTO:
+        return request.cache.mode
+    return CacheMode.EXACT if request.seed_given else CacheMode.APPROXIMATE
+
+
+def remembers(request: GenerationRequest) -> bool:
+    """Whether the run of this request may be stored."""
+    return request.cache.store and request.cache.mode is not CacheMode.OFF
+
+
+def _resume_point(attempt: Attempt, state: NoiseState) -> ResumePoint:
+    return ResumePoint(
+        latent=state.latent,
+        timestep=state.timestep,
+        log_snr=state.log_snr,
+        skip=state.skip,
+        prediction=state.prediction,
+        max_divergence=attempt.max_divergence,
+        depth=state.depth,
+    )
+
+
+async def _timed(work: Awaitable[Result]) -> tuple[Result, float]:
+    started = time.perf_counter()
+    result = await work
+    return result, time.perf_counter() - started

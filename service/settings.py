@@ -1,0 +1,161 @@
+"""The settings tree: one frozen object, filled from `HEADSTART_…` environment variables.
+
+`load_settings` is the only way in: it refuses unknown variables and bad values with one clear line, so a
+misspelt name can never be silently ignored. `settings_table` renders the same tree as Markdown.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "HEADSTART_"
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEFAULT_MODEL = REPOSITORY / "models" / "scenes-unet"
+MIB = 1024**2
+
+
+class SettingsError(Exception):
+    """A setting is unknown or bad; the message is one clear line that names it."""
+
+
+class Settings(BaseSettings):
+    """Everything an operator may choose; every field is the variable `HEADSTART_` + its name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_parse_none_str="none", validate_default=True
+    )
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    model: str = Field(
+        str(DEFAULT_MODEL),
+        min_length=1,
+        description="Folder of a diffusers pipeline, or a hub id. The default is the shipped `models/scenes-unet`.",
+    )
+    device: str = Field("auto", min_length=1, description="Torch device of the engine: `auto`, `cpu`, `cuda`, …")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number type of the network on the device."
+    )
+    engine: Literal["process", "local"] = Field(
+        "process",
+        description="`process` runs the engine as a supervised child; `local` inside the server (debugging).",
+    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of the engine; 0 lets torch choose.")
+    max_batch: int = Field(8, ge=1, le=1024, description="Most requests that advance in one joint batch.")
+    data_dir: Path = Field(
+        Path("var/headstart"), description="Folder of the private Redis, the noise states and the pictures."
+    )
+    redis_url: str | None = Field(
+        None, description="A shared Redis as catalogue; unset starts a private one in the data folder."
+    )
+    object_url: str | None = Field(
+        None, description="Where states and pictures live (`s3://…`, `gs://…`, `file:///…`); unset = data folder."
+    )
+    state_bytes: int = Field(2048 * MIB, ge=0, description="Most bytes of noise states kept.")
+    image_bytes: int = Field(1024 * MIB, ge=0, description="Most bytes of finished pictures kept for exact repeats.")
+    ram_bytes: int = Field(128 * MIB, ge=0, description="Bytes of states held in memory in front of them; 0 = none.")
+    eviction: str = Field("lcbfu", min_length=1, description="Eviction policy of noise states.")
+    store_timeout_seconds: float = Field(
+        0.5, gt=0, le=60, allow_inf_nan=False, description="Bound on a store operation that a request waits for."
+    )
+    store_queue: int = Field(256, ge=1, description="Cache writes that may wait behind answers; more are dropped.")
+    capture: Annotated[tuple[float, ...], NoDecode] = Field(
+        (0.1, 0.2, 0.3, 0.4, 0.5),
+        description="Shares of a run's steps at which its noise state is kept, separated by commas.",
+    )
+    max_depth: int = Field(3, ge=0, le=100, description="Longest chain of resumes whose states are still kept.")
+    matching: Literal["calibrated", "paper", "off"] = Field(
+        "calibrated",
+        description="`calibrated` uses the profiled table behind the divergence gate, `paper` Nirvana's CLIP "
+        "table without a gate, `off` exact repeats only.",
+    )
+    matching_table: Path | None = Field(
+        None, description="Table of the `calibrated` matching; unset = `matching.json` beside the model."
+    )
+    candidates: int = Field(8, ge=1, le=256, description="Neighbours looked at per request.")
+    tenant: str = Field(
+        "default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Tenant of requests without a key of their own."
+    )
+    queue_limit: int = Field(64, ge=1, description="Pictures in work or waiting; beyond it requests get 429.")
+    max_prompt_chars: int = Field(4000, ge=1, le=100_000, description="Longest prompt accepted, in characters.")
+    drain_seconds: float = Field(
+        30.0, ge=0, le=3600, allow_inf_nan=False, description="Time running requests get to finish after SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line kept.")
+    log_prompts: bool = Field(False, description="Write prompts to the log (off: they are private).")
+
+    @field_validator("capture", mode="before")
+    @classmethod
+    def _split_shares(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("capture")
+    @classmethod
+    def _check_shares(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0.0 < share < 1.0 for share in shares):
+            raise ValueError("every share must lie between 0 and 1, both excluded")
+        if list(shares) != sorted(set(shares)):
+            raise ValueError("shares must rise")
+        return shares
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @property
+    def table_path(self) -> Path:
+        """Where the matching table is expected."""
+        return self.matching_table or Path(self.model) / "matching.json"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment; values given as keywords (the command line) win over it, None means not given.
+
+    Raises:
+        SettingsError: an unknown `HEADSTART_…` variable or a bad value, named in one line.
+    """
+    for variable in os.environ:
+        if variable.upper().startswith(PREFIX):
+            _check_known(variable)
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+
+
+def _check_known(variable: str) -> None:
+    if variable[len(PREFIX) :].lower() not in Settings.model_fields:
+        raise SettingsError(f"unknown setting {variable}; `headstart settings` lists the known ones")
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else "settings"
+    message = " ".join(str(first["msg"]).split())
+    return f"bad setting {PREFIX}{name.upper()}={first['input']!r}: {message}"
+
+
+def settings_table() -> str:
+    """Render every setting as a row of a Markdown table."""
+    rows = ["| variable | default | what it does |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        rows.append(f"| `{PREFIX}{name.upper()}` | {_default_text(name, field.default)} | {field.description} |")
+    return "\n".join(rows)
+
+
+def _default_text(name: str, value: object) -> str:
+    if name == "model":
+        return "`models/scenes-unet`"
+    if value is None:
+        return "unset"
+    if isinstance(value, tuple):
+        return "`" + ",".join(str(part) for part in value) + "`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`"

@@ -122,7 +122,7 @@ def fit_table(trials: Sequence[Trial], bound: float, key: dict[str, str], about:
         fitted = fit_level(at_level, bound)
         if fitted is not None:
             rows.append(ThresholdRow(skip=skip, max_divergence=fitted[0], min_similarity=fitted[1]))
-    return ThresholdTable(rows=tuple(rows), key=key, about=about)
+    return ThresholdTable(rows=tuple(rows), key=key, metadata=about)
 
 
 def main(argv: list[str] | None = None) -> None:

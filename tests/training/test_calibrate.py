@@ -1,0 +1,37 @@
+import numpy as np
+
+from training.calibrate import Trial, fit_level, fit_table
+
+
+def trials(count: int, *, loses_above: float, similarity: float = 0.9) -> list[Trial]:
+    rng = np.random.default_rng(3)
+    made = []
+    for divergence in np.linspace(0.0, 1.0, count):
+        full = float(rng.choice([1.0, 0.8], p=[0.8, 0.2]))
+        loss = 0.5 if divergence > loses_above else 0.0
+        made.append(Trial("wording", 0.3, similarity, float(divergence), full - loss, full, full))
+    return made
+
+
+def test_the_threshold_lies_where_pictures_start_to_lose_attributes() -> None:
+    fitted = fit_level(trials(200, loses_above=0.4), bound=0.01)
+    assert fitted is not None
+    assert 0.35 <= fitted[0] <= 0.41
+
+
+def test_a_level_that_always_loses_is_left_out() -> None:
+    assert fit_level(trials(200, loses_above=-1.0), bound=0.01) is None
+
+
+def test_a_few_good_trials_do_not_make_a_threshold() -> None:
+    assert fit_level(trials(200, loses_above=0.02), bound=0.01) is None
+
+
+def test_the_table_carries_its_key_and_only_the_levels_that_hold() -> None:
+    key = {"weights_digest": "w", "embedder_digest": "e", "schedule": "s"}
+    good = trials(100, loses_above=0.5)
+    bad = [Trial(t.kind, 0.5, t.similarity, t.divergence, t.resumed - 0.5, t.full, t.neighbour) for t in good]
+    table = fit_table([*good, *bad], 0.01, key, {"bound": "0.01"})
+    assert [row.skip for row in table.rows] == [0.3]
+    assert table.matches(key)
+    assert not table.matches(key | {"weights_digest": "other"})

@@ -16,7 +16,13 @@ const parse = (text) => JSON.parse(text.replace(LONG_INTEGER, '"$1":"$2"'));
 export function problem(body, status = 0) {
   const error = body?.error ?? {};
   const message = error.message || (status ? `The service answered with status ${status}.` : "The service reported an error.");
-  return new ServiceError(message, { param: error.param, code: error.code, status });
+  return new ServiceError(error.param ? plain(message, error.param) : message, { param: error.param, code: error.code, status });
+}
+
+/** "seed: must be a number" beside the seed field reads better as "Must be a number". */
+function plain(message, param) {
+  const text = message.startsWith(`${param}: `) ? message.slice(param.length + 2) : message;
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 async function answer(path, options) {

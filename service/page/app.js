@@ -12,6 +12,7 @@ const EXAMPLES = [
   ["a dotted purple flower on a beach", "by the seaside, a violet blossom with dots"],
   ["a checkered cyan box in the snow", "on a winter day, a turquoise cube with checks"],
 ];
+const PREVIEWS = 10;
 const RECENT = 24;
 const REFRESH_MS = 15_000;
 
@@ -35,6 +36,7 @@ function request() {
     num_inference_steps: number("steps"),
     guidance_scale: number("guidance"),
     seed: $("seed").value.trim() || undefined,
+    partial_images: PREVIEWS,
     cache: { mode: $("mode").value },
   };
 }
@@ -182,14 +184,12 @@ function facts({ cache, seed }, took) {
 const seconds3 = (value) => (value < 1 ? `${value.toFixed(2)} s` : words.seconds(value));
 const device = () => "GPU";
 
-function lineage(wish, cache) {
-  const figures = [];
-  if (cache.source) {
-    figures.push(figure(api.entryBlob(cache.source.id), "Started from", [cache.source.prompt ?? ""]));
-    if (cache.verdict === "APPROX") figures.push(figure(state.blob, "Became", marked(cache.source.prompt ?? "", wish.prompt)));
-  }
-  if (cache.verdict === "EXACT") figures.length = 0;
-  $("lineage").replaceChildren(...figures);
+function lineage(wish, { verdict, source }) {
+  const before = source?.prompt ?? "";
+  $("lineage").replaceChildren(...(verdict === "APPROX" && source ? [
+    figure(api.entryBlob(source.id), "Started from", [before]),
+    figure(state.blob, "Became", marked(before, wish.prompt)),
+  ] : []));
 }
 
 function marked(before, prompt) {

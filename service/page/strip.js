@@ -30,7 +30,12 @@ export class StepStrip {
     });
     this.element.setAttribute("aria-valuenow", done);
     this.element.setAttribute("aria-valuetext", `Step ${done} of ${this.total}, ${skipped} skipped`);
-    text("legend-left", skipped ? (skipped === this.total ? `All ${skipped} steps skipped` : `Head start: ${skipped} ${skipped === 1 ? "step" : "steps"}`) : "");
-    text("legend-right", this.total ? (done ? `step ${done} of ${this.total}` : `${this.total} steps`) : "");
+    text("legend-left", skipped ? `Head start: ${skipped} ${skipped === 1 ? "step" : "steps"}` : "");
+    text("legend-right", this.#progress(done, skipped));
+  }
+
+  #progress(done, skipped) {
+    if (done === this.total && done > 0) return skipped === done ? "no step run" : `${done - skipped} steps run`;
+    return done > 0 ? `step ${done} of ${this.total}` : this.total ? `${this.total} steps` : "";
   }
 }

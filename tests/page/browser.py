@@ -10,7 +10,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,12 @@ class Page:
 
     def click(self, selector: str) -> None:
         """A real mouse click in the middle of the first match."""
-        where = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
-            " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-        )
+        where = self.run(f"""(() => {{
+            const element = document.querySelector({json.dumps(selector)});
+            element.scrollIntoView({{block: "center"}});
+            const box = element.getBoundingClientRect();
+            return [box.x + box.width / 2, box.y + box.height / 2];
+        }})()""")
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1)
 
@@ -157,10 +159,8 @@ def chromium(path: str) -> Iterator[Page]:
     try:
         with connect(_tab_address(Path(profile), process), max_size=None) as connection:
             yield Page(connection)
-            try:
+            with suppress(ConnectionClosed):
                 connection.send(json.dumps({"id": 0, "method": "Browser.close"}))
-            except ConnectionClosed:
-                pass
     finally:
         try:
             process.wait(timeout=5)

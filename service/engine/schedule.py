@@ -54,7 +54,7 @@ class NoiseSchedule:
             ValueError: N is larger than the number of training steps.
         """
         self._scheduler.set_timesteps(steps)
-        times = self._scheduler.timesteps
+        times: Tensor = self._scheduler.timesteps
         # Rounding gives diffusers' trailing spacing one time too many for some N (61, 103, …): -1, past the end.
         return times[times >= 0][:steps].float()
 

@@ -5,7 +5,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from service.engine.base import EngineStats, JobEvent, JobSpec, ModelInfo
+from service.engine.config import EngineConfig
 from service.engine.loop import StepLoop
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The first message to an engine process: what to load, and who must be its parent."""
+
+    config: EngineConfig
+    parent: int
 
 
 @dataclass(frozen=True, slots=True)

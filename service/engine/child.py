@@ -1,0 +1,74 @@
+"""The engine process: `python -m service.engine.child FD`, started by `ProcessEngine` only.
+
+Speaks over the socket it inherits, which only its parent holds the other end of. It ignores SIGINT and SIGTERM,
+because the parent decides when it ends, and it never outlives the parent.
+"""
+
+import ctypes
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+
+import torch
+
+from service.engine.base import EngineStartError
+from service.engine.loading import load_pipeline
+from service.engine.loop import StepLoop
+from service.engine.worker import Inbox, Ready, Refused, Setup, serve
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(descriptor: int) -> int:
+    """Load the model, report, and run the loop until told to stop.
+
+    Args:
+        descriptor: the inherited socket.
+
+    Returns:
+        The exit status.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    connection = Connection(descriptor)
+    setup: Setup = connection.recv()
+    _die_with(setup.parent)
+    config = setup.config
+    if config.threads > 0:
+        torch.set_num_threads(config.threads)
+    try:
+        pipeline = load_pipeline(config.model, config.device, config.dtype)
+    except EngineStartError as error:
+        connection.send(Refused(str(error)))
+        return 1
+    connection.send(Ready(pipeline.info))
+    inbox: Inbox = queue.SimpleQueue()
+    threading.Thread(target=_pump, args=(connection, inbox), daemon=True).start()
+    serve(StepLoop(pipeline, max_batch=config.max_batch), inbox, connection.send)
+    return 0
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent goes (Linux; elsewhere the closed socket must do)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _pump(connection: Connection, inbox: Inbox) -> None:
+    while True:
+        try:
+            inbox.put(connection.recv())
+        except (EOFError, OSError):
+            # The parent is gone and nobody wants the pictures: leave at once, even in mid-step.
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,155 @@
+"""The engine in a child process of its own, supervised: it may die, requests may not."""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from service.engine.base import EngineStartError, JobResult, ModelInfo
+from service.engine.config import EngineConfig
+from service.engine.front import Front
+from service.engine.link import ChildLink
+from service.engine.worker import Command, Ready, Refused, Report, Stop, Submit, Ticked
+
+logger = logging.getLogger(__name__)
+
+# A job that was running each of the three times the engine died is taken for the cause.
+DEATHS_ALLOWED = 3
+BACKOFF_SECONDS = 0.1
+BACKOFF_LIMIT_SECONDS = 10.0
+STOP_SECONDS = 5.0
+
+
+class ProcessEngine(Front):
+    """Runs jobs in a supervised child process (the service's default).
+
+    When the child dies, it is started again with growing pauses and every unfinished job is submitted again from its
+    spec: same seed, same picture, some seconds later. The event loop's thread must outlive the engine.
+
+    Args:
+        config: what to run and where.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config)
+        self._link: ChildLink | None = None
+        self._loading: asyncio.Future[ModelInfo] | None = None
+        self._reviver: asyncio.Task[None] | None = None
+        self._generation = 0
+        self._failures = 0
+        self._gone = False
+        self._stopping = False
+        self._past_sizes: Counter[int] = Counter()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, None while there is none."""
+        return self._link.pid if self._link is not None else None
+
+    async def start(self) -> None:
+        """Start the child and wait until it has loaded the model; raises EngineStartError with one clear line."""
+        await self._launch()
+
+    async def _launch(self) -> None:
+        """Start a child, wait until it is ready and give it all unfinished jobs."""
+        owner = asyncio.get_running_loop()
+        self._generation += 1
+        self._loading = owner.create_future()
+        receive = partial(_tell, owner, self._receive, self._generation)
+        lost = partial(_tell, owner, self._lost, self._generation)
+        self._link = ChildLink(self._config, receive, lost)
+        self._gone = False
+        try:
+            self._info = await self._loading
+            if self._gone:
+                raise EngineStartError("the engine process ended as soon as it was ready")
+        except BaseException:
+            await self._reap()
+            raise
+        self._stats.ready = True
+        for ticket in self._tickets.values():
+            self._post(Submit(ticket.spec, ticket.submitted))
+
+    def _receive(self, generation: int, report: Report) -> None:
+        if generation != self._generation or self._loading is None:
+            return
+        match report:
+            case Ready(info) if not self._loading.done():
+                self._loading.set_result(info)
+            case Refused(message) if not self._loading.done():
+                self._loading.set_exception(EngineStartError(message))
+            case Ticked(events, stats):
+                sizes = dict(self._past_sizes + Counter(stats.batch_sizes))
+                self._stats = replace(stats, restarts=self._stats.restarts, batch_sizes=sizes)
+                if any(isinstance(event, JobResult) for event in events):
+                    self._failures = 0
+                self._deliver(report)
+
+    def _lost(self, generation: int) -> None:
+        """The child has gone: blame what was running, then bring up another."""
+        if generation != self._generation or self._stopping or self._loading is None:
+            return
+        if not self._loading.done():
+            self._loading.set_exception(EngineStartError("the engine process ended while it loaded the model"))
+            return
+        if not self._stats.ready:
+            self._gone = True
+            return
+        logger.error("the engine process ended; starting another for %d unfinished jobs", len(self._tickets))
+        self._past_sizes = Counter(self._stats.batch_sizes)
+        self._stats = replace(self._stats, active=0, ready=False, restarts=self._stats.restarts + 1)
+        self._blame()
+        self._reviver = asyncio.get_running_loop().create_task(self._revive())
+
+    def _blame(self) -> None:
+        """Count the death against the jobs that may have been running, and give up those that were there each time.
+
+        Admission is first come, first served, so the running ones are the oldest.
+        """
+        for ticket in list(self._tickets.values())[: self._config.max_batch]:
+            ticket.deaths += 1
+            if ticket.deaths >= DEATHS_ALLOWED:
+                self._fail(ticket, "engine-lost", "the engine died repeatedly while it worked on this picture")
+
+    async def _revive(self) -> None:
+        await self._reap()
+        while True:
+            await asyncio.sleep(min(BACKOFF_SECONDS * 2**self._failures, BACKOFF_LIMIT_SECONDS))
+            self._failures += 1
+            try:
+                await self._launch()
+            except EngineStartError as error:
+                logger.error("the engine does not start again: %s", error)
+                if self._failures >= DEATHS_ALLOWED:
+                    self._fail_all("engine-lost", "the engine does not start")
+            else:
+                return
+
+    async def _reap(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            await asyncio.to_thread(link.end)
+
+    def _post(self, command: Command) -> None:
+        # While there is no child nothing is lost: its successor is given every ticket there is by then.
+        if self._link is not None and self._stats.ready:
+            self._link.post(command)
+
+    async def _shut_down(self) -> None:
+        self._stopping = True
+        if self._reviver is not None:
+            self._reviver.cancel()
+            await asyncio.wait([self._reviver])
+        if self._link is not None:
+            self._link.post(Stop())
+            link, self._link = self._link, None
+            await asyncio.to_thread(link.end, STOP_SECONDS)
+
+
+def _tell(owner: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+    """Call on the event loop's thread; an event loop that has closed no longer listens."""
+    with contextlib.suppress(RuntimeError):
+        owner.call_soon_threadsafe(function, *arguments)

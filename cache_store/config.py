@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class StoreConfigError(Exception):
+    """The store cannot be opened with this configuration; the message is one clear line."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
     """Configuration of a `CacheStore`.
@@ -12,6 +16,7 @@ class StoreConfig:
         data_dir: folder for the private Redis (socket, append-only file) and, by default, the states.
         redis_url: a shared Redis; None starts a private redis-server in `data_dir`.
         object_url: where states and pictures live, any URL obstore takes; None = `data_dir`/objects.
+            Services that share a Redis must share this too.
         byte_budget: most bytes of states kept in the object store.
         ram_bytes: byte bound of the RAM tier in front of it; 0 switches it off.
         eviction: name of an eviction policy, see `policies.eviction.POLICIES`.
@@ -29,3 +34,13 @@ class StoreConfig:
     queue_size: int = 256
     timeout_seconds: float = 0.5
     image_budget: int = 1024**3
+
+    def check(self) -> None:
+        """Raise StoreConfigError for a value out of range."""
+        for name in ("byte_budget", "ram_bytes", "image_budget"):
+            if getattr(self, name) < 0:
+                raise StoreConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.queue_size < 1:
+            raise StoreConfigError(f"queue_size must be at least 1, got {self.queue_size}")
+        if not 0 < self.timeout_seconds < float("inf"):
+            raise StoreConfigError(f"timeout_seconds must be positive and finite, got {self.timeout_seconds}")

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+from policies.matching.base import StateRef
 
 Float16Array = NDArray[np.float16]
 Float32Array = NDArray[np.float32]
@@ -107,6 +109,80 @@ class CacheEntry:
     created: float
     depth: int
     gpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExactHit:
+    """The stored answer to the very same request.
+
+    Attributes:
+        entry_id: the entry it belongs to.
+        prompt: the entry's prompt text.
+        image: the stored picture.
+    """
+
+    entry_id: int
+    prompt: str
+    image: StoredImage
+
+
+@dataclass(frozen=True, slots=True)
+class EntrySummary:
+    """What a person may be shown of an entry.
+
+    Attributes:
+        entry_id: stable positive 63-bit id.
+        prompt: the prompt's text.
+        created: Unix seconds.
+        seed: the seed of the run.
+        steps: denoising steps N of the run.
+        depth: lineage depth, 0 for a full run.
+        states: the states it still holds, shallowest first.
+        uses: how often it served a request, states and picture together.
+        has_image: whether its picture is still there.
+    """
+
+    entry_id: int
+    prompt: str
+    created: float
+    seed: int
+    steps: int
+    depth: int
+    states: tuple[StateRef, ...]
+    uses: int
+    has_image: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """Counters and gauges of a store; the last known ones while the catalogue is away.
+
+    Attributes:
+        available: whether the catalogue answers now.
+        entries: remembered generations.
+        states: noise states held.
+        state_bytes: bytes of states in the object store.
+        image_bytes: bytes of pictures in the object store.
+        ram_bytes: bytes of states in this process's RAM tier.
+        evictions: how many states or pictures went, by reason: the eviction policy's name,
+            "image_budget", "corrupt" or "cleared".
+        dropped_writes: writes this process gave up (queue full, cache away).
+        pending_writes: writes waiting now.
+        corrupt_states: states this process found missing or damaged.
+        partitions: signatures with at least one state.
+    """
+
+    available: bool = False
+    entries: int = 0
+    states: int = 0
+    state_bytes: int = 0
+    image_bytes: int = 0
+    ram_bytes: int = 0
+    evictions: dict[str, int] = field(default_factory=dict)
+    dropped_writes: int = 0
+    pending_writes: int = 0
+    corrupt_states: int = 0
+    partitions: int = 0
 
 
 class CacheUnavailable(Exception):

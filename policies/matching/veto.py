@@ -5,7 +5,7 @@ from collections import Counter
 
 _QUALITY_TAG = re.compile(r"\b\d+[kp]\b")
 _DIGITS = re.compile(r"\d+(?:\.\d+)?")
-_WORD = re.compile(r"[^\W\d_]+(?:n['’]t)?")
+_WORD = re.compile(r"[^\W\d_]+(?:['’]t)?")
 _QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|«([^»]+)»|„([^“”]+)[“”]|(?<!\w)['‘]([^'’]+)['’](?!\w)")
 
 # "one" is absent on purpose: "one circle" and "a circle" ask for the same picture.

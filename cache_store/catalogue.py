@@ -1,0 +1,230 @@
+"""The catalogue: what is remembered, in Redis. No object is read or written here."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cache_store import scripts
+from cache_store.link import RedisLink
+from cache_store.records import (
+    SUMMARY_FIELDS,
+    StateRecord,
+    entry_fields,
+    parse_member,
+    parse_states,
+    parse_summary,
+)
+from cache_store.types import CacheEntry, EntrySummary, StoredImage
+from policies.eviction.base import EvictionPolicy
+from policies.matching.base import Candidate
+
+PREFIX = "headstart:1:"
+"""Of every key; the number is the schema's version."""
+
+# A crashed Redis may have lost the last second of the id counter. Skipping more ids than any second can
+# have handed out keeps an id from ever meaning two entries.
+_ID_GAP = 1_000_000
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """What the catalogue knows of a stored picture."""
+
+    entry_id: int
+    prompt: str
+    width: int
+    height: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The catalogue's own counters."""
+
+    entries: int
+    states: int
+    partitions: int
+    state_bytes: int
+    image_bytes: int
+    evictions: dict[str, int]
+
+
+class Catalogue:
+    """Typed access to the keys under `PREFIX`; call only inside the link's guard."""
+
+    def __init__(self, link: RedisLink, policy: EvictionPolicy) -> None:
+        """Use `link`; rank states by `policy`."""
+        self._link = link
+        self._policy = policy
+
+    async def open(self, new_store_id: str) -> str:
+        """Return the store's identity (`new_store_id` if it has none yet) and skip ids a crash may have lost."""
+        await self._link.call("SET", PREFIX + "store", new_store_id, "NX")
+        await self._link.call("INCRBY", PREFIX + "next", _ID_GAP)
+        return str((await self._link.call("GET", PREFIX + "store")).decode())
+
+    async def new_id(self) -> int:
+        """Return an entry id never handed out before."""
+        return int(await self._link.call("INCR", PREFIX + "next"))
+
+    async def exists(self, entry_id: int) -> bool:
+        """Return whether the entry is remembered."""
+        return bool(await self._link.call("EXISTS", f"{PREFIX}entry:{entry_id}"))
+
+    async def tick(self) -> int:
+        """Advance the logical clock and return it."""
+        return int(await self._link.call("INCR", PREFIX + "clock"))
+
+    async def commit(self, entry: CacheEntry, records: Sequence[StateRecord], image: StoredImage, now: int) -> bool:
+        """Make a written entry visible, all at once; False when its id is taken."""
+        states: list[str | float | int] = []
+        for record in records:
+            states += [record.level, record.dump(), record.score(self._policy, uses=0, last_used=now, now=now)]
+        head = (PREFIX, entry.entry_id, entry.signature.digest, entry.signature.tenant, entry.exact_key)
+        sizes = (repr(entry.created), now, len(image.data), len(records))
+        return bool(await self._link.script(scripts.COMMIT, *head, *sizes, *states, *entry_fields(entry, image)))
+
+    async def find_exact(self, exact_key: str) -> ImageRecord | None:
+        """Return the picture remembered under `exact_key`."""
+        found = await self._link.script(scripts.FIND_EXACT, PREFIX, exact_key)
+        if not found or found[2] is None or found[2].decode() != exact_key:
+            return None
+        entry_id, prompt, _, nbytes, width, height, sha256 = found
+        if int(nbytes) == 0:
+            return None
+        return ImageRecord(int(entry_id), prompt.decode(), int(width), int(height), sha256.decode())
+
+    async def image_of(self, entry_id: int, tenant: str) -> ImageRecord | None:
+        """Return the picture of `tenant`'s entry; somebody else's looks like none."""
+        fields = ("tenant", "prompt", "image_bytes", "image_width", "image_height", "image_sha256")
+        values = await self._link.call("HMGET", f"{PREFIX}entry:{entry_id}", *fields)
+        if values[0] is None or values[0].decode() != tenant or int(values[2]) == 0:
+            return None
+        _, prompt, _, width, height, sha256 = values
+        return ImageRecord(entry_id, prompt.decode(), int(width), int(height), sha256.decode())
+
+    async def candidates(self, partition: str, near: Sequence[tuple[int, float]]) -> list[Candidate]:
+        """Turn neighbours (entry id, similarity) into candidates; those without states or not of `partition` drop out."""
+        commands: list[tuple[str, ...]] = []
+        for entry_id, _ in near:
+            commands.append(("HMGET", f"{PREFIX}entry:{entry_id}", "partition", "prompt"))
+            commands.append(("HGETALL", f"{PREFIX}states:{entry_id}"))
+        replies = await self._link.batch(commands)
+        found = []
+        for (entry_id, similarity), (home, prompt), states in zip(near, replies[::2], replies[1::2], strict=True):
+            refs = tuple(record.ref for record in parse_states(states))
+            if refs and home is not None and home.decode() == partition:
+                found.append(Candidate(entry_id, similarity, prompt.decode(), refs))
+        return found
+
+    async def touch(self, entry_id: int, level: int) -> None:
+        """Count one use of a state and rank it anew."""
+        found = await self._link.script(scripts.TOUCH, PREFIX, entry_id, level)
+        if not found:
+            return
+        record, uses, now = StateRecord.parse(found[0]), int(found[1]), int(found[2])
+        score = record.score(self._policy, uses=uses, last_used=now, now=now)
+        await self._link.script(scripts.RESCORE, PREFIX, entry_id, level, uses, score, record.member)
+
+    async def touch_image(self, entry_id: int) -> None:
+        """Count one use of a picture and make it the most recently used."""
+        await self._link.script(scripts.TOUCH_IMAGE, PREFIX, entry_id)
+
+    async def drop_state(self, entry_id: int, level: int, reason: str) -> bool:
+        """Take a state out; return whether the entry has no state left."""
+        _, left = await self._link.script(scripts.DROP_STATE, PREFIX, entry_id, level, reason)
+        return int(left) == 0
+
+    async def drop_image(self, entry_id: int, reason: str) -> None:
+        """Take a picture and its exact key out."""
+        await self._link.script(scripts.DROP_IMAGE, PREFIX, entry_id, reason)
+
+    async def clear_entry(self, entry_id: int) -> bool:
+        """Take an entry out with all it has; return whether it was there."""
+        return bool(await self._link.script(scripts.CLEAR_ENTRY, PREFIX, entry_id))
+
+    async def worst_states(self, count: int) -> list[tuple[int, int]]:
+        """Return (entry id, level) of the `count` states to evict first."""
+        return [parse_member(member) for member in await self._link.call("ZRANGE", PREFIX + "order", 0, count - 1)]
+
+    async def worst_images(self, count: int) -> list[int]:
+        """Return the entries whose pictures were used least recently."""
+        return [int(member) for member in await self._link.call("ZRANGE", PREFIX + "images", 0, count - 1)]
+
+    async def levels(self, entry_id: int) -> list[int]:
+        """Return the noise levels an entry still holds."""
+        return [record.level for record in parse_states(await self._states(entry_id))]
+
+    async def _states(self, entry_id: int) -> dict[bytes, bytes]:
+        return dict(await self._link.call("HGETALL", f"{PREFIX}states:{entry_id}"))
+
+    async def entry_ids(self, tenant: str | None) -> list[int]:
+        """Return all entries, of one tenant or of everybody, oldest first."""
+        key = PREFIX + ("entries" if tenant is None else f"tenant:{tenant}")
+        return [int(member) for member in await self._link.call("ZRANGE", key, 0, -1)]
+
+    async def summary(self, entry_id: int, tenant: str) -> EntrySummary | None:
+        """Return `tenant`'s entry; somebody else's looks like none."""
+        values = await self._link.call("HMGET", f"{PREFIX}entry:{entry_id}", *SUMMARY_FIELDS)
+        if values[0] is None or values[0].decode() != tenant:
+            return None
+        return parse_summary(entry_id, values, await self._states(entry_id))
+
+    async def recent(self, tenant: str, limit: int) -> list[EntrySummary]:
+        """Return `tenant`'s newest entries, newest first."""
+        if limit <= 0:
+            return []
+        ids = [int(m) for m in await self._link.call("ZREVRANGE", f"{PREFIX}tenant:{tenant}", 0, limit - 1)]
+        commands: list[tuple[str, ...]] = []
+        for entry_id in ids:
+            commands.append(("HMGET", f"{PREFIX}entry:{entry_id}", *SUMMARY_FIELDS))
+            commands.append(("HGETALL", f"{PREFIX}states:{entry_id}"))
+        replies = await self._link.batch(commands)
+        pairs = zip(ids, replies[::2], replies[1::2], strict=True)
+        return [summary for entry_id, values, states in pairs if (summary := parse_summary(entry_id, values, states))]
+
+    async def totals(self) -> Totals:
+        """Return the counters."""
+        entries, states, partitions, totals, evictions = await self._link.batch(
+            [
+                ("ZCARD", PREFIX + "entries"),
+                ("ZCARD", PREFIX + "order"),
+                ("SCARD", PREFIX + "partitions"),
+                ("HGETALL", PREFIX + "totals"),
+                ("HGETALL", PREFIX + "evictions"),
+            ]
+        )
+        return Totals(
+            entries=int(entries),
+            states=int(states),
+            partitions=int(partitions),
+            state_bytes=int(totals.get(b"state_bytes", 0)),
+            image_bytes=int(totals.get(b"image_bytes", 0)),
+            evictions={reason.decode(): int(count) for reason, count in evictions.items()},
+        )
+
+    async def partitions(self) -> list[str]:
+        """Return the digests of all signatures that hold a state."""
+        return sorted(member.decode() for member in await self._link.call("SMEMBERS", PREFIX + "partitions"))
+
+    async def embeddings(self, partition: str) -> AsyncIterator[list[tuple[int, bytes | None]]]:
+        """Yield (entry id, raw embedding) of a partition's entries, a page at a time."""
+        ids = sorted(int(member) for member in await self._link.call("SMEMBERS", f"{PREFIX}partition:{partition}"))
+        for start in range(0, len(ids), _PAGE):
+            page = ids[start : start + _PAGE]
+            replies: list[Any] = await self._link.batch([("HGET", f"{PREFIX}entry:{i}", "embedding") for i in page])
+            yield list(zip(page, replies, strict=True))
+
+    async def state_members(self) -> set[tuple[int, int]]:
+        """Return (entry id, level) of every state in the eviction order."""
+        return {parse_member(member) for member in await self._link.call("ZRANGE", PREFIX + "order", 0, -1)}
+
+    async def state_records(self, entry_ids: Sequence[int]) -> list[tuple[StateRecord, ...]]:
+        """Return the state records of each entry."""
+        replies = await self._link.batch([("HGETALL", f"{PREFIX}states:{i}") for i in entry_ids])
+        return [parse_states(reply) for reply in replies]
+
+    async def image_ids(self) -> set[int]:
+        """Return the entries that have a picture."""
+        return {int(member) for member in await self._link.call("ZRANGE", PREFIX + "images", 0, -1)}

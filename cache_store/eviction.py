@@ -1,0 +1,105 @@
+"""Forgetting: out of every place at once, and within budgets."""
+
+from cache_store.parts import Parts
+from cache_store.ram import Key
+
+_BATCH = 64
+
+
+class Remover:
+    """Takes states, pictures and entries out of every place they are in: catalogue first, bytes last.
+
+    In that order a crash leaves at worst an object nobody knows, which the next start sweeps away.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        """Work on `parts`."""
+        self._parts = parts
+
+    async def drop_state(self, key: Key, reason: str) -> None:
+        """Forget one state."""
+        parts = self._parts
+        async with parts.redis():
+            last = await parts.catalogue.drop_state(*key, reason)
+        parts.ram.discard(key)
+        if last:
+            await parts.thread.run(parts.index.remove, [key[0]])
+        await self._delete(parts.objects.state_path(*key))
+
+    async def drop_image(self, entry_id: int, reason: str) -> None:
+        """Forget one picture."""
+        async with self._parts.redis():
+            await self._parts.catalogue.drop_image(entry_id, reason)
+        await self._delete(self._parts.objects.image_path(entry_id))
+
+    async def clear_entry(self, entry_id: int) -> bool:
+        """Forget an entry and all it has; return whether it was there."""
+        parts = self._parts
+        async with parts.redis():
+            levels = await parts.catalogue.levels(entry_id)
+            found = await parts.catalogue.clear_entry(entry_id)
+        await parts.thread.run(parts.index.remove, [entry_id])
+        for level in levels:
+            parts.ram.discard((entry_id, level))
+            await self._delete(parts.objects.state_path(entry_id, level))
+        await self._delete(parts.objects.image_path(entry_id))
+        return found
+
+    async def _delete(self, path: str) -> None:
+        async with self._parts.files():
+            await self._parts.objects.delete(path)
+
+
+class Evictor:
+    """Evicts the smallest scores until states and pictures are within their budgets."""
+
+    def __init__(self, parts: Parts, remover: Remover, *, reason: str, state_budget: int, image_budget: int) -> None:
+        """Count evictions of states under `reason`, the policy's name; budgets in bytes."""
+        self._parts = parts
+        self._remover = remover
+        self._reason = reason
+        self._state_budget = state_budget
+        self._image_budget = image_budget
+
+    async def run(self) -> None:
+        """Evict until within both budgets; pinned states stay, even if that means staying above."""
+        while await self._state_bytes() > self._state_budget:
+            if not await self._evict_states():
+                break
+        while await self._image_bytes() > self._image_budget:
+            if not await self._evict_images():
+                break
+
+    async def _state_bytes(self) -> int:
+        async with self._parts.redis():
+            return (await self._parts.catalogue.totals()).state_bytes
+
+    async def _image_bytes(self) -> int:
+        async with self._parts.redis():
+            return (await self._parts.catalogue.totals()).image_bytes
+
+    async def _evict_states(self) -> int:
+        """Evict up to a batch of states; return how many."""
+        pins = self._parts.pins
+        async with self._parts.redis():
+            worst = await self._parts.catalogue.worst_states(_BATCH + len(pins))
+        count = 0
+        for key in worst:
+            if await self._state_bytes() <= self._state_budget:
+                break
+            if key not in pins:
+                await self._remover.drop_state(key, self._reason)
+                count += 1
+        return count
+
+    async def _evict_images(self) -> int:
+        """Evict up to a batch of pictures; return how many."""
+        async with self._parts.redis():
+            worst = await self._parts.catalogue.worst_images(_BATCH)
+        count = 0
+        for entry_id in worst:
+            if await self._image_bytes() <= self._image_budget:
+                break
+            await self._remover.drop_image(entry_id, "image_budget")
+            count += 1
+        return count

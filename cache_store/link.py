@@ -1,0 +1,183 @@
+"""The connection to Redis: bounded calls, a circuit breaker, reconnection in the background."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from cache_store.types import CacheUnavailable
+
+log = logging.getLogger(__name__)
+
+Argument = str | bytes | int | float
+_TRIP_AFTER_TIMEOUTS = 3
+_HEARTBEAT_SECONDS = 1.0
+_FIRST_BACKOFF = 0.05
+_LAST_BACKOFF = 1.0
+_PING_SECONDS = 2.0
+
+
+def connect(url: str | None, socket_path: str | None) -> Redis:
+    """Return a client that never retries by itself: the link decides when to try again.
+
+    Raises:
+        ValueError: `url` is not a Redis URL.
+    """
+    retry = Retry(NoBackoff(), 0)
+    if url is not None:
+        return Redis.from_url(url, protocol=2, retry=retry, socket_connect_timeout=_PING_SECONDS, socket_timeout=None)
+    return Redis(unix_socket_path=socket_path, protocol=2, retry=retry, socket_timeout=None)
+
+
+class RedisLink:
+    """Talks to Redis while it is there, fails at once while it is not.
+
+    A lost connection, or three timeouts in a row, opens the circuit: every call then raises
+    `CacheUnavailable` without waiting, until a background task has reached Redis again and `prepare` (which
+    rebuilds what this process keeps in memory) has succeeded.
+    """
+
+    def __init__(self, client: Redis, prepare: Callable[[], Awaitable[None]]) -> None:
+        """Wrap `client`; `prepare` runs after each (re)connection, before anybody else may call."""
+        self._client = client
+        self._execute: Callable[..., Awaitable[Any]] = client.execute_command
+        self._prepare = prepare
+        self._up = asyncio.Event()
+        self._down = asyncio.Event()
+        self._down.set()
+        self._down_since = time.monotonic()
+        self._timeouts = 0
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether the circuit is closed."""
+        return self._up.is_set()
+
+    @property
+    def down_seconds(self) -> float:
+        """How long it has been unavailable, 0 while it is available."""
+        return 0.0 if self.available else time.monotonic() - self._down_since
+
+    def start(self) -> None:
+        """Begin to connect in the background."""
+        self._keeper = asyncio.create_task(self._keep(), name="redis-link")
+
+    async def close(self) -> None:
+        """Stop reconnecting and close all connections."""
+        self._up.clear()
+        if self._keeper:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._client.aclose()
+
+    async def wait_available(self, seconds: float) -> bool:
+        """Wait up to `seconds` for the circuit to close; return whether it is."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._up.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    @asynccontextmanager
+    async def guard(self, deadline: float) -> AsyncIterator[None]:
+        """Bound what is inside by `deadline` (loop time) and turn every fault into `CacheUnavailable`."""
+        if not self.available:
+            raise CacheUnavailable("redis is away")
+        try:
+            async with asyncio.timeout_at(deadline):
+                yield
+            self._timeouts = 0
+        except CacheUnavailable:
+            raise
+        except TimeoutError as error:
+            self._timeouts += 1
+            if self._timeouts >= _TRIP_AFTER_TIMEOUTS:
+                self._trip("it does not answer in time")
+            raise CacheUnavailable("redis did not answer in time") from error
+        except Exception as error:
+            self._judge(error)
+            raise CacheUnavailable(f"catalogue fault: {type(error).__name__}") from error
+
+    async def call(self, *command: Argument) -> Any:
+        """Run one command; only inside `guard` or `prepare`."""
+        return await self._execute(*command)
+
+    async def batch(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Run several commands in one round trip (not atomic); only inside `guard` or `prepare`."""
+        if not commands:
+            return []
+        async with self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return list(await pipe.execute())
+
+    async def script(self, source: str, *arguments: Argument) -> Any:
+        """Run a Lua script, atomically; only inside `guard` or `prepare`."""
+        return await self._execute("EVAL", source, 0, *arguments)
+
+    def _judge(self, error: Exception) -> None:
+        if isinstance(error, ResponseError):
+            # Up to the first quotation: what Redis quotes back may be somebody's prompt.
+            log.error("redis refused a command: %s", str(error).split("`")[0].split("\n")[0][:160])
+        elif isinstance(error, RedisError | OSError):
+            self._trip(type(error).__name__)
+        else:
+            log.error("the catalogue holds something unreadable: %s", type(error).__name__)
+
+    def _trip(self, why: str) -> None:
+        if self.available:
+            log.warning("the cache is unavailable: %s", why)
+            self._down_since = time.monotonic()
+            self._up.clear()
+            self._down.set()
+
+    async def _keep(self) -> None:
+        backoff = _FIRST_BACKOFF
+        while True:
+            if self.available:
+                await self._watch()
+                backoff = _FIRST_BACKOFF
+            elif not await self._reconnect():
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, _LAST_BACKOFF)
+
+    async def _watch(self) -> None:
+        """Return when the circuit opens; a silent death is noticed by a heartbeat."""
+        while self.available:
+            try:
+                async with asyncio.timeout(_HEARTBEAT_SECONDS):
+                    await self._down.wait()
+            except TimeoutError:
+                await self._beat()
+
+    async def _beat(self) -> None:
+        try:
+            async with asyncio.timeout(_PING_SECONDS):
+                await self._execute("PING")
+        except (TimeoutError, RedisError, OSError) as error:
+            self._trip(type(error).__name__)
+
+    async def _reconnect(self) -> bool:
+        try:
+            await self._client.connection_pool.disconnect()
+            async with asyncio.timeout(_PING_SECONDS):
+                await self._execute("PING")
+            await self._prepare()
+        except Exception as error:
+            # First connection attempts meet a server that is still starting: not worth a warning.
+            log.debug("redis is not there yet: %s", type(error).__name__)
+            return False
+        self._timeouts = 0
+        self._down.clear()
+        self._up.set()
+        log.info("the cache is available")
+        return True

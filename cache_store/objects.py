@@ -1,0 +1,114 @@
+"""The object store: bytes under names, in a local folder or at any URL obstore takes."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import obstore
+from obstore.store import HTTPStore, LocalStore, from_url
+
+from cache_store.config import StoreConfig, StoreConfigError
+from cache_store.types import CacheUnavailable
+
+log = logging.getLogger(__name__)
+
+_TRIP_AFTER = 3
+_COOL_DOWN_SECONDS = 2.0
+
+
+class Objects:
+    """Reads, writes and lists objects; three faults in a row make it fail at once for two seconds.
+
+    Attributes:
+        store_id: the catalogue's identity, once known; names its part of the object store, so that the objects
+            of one catalogue are never taken for another's.
+    """
+
+    def __init__(self, config: StoreConfig) -> None:
+        """Open the store `config` names.
+
+        Raises:
+            StoreConfigError: the URL is not one obstore takes, or the local folder cannot be made.
+        """
+        self.store_id = ""
+        self._local: Path | None = None
+        self._faults = 0
+        self._closed_until = 0.0
+        try:
+            self._store = self._open(config)
+        except Exception as error:
+            raise StoreConfigError(f"object store cannot be opened: {str(error).splitlines()[0]}") from error
+
+    def _open(self, config: StoreConfig) -> obstore.store.ObjectStore:
+        if config.object_url is None:
+            self._local = config.data_dir / "objects"
+            self._local.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return LocalStore(self._local)
+        if config.object_url.startswith("file://"):
+            return LocalStore.from_url(config.object_url, mkdir=True)
+        store = from_url(config.object_url)
+        if isinstance(store, HTTPStore):
+            raise ValueError("plain HTTP cannot hold objects; use file, s3, gs or az")
+        return store
+
+    def state_path(self, entry_id: int, level: int) -> str:
+        """Return where a state lives."""
+        return f"{self.store_id}/states/{entry_id & 0xFF:02x}/{entry_id:016x}.{level}.safetensors"
+
+    def image_path(self, entry_id: int) -> str:
+        """Return where a picture lives."""
+        return f"{self.store_id}/images/{entry_id & 0xFF:02x}/{entry_id:016x}.png"
+
+    @asynccontextmanager
+    async def guard(self, deadline: float) -> AsyncIterator[None]:
+        """Bound what is inside by `deadline` (loop time) and turn every fault into `CacheUnavailable`."""
+        if time.monotonic() < self._closed_until:
+            raise CacheUnavailable("the object store is away")
+        try:
+            async with asyncio.timeout_at(deadline):
+                yield
+            self._faults = 0
+        except CacheUnavailable:
+            raise
+        except Exception as error:
+            self._count_fault(error)
+            raise CacheUnavailable(f"object store fault: {type(error).__name__}") from error
+
+    def _count_fault(self, error: Exception) -> None:
+        self._faults += 1
+        if self._faults >= _TRIP_AFTER:
+            self._closed_until = time.monotonic() + _COOL_DOWN_SECONDS
+            log.warning("the object store is unavailable: %s", type(error).__name__)
+
+    async def get(self, path: str) -> bytes | None:
+        """Return an object's bytes, or None when there is no such object."""
+        try:
+            result = await obstore.get_async(self._store, path)
+            return bytes(await result.bytes_async())
+        except FileNotFoundError:
+            return None
+
+    async def put(self, path: str, data: bytes) -> None:
+        """Write an object: it appears whole or not at all."""
+        await obstore.put_async(self._store, path, data)
+
+    async def delete(self, path: str) -> None:
+        """Delete an object; one that is not there is fine."""
+        with suppress(FileNotFoundError):
+            await obstore.delete_async(self._store, path)
+
+    async def names(self, prefix: str | None = None, *, older_than: float | None = None) -> AsyncIterator[list[str]]:
+        """Yield the names of all objects under `prefix`, in pages; only those last written before a Unix time."""
+        limit = None if older_than is None else datetime.fromtimestamp(older_than, UTC)
+        async for page in obstore.list(self._store, prefix, chunk_size=1000):
+            yield [meta["path"] for meta in page if limit is None or meta["last_modified"] < limit]
+
+    def remove_drafts(self) -> None:
+        """Delete what interrupted local writes left behind (names that end in #number); only the owner may."""
+        if self._local:
+            for draft in self._local.glob("*/*/*/*#[0-9]*"):
+                draft.unlink(missing_ok=True)

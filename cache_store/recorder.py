@@ -1,0 +1,103 @@
+"""Writing one generation down: objects first, then the catalogue, then the index."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cache_store.parts import Parts
+from cache_store.records import StateRecord, checked_embedding, level_of
+from cache_store.states import encode_state
+from cache_store.types import CacheEntry, CacheUnavailable, NoiseState, StoredImage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A generation on its way into the store.
+
+    Attributes:
+        entry: what to remember it by; id 0 = assign one.
+        states: its noise states.
+        image: its final picture.
+        number: its place among all that were queued, from 1.
+    """
+
+    entry: CacheEntry
+    states: tuple[NoiseState, ...]
+    image: StoredImage
+    number: int
+
+
+class Recorder:
+    """Makes a generation visible only once all its bytes are in the object store."""
+
+    def __init__(self, parts: Parts) -> None:
+        """Write to `parts`."""
+        self._parts = parts
+
+    async def write(self, memory: Memory) -> bool:
+        """Write `memory`; False when it is unusable or its id is taken. Raises CacheUnavailable."""
+        vector = checked_embedding(memory.entry.embedding)
+        if vector is None or memory.entry.entry_id < 0:
+            log.warning("a cache write was refused: no unit embedding or a negative id")
+            return False
+        numbered = await self._number(memory.entry)
+        if numbered is None:
+            return False
+        entry, now = numbered
+        files = await asyncio.to_thread(_encode_all, entry.entry_id, memory.states)
+        await self._put(entry.entry_id, files, memory.image)
+        records = [StateRecord.of(entry.entry_id, state, len(data), now) for state, data in files]
+        async with self._parts.redis():
+            if not await self._parts.catalogue.commit(entry, records, memory.image, now):
+                return False
+        await self._show(entry, [state for state, _ in files], vector)
+        return True
+
+    async def _number(self, entry: CacheEntry) -> tuple[CacheEntry, int] | None:
+        """Give the entry its id; return it with the logical time, or None when the id is taken."""
+        catalogue = self._parts.catalogue
+        async with self._parts.redis():
+            if entry.entry_id and await catalogue.exists(entry.entry_id):
+                log.warning("a cache write was refused: its id is taken")
+                return None
+            entry_id = entry.entry_id or await catalogue.new_id()
+            return replace(entry, entry_id=entry_id), await catalogue.tick()
+
+    async def _put(self, entry_id: int, files: Sequence[tuple[NoiseState, bytes]], image: StoredImage) -> None:
+        objects = self._parts.objects
+        names = [(objects.state_path(entry_id, level_of(state.log_snr)), data) for state, data in files]
+        if image.data:
+            names.append((objects.image_path(entry_id), image.data))
+        async with self._parts.files(), asyncio.TaskGroup() as group:
+            for name, data in names:
+                group.create_task(objects.put(name, data))
+
+    async def _show(self, entry: CacheEntry, states: Sequence[NoiseState], vector: np.ndarray) -> None:
+        for state in states:
+            self._parts.ram.put((entry.entry_id, level_of(state.log_snr)), state)
+        if not states:
+            return
+        try:
+            rows = np.stack([vector])
+            await self._parts.thread.run(self._parts.index.add, entry.signature.digest, [entry.entry_id], rows)
+        except ValueError as error:
+            log.error("an embedding does not fit its partition's dimension")
+            raise CacheUnavailable("embedding of another dimension") from error
+
+
+def _encode_all(entry_id: int, states: Sequence[NoiseState]) -> list[tuple[NoiseState, bytes]]:
+    """Return each usable state with its bytes: one per noise level, none that is not finite float16."""
+    encoded: dict[int, tuple[NoiseState, bytes]] = {}
+    for state in states:
+        try:
+            data = encode_state(entry_id, state)
+        except ValueError as error:
+            log.warning("a noise state was not stored: %s", error)
+            continue
+        encoded[level_of(state.log_snr)] = (state, data)
+    return list(encoded.values())

@@ -1,0 +1,360 @@
+"""The façade: everything the service may ask of the cache."""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from typing import Any
+
+from redis.asyncio import Redis
+
+from cache_store import integrity, recovery
+from cache_store.catalogue import Catalogue, ImageRecord
+from cache_store.config import StoreConfig, StoreConfigError
+from cache_store.data_dir import FileLock, claim
+from cache_store.eviction import Evictor, Remover
+from cache_store.link import RedisLink, connect
+from cache_store.objects import Objects
+from cache_store.parts import Parts
+from cache_store.ram import Key, RamTier
+from cache_store.recorder import Memory, Recorder
+from cache_store.records import checked_embedding, level_of
+from cache_store.redis_server import PrivateRedis
+from cache_store.states import CorruptState, decode_state
+from cache_store.types import (
+    CacheEntry,
+    CacheUnavailable,
+    EntrySummary,
+    ExactHit,
+    Float32Array,
+    NoiseState,
+    Signature,
+    StoredImage,
+    StoreStats,
+)
+from cache_store.writer import WriteBehind
+from policies.eviction import EvictionPolicy, make_eviction
+from policies.matching.base import Candidate, StateRef
+
+log = logging.getLogger(__name__)
+
+_START_SECONDS = 5.0
+_WRITE_PATIENCE_SECONDS = 2.0
+_CLOSE_SECONDS = 5.0
+_ORPHAN_SECONDS = 3600.0
+# A neighbour may lose its last state between the search and the look into the catalogue.
+_SPARE_NEIGHBOURS = 4
+
+
+class CacheStore:
+    """Remembered generations: find them, load their noise states, remember new ones.
+
+    Every method a request waits for is bounded by `StoreConfig.timeout_seconds` and raises `CacheUnavailable`,
+    and nothing else, when the cache cannot answer: the request is then generated in full. Writes happen behind
+    the answer. All methods belong to the event loop that opened the store.
+    """
+
+    def __init__(self, config: StoreConfig, policy: EvictionPolicy, objects: Objects, client: Redis) -> None:
+        """Assemble the parts; use `open` instead."""
+        self._config = config
+        self._link = RedisLink(client, self._prepare)
+        catalogue = Catalogue(self._link, policy)
+        self._parts = Parts(self._link, catalogue, objects, RamTier(config.ram_bytes))
+        self._recorder = Recorder(self._parts)
+        self._remover = Remover(self._parts)
+        self._evictor = Evictor(
+            self._parts,
+            self._remover,
+            reason=policy.name,
+            state_budget=config.byte_budget,
+            image_budget=config.image_budget,
+        )
+        self._writer = WriteBehind(self._write, config.queue_size)
+        # Held by whoever writes; taken by whoever needs the store at rest.
+        self._exclusive = asyncio.Lock()
+        self._background: set[asyncio.Task[None]] = set()
+        self._server: PrivateRedis | None = None
+        self._lock: FileLock | None = None
+        self._queued = 0
+        self._cleared: dict[str | None, int] = {}
+        self._corrupt = 0
+        self._last_stats = StoreStats()
+        self._opened = time.time()
+        self._swept = False
+
+    @classmethod
+    async def open(cls, config: StoreConfig) -> "CacheStore":
+        """Open the store; one whose Redis or objects are away opens too, and connects when they come back.
+
+        Raises:
+            StoreConfigError: the configuration cannot work, in one clear line.
+        """
+        config.check()
+        try:
+            policy = make_eviction(config.eviction)
+        except ValueError as error:
+            raise StoreConfigError(str(error)) from error
+        lock = claim(config.data_dir)
+        server: PrivateRedis | None = None
+        try:
+            objects = Objects(config)
+            if config.redis_url is None:
+                server = PrivateRedis(config.data_dir / "redis")
+                await server.start()
+            store = cls(config, policy, objects, _client(config, server))
+        except BaseException:
+            if server:
+                await server.stop()
+            lock.close()
+            raise
+        store._server, store._lock = server, lock
+        await store._start()
+        return store
+
+    async def _start(self) -> None:
+        await asyncio.to_thread(self._parts.objects.remove_drafts)
+        self._writer.start()
+        self._link.start()
+        await self._link.wait_available(_START_SECONDS)
+
+    async def _prepare(self) -> None:
+        """Bring this process in line with the catalogue, before anybody may use it."""
+        parts = self._parts
+        async with self._exclusive:
+            parts.objects.store_id = await parts.catalogue.open(secrets.token_hex(8))
+            fresh = await recovery.rebuild_index(parts.catalogue)
+            await parts.thread.run(parts.index.replace, fresh)
+            # What a crash made the catalogue forget must not live on here.
+            parts.ram.clear()
+        self._later(self._sweep())
+
+    async def _sweep(self) -> None:
+        private = self._server is not None and self._config.object_url is None
+        older_than = self._opened if private and not self._swept else time.time() - _ORPHAN_SECONDS
+        if await self._link.wait_available(_START_SECONDS):
+            parts = self._parts
+            await recovery.sweep(parts.catalogue, parts.objects, whole=private, older_than=older_than)
+            self._swept = True
+
+    async def close(self) -> None:
+        """Write what waits (for a few seconds), then let go of everything; a second call does nothing."""
+        await self._writer.close(_CLOSE_SECONDS)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._link.close()
+        self._parts.thread.close()
+        if self._server:
+            await self._server.stop()
+        if self._lock:
+            self._lock.close()
+
+    async def find_exact(self, exact_key: str) -> ExactHit | None:
+        """Return the picture remembered under `exact_key`, or None. Raises CacheUnavailable."""
+        deadline = self._deadline()
+        async with self._link.guard(deadline):
+            record = await self._parts.catalogue.find_exact(exact_key)
+        image = await self._read_image(record, deadline) if record else None
+        return ExactHit(record.entry_id, record.prompt, image) if record and image else None
+
+    async def search(self, signature: Signature, embedding: Float32Array, limit: int = 8) -> list[Candidate]:
+        """Return the nearest entries inside `signature`'s partition that still hold a state, most similar first.
+
+        Args:
+            signature: names the partition; no other is looked into.
+            embedding: float32 [D], unit length.
+            limit: most candidates returned.
+
+        Raises:
+            CacheUnavailable: the cache cannot answer now.
+        """
+        deadline = self._deadline()
+        vector = checked_embedding(embedding)
+        if vector is None:
+            raise CacheUnavailable("not a finite unit embedding")
+        async with self._link.guard(deadline):
+            near = await self._nearest(signature.digest, vector, limit)
+            found = await self._parts.catalogue.candidates(signature.digest, near)
+        return found[:limit]
+
+    async def _nearest(self, partition: str, vector: Float32Array, limit: int) -> list[tuple[int, float]]:
+        parts = self._parts
+        try:
+            return await parts.thread.run(parts.index.search, partition, vector, limit + _SPARE_NEIGHBOURS)
+        except ValueError as error:
+            raise CacheUnavailable("embedding of another dimension") from error
+
+    async def load(self, entry_id: int, state: StateRef) -> NoiseState | None:
+        """Return a verified noise state, or None when it is gone or damaged (it is then forgotten).
+
+        Raises:
+            CacheUnavailable: the object store cannot answer now.
+        """
+        key = (entry_id, level_of(state.log_snr))
+        held = self._parts.ram.get(key)
+        if held is not None:
+            return held
+        if not self._parts.objects.store_id:
+            raise CacheUnavailable("the catalogue has not been reached yet")
+        with self._parts.pins.hold(key):
+            async with self._parts.objects.guard(self._deadline()):
+                data = await self._parts.objects.get(self._parts.objects.state_path(*key))
+            return self._verify(key, state, data)
+
+    def _verify(self, key: Key, ref: StateRef, data: bytes | None) -> NoiseState | None:
+        try:
+            if data is None:
+                raise CorruptState("missing")
+            state = decode_state(data, *key)
+            if ref.has_prediction and state.prediction is None:
+                raise CorruptState("no prediction")
+        except CorruptState as error:
+            log.warning("noise state %d of entry %d is forgotten: %s", key[1], key[0], error)
+            self._corrupt += 1
+            self._later(self._remover.drop_state(key, "corrupt"))
+            return None
+        self._parts.ram.put(key, state)
+        return state
+
+    async def touch(self, entry_id: int, state: StateRef) -> None:
+        """Count one use of a state, for the eviction policy. Raises CacheUnavailable."""
+        async with self._link.guard(self._deadline()):
+            await self._parts.catalogue.touch(entry_id, level_of(state.log_snr))
+
+    async def touch_image(self, entry_id: int) -> None:
+        """Count one use of a picture, which makes it the last to be evicted. Raises CacheUnavailable."""
+        async with self._link.guard(self._deadline()):
+            await self._parts.catalogue.touch_image(entry_id)
+
+    def remember(self, entry: CacheEntry, states: Sequence[NoiseState], image: StoredImage) -> bool:
+        """Queue a generation to be written behind the answer; never waits, never raises.
+
+        Args:
+            entry: what to remember it by; `entry_id` 0 = assign one.
+            states: its noise states, one per noise level.
+            image: its final picture.
+
+        Returns:
+            False when the queue is full: the write is dropped, and counted.
+        """
+        self._queued += 1
+        return self._writer.offer(Memory(entry, tuple(states), image, self._queued))
+
+    async def _write(self, memory: Memory) -> bool:
+        # A short absence of Redis (a restart) is worth waiting for; a long one is not.
+        patience = _WRITE_PATIENCE_SECONDS - self._link.down_seconds
+        if not self._link.available and not await self._link.wait_available(max(0.0, patience)):
+            return False
+        async with self._exclusive:
+            tenant = memory.entry.signature.tenant
+            if memory.number <= max(self._cleared.get(tenant, 0), self._cleared.get(None, 0)):
+                return True
+            if not await self._recorder.write(memory):
+                return False
+            try:
+                await self._evictor.run()
+            except CacheUnavailable as error:
+                log.warning("eviction was interrupted: %s", error)
+        return True
+
+    async def flush(self) -> None:
+        """Wait until everything remembered so far is written, or lost."""
+        await self._writer.flush()
+        while self._background:
+            await asyncio.gather(*self._background, return_exceptions=True)
+
+    async def entry(self, entry_id: int, tenant: str) -> EntrySummary | None:
+        """Return `tenant`'s entry; one that is not there and one of somebody else look the same."""
+        async with self._link.guard(self._deadline()):
+            return await self._parts.catalogue.summary(entry_id, tenant)
+
+    async def image(self, entry_id: int, tenant: str) -> StoredImage | None:
+        """Return the picture of `tenant`'s entry; none and not yours look the same."""
+        deadline = self._deadline()
+        async with self._link.guard(deadline):
+            record = await self._parts.catalogue.image_of(entry_id, tenant)
+        return await self._read_image(record, deadline) if record else None
+
+    async def _read_image(self, record: ImageRecord, deadline: float) -> StoredImage | None:
+        objects = self._parts.objects
+        async with objects.guard(deadline):
+            data = await objects.get(objects.image_path(record.entry_id))
+        if data is None or hashlib.sha256(data).hexdigest() != record.sha256:
+            log.warning("picture of entry %d is forgotten: %s", record.entry_id, "damaged" if data else "missing")
+            self._later(self._remover.drop_image(record.entry_id, "corrupt"))
+            return None
+        return StoredImage(data, record.width, record.height)
+
+    async def recent(self, tenant: str, limit: int = 20) -> list[EntrySummary]:
+        """Return `tenant`'s newest entries, newest first. Raises CacheUnavailable."""
+        async with self._link.guard(self._deadline()):
+            return await self._parts.catalogue.recent(tenant, limit)
+
+    async def clear(self, tenant: str | None = None) -> int:
+        """Forget all entries of a tenant (None = of everybody), queued ones too; return how many were stored.
+
+        Takes as long as it takes. Raises CacheUnavailable, some entries then remain.
+        """
+        self._cleared[tenant] = self._queued
+        async with self._exclusive:
+            async with self._parts.redis():
+                entry_ids = await self._parts.catalogue.entry_ids(tenant)
+            return sum([await self._remover.clear_entry(entry_id) for entry_id in entry_ids])
+
+    async def stats(self) -> StoreStats:
+        """Return counters and gauges; the catalogue's last known ones while it is away. Never raises."""
+        try:
+            async with self._link.guard(self._deadline()):
+                totals = await self._parts.catalogue.totals()
+            self._last_stats = replace(
+                self._last_stats,
+                entries=totals.entries,
+                states=totals.states,
+                partitions=totals.partitions,
+                state_bytes=totals.state_bytes,
+                image_bytes=totals.image_bytes,
+                evictions=totals.evictions,
+            )
+        except CacheUnavailable:
+            log.debug("statistics without the catalogue")
+        return replace(
+            self._last_stats,
+            available=self._link.available,
+            ram_bytes=self._parts.ram.nbytes,
+            dropped_writes=self._writer.dropped,
+            pending_writes=self._writer.pending,
+            corrupt_states=self._corrupt,
+        )
+
+    async def check_integrity(self) -> list[str]:
+        """Return one line for every way in which catalogue, objects and index disagree."""
+        await self.flush()
+        async with self._exclusive, self._parts.redis(seconds=600.0):
+            return await integrity.check(self._parts)
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._config.timeout_seconds
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(_quietly(work))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+async def _quietly(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except CacheUnavailable as error:
+        log.debug("background work was put off: %s", error)
+    except Exception as error:
+        log.warning("background work failed: %s", type(error).__name__)
+
+
+def _client(config: StoreConfig, server: PrivateRedis | None) -> Redis:
+    try:
+        return connect(config.redis_url, str(server.socket_path) if server else None)
+    except ValueError as error:
+        raise StoreConfigError(f"redis_url is not a Redis URL: {error}") from error

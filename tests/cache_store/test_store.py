@@ -1,0 +1,163 @@
+"""The store's main path: remember, find, load, count, forget."""
+
+import numpy as np
+import pytest
+
+from cache_store import CacheStore, CacheUnavailable, StateRef
+
+
+async def remember(store: CacheStore, make, *seeds: int, tenant: str = "anna", skips=()) -> None:
+    for seed in seeds:
+        assert store.remember(make.entry(seed, tenant=tenant), make.states(seed, *skips), make.image)
+    await store.flush()
+
+
+async def test_round_trip(store: CacheStore, make) -> None:
+    assert (await store.stats()).available
+    await remember(store, make, 1, 2, 3)
+
+    found = await store.search(make.signature, make.vector(2), limit=2)
+    assert len(found) == 2
+    best = found[0]
+    assert best.similarity == pytest.approx(1.0)
+    assert best.prompt == "secret prompt 2"
+    assert [ref.skip for ref in best.states] == list(make.levels)
+
+    for ref, original in zip(best.states, make.states(2), strict=True):
+        state = await store.load(best.entry_id, ref)
+        assert state is not None
+        np.testing.assert_array_equal(state.latent, original.latent)
+        np.testing.assert_array_equal(state.prediction, original.prediction)
+        assert (state.log_snr, state.timestep, state.skip) == (original.log_snr, original.timestep, original.skip)
+
+    assert await store.check_integrity() == []
+
+
+async def test_exact_hit(store: CacheStore, make) -> None:
+    await remember(store, make, 7)
+    hit = await store.find_exact("anna-7")
+    assert hit is not None
+    assert (hit.prompt, hit.image) == ("secret prompt 7", make.image)
+    await store.touch_image(hit.entry_id)
+    summary = await store.entry(hit.entry_id, "anna")
+    assert summary is not None
+    assert summary.uses == 1
+    assert await store.find_exact("anna-8") is None
+
+
+async def test_load_without_ram_tier_reads_the_object(open_store, make) -> None:
+    store = await open_store(ram_bytes=0)
+    await remember(store, make, 1)
+    (found,) = await store.search(make.signature, make.vector(1))
+    state = await store.load(found.entry_id, found.states[2])
+    assert state is not None
+    np.testing.assert_array_equal(state.latent, make.states(1)[2].latent)
+    assert (await store.stats()).ram_bytes == 0
+
+
+async def test_restart_keeps_the_cache(open_store, make) -> None:
+    store = await open_store()
+    await remember(store, make, 1, 2)
+    (before, _) = await store.search(make.signature, make.vector(1))
+    await store.close()
+
+    store = await open_store()
+    (after, _) = await store.search(make.signature, make.vector(1))
+    assert after == before
+    assert await store.load(after.entry_id, after.states[0]) is not None
+    assert await store.find_exact("anna-2") is not None
+    assert await store.check_integrity() == []
+    await remember(store, make, 3)
+    newest = (await store.recent("anna"))[0]
+    assert newest.entry_id > after.entry_id
+
+
+async def test_touch_counts_uses_of_entry_and_state(store: CacheStore, make) -> None:
+    await remember(store, make, 1)
+    (found,) = await store.search(make.signature, make.vector(1))
+    for _ in range(3):
+        await store.touch(found.entry_id, found.states[0])
+    summary = await store.entry(found.entry_id, "anna")
+    assert summary is not None
+    assert summary.uses == 3
+    await store.touch(found.entry_id, StateRef(99.0, 0.5, True))
+    await store.touch(12345, found.states[0])
+    assert await store.check_integrity() == []
+
+
+async def test_tenants_do_not_see_each_other(store: CacheStore, make) -> None:
+    await remember(store, make, 1)
+    await remember(store, make, 2, tenant="bert")
+    (mine,) = await store.recent("anna")
+    (theirs,) = await store.recent("bert")
+    assert await store.entry(theirs.entry_id, "anna") is None
+    assert await store.image(theirs.entry_id, "anna") is None
+    assert await store.entry(mine.entry_id, "anna") == mine
+    assert await store.image(mine.entry_id, "anna") == make.image
+    assert await store.entry(999, "anna") is None
+    assert await store.image(999, "anna") is None
+
+
+async def test_recent_is_newest_first(store: CacheStore, make) -> None:
+    await remember(store, make, 1, 3, 2)
+    assert [summary.seed for summary in await store.recent("anna", limit=2)] == [3, 2]
+    assert await store.recent("anna", limit=0) == []
+    assert await store.recent("nobody") == []
+
+
+async def test_clear(store: CacheStore, make, tmp_path) -> None:
+    await remember(store, make, 1, 2)
+    await remember(store, make, 3, tenant="bert")
+    store.remember(make.entry(4), make.states(4), make.image)
+    assert await store.clear("anna") in {2, 3}  # the queued one may have been written first
+    await store.flush()
+    assert await store.recent("anna") == []
+    assert await store.search(make.signature, make.vector(1)) == []
+    assert await store.find_exact("anna-1") is None
+    assert len(await store.recent("bert")) == 1
+    assert await store.check_integrity() == []
+
+    assert await store.clear() == 1
+    stats = await store.stats()
+    assert (stats.entries, stats.states, stats.state_bytes, stats.image_bytes, stats.partitions) == (0, 0, 0, 0, 0)
+    assert [path for path in (tmp_path / "data" / "objects").rglob("*") if path.is_file()] == []
+    await remember(store, make, 5)
+    assert len(await store.recent("anna")) == 1
+
+
+async def test_entry_without_states_or_image(store: CacheStore, make) -> None:
+    store.remember(make.entry(1), [], make.image)
+    await store.flush()
+    assert await store.search(make.signature, make.vector(1)) == []
+    assert await store.find_exact("anna-1") is not None
+    assert await store.check_integrity() == []
+
+
+async def test_given_id_is_kept_and_never_overwritten(store: CacheStore, make) -> None:
+    assert store.remember(make.entry(1, entry_id=77), make.states(1), make.image)
+    assert store.remember(make.entry(2, entry_id=77), make.states(2), make.image)
+    await store.flush()
+    summary = await store.entry(77, "anna")
+    assert summary is not None
+    assert summary.seed == 1
+    assert (await store.stats()).dropped_writes == 1
+    assert await store.check_integrity() == []
+
+
+async def test_unusable_states_are_left_out(store: CacheStore, make) -> None:
+    broken = make.state(1, 0.3)
+    broken.latent[0, 0, 0] = np.inf
+    store.remember(make.entry(1), [make.state(1, 0.1), broken], make.image)
+    await store.flush()
+    (found,) = await store.search(make.signature, make.vector(1))
+    assert [ref.skip for ref in found.states] == [0.1]
+
+
+async def test_unusable_embeddings(store: CacheStore, make, caplog) -> None:
+    await remember(store, make, 1)
+    with pytest.raises(CacheUnavailable):
+        await store.search(make.signature, np.zeros(16, np.float32))
+    with pytest.raises(CacheUnavailable):
+        await store.search(make.signature, make.vector(1, size=8))
+    assert (await store.stats()).available
+    assert "secret" not in caplog.text

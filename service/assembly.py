@@ -1,5 +1,6 @@
 """Puts the parts together and takes them apart again, in the right order."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -8,9 +9,7 @@ from dataclasses import dataclass
 
 from cache_store.config import StoreConfig, StoreConfigError
 from cache_store.store import CacheStore
-from cache_store.types import CacheUnavailable, StoreStats
 from policies.matching import MatchingPolicy, NoMatching, TableError, ThresholdTable, make_matching
-from service.cache import Cache
 from service.embedder import Embedder, EmbedderError
 from service.engine import EngineConfig, make_engine
 from service.engine.base import Engine, EngineStartError, ModelInfo
@@ -35,7 +34,7 @@ class Service:
 
     settings: Settings
     engine: Engine
-    cache: Cache
+    store: CacheStore
     generator: Generator
     metrics: Metrics
     totals: Totals
@@ -45,13 +44,6 @@ class Service:
     def info(self) -> ModelInfo:
         """The served model."""
         return self.engine.info
-
-    async def store_stats(self) -> StoreStats | None:
-        """Return what the store holds, None while it is unavailable."""
-        try:
-            return await self.cache.store.stats()
-        except CacheUnavailable:
-            return None
 
 
 @asynccontextmanager
@@ -71,18 +63,16 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncGenerator[S
 async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Service:
     embedder = Embedder()
     stack.push_async_callback(embedder.close)
-    cache = Cache(lambda: CacheStore.open(store_config(settings)))
-    await cache.start()
-    stack.push_async_callback(cache.close)
-    memory = Memory(cache, embedder, max_depth=settings.max_depth)
+    store = await CacheStore.open(store_config(settings))
+    stack.push_async_callback(store.close)
+    memory = Memory(store, embedder, max_depth=settings.max_depth)
     stack.push_async_callback(memory.flush)
     engine = make_engine(engine_config(settings))
     # Requests are drained before this; what still runs has no client any more.
     stack.push_async_callback(engine.close)
-    await engine.start()
-    await embedder.start()
+    await asyncio.gather(engine.start(), embedder.start())
     planner = Planner(
-        cache,
+        store,
         embedder,
         choose_matching(settings, engine.info, embedder.digest),
         engine.info,
@@ -91,7 +81,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     )
     totals = Totals()
     generator = Generator(planner, engine, memory, metrics, totals, Turnstile(settings.queue_limit))
-    return Service(settings, engine, cache, generator, metrics, totals, started=time.time())
+    return Service(settings, engine, store, generator, metrics, totals, started=time.time())
 
 
 def store_config(settings: Settings) -> StoreConfig:

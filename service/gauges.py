@@ -15,11 +15,11 @@ class Gauges(Collector):
     def __init__(self) -> None:
         self._metrics: list[Metric] = []
 
-    def take(self, store: StoreStats | None, engine: EngineStats, *, policy: str, inside: int) -> None:
-        """Replace the snapshot; `store` None means unavailable.
+    def take(self, store: StoreStats, engine: EngineStats, *, policy: str, inside: int) -> None:
+        """Replace the snapshot.
 
         Args:
-            store: what the store holds.
+            store: what the store holds; not shown while it is unavailable.
             engine: the engine's counters.
             policy: name of the eviction policy, for the label.
             inside: pictures accepted and not yet answered.
@@ -52,11 +52,9 @@ def _batch_sizes(sizes: dict[int, int]) -> Metric:
     return HistogramMetricFamily("headstart_batch_size", "Jobs per joint step.", buckets=buckets, sum_value=total)
 
 
-def _store_metrics(store: StoreStats | None, policy: str) -> list[Metric]:
-    available = GaugeMetricFamily(
-        "headstart_cache_available", "1 while the cache answers.", float(store is not None and store.available)
-    )
-    if store is None or not store.available:
+def _store_metrics(store: StoreStats, policy: str) -> list[Metric]:
+    available = GaugeMetricFamily("headstart_cache_available", "1 while the cache answers.", float(store.available))
+    if not store.available:
         return [available]
     tiers = GaugeMetricFamily("headstart_cache_bytes", "Bytes held, by tier.", labels=("tier",))
     for tier, size in (("states", store.state_bytes), ("images", store.image_bytes), ("ram", store.ram_bytes)):

@@ -6,8 +6,8 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from cache_store.store import CacheStore
 from cache_store.types import CacheEntry, CacheUnavailable, NoiseState, StoredImage
-from service.cache import Cache
 from service.embedder import Embedder
 from service.engine.base import CapturedState, JobResult
 from service.keys import inexact_key, text_hash
@@ -22,13 +22,13 @@ class Memory:
     """Writes finished runs to the store and counts uses, in tasks of its own.
 
     Args:
-        cache: the store, or its absence.
+        store: where runs are remembered.
         embedder: prompt → vector.
         max_depth: states with a longer chain of resumes behind them are not kept.
     """
 
-    def __init__(self, cache: Cache, embedder: Embedder, *, max_depth: int) -> None:
-        self._cache = cache
+    def __init__(self, store: CacheStore, embedder: Embedder, *, max_depth: int) -> None:
+        self._store = store
         self._embedder = embedder
         self._max_depth = max_depth
         self._tasks: set[asyncio.Task[None]] = set()
@@ -36,7 +36,7 @@ class Memory:
     def note_repeat(self, plan: Plan) -> None:
         """Count one use of the stored picture a plan returned."""
         if plan.source is not None:
-            self._behind(self._touch_image(plan.source.entry_id))
+            self._behind(self._store.touch_image(plan.source.entry_id))
 
     def note_run(self, plan: Plan, result: JobResult, png: bytes | None) -> bool:
         """Count the state used and remember the run; True when it will be written.
@@ -47,8 +47,8 @@ class Memory:
             png: the picture losslessly encoded, if the answer needed that anyway.
         """
         if result.resumed is not None:
-            attempt = plan.attempts[result.resumed]
-            self._behind(self._cache_touch(plan, result.resumed, attempt.entry_id))
+            used = plan.attempts[result.resumed]
+            self._behind(self._store.touch(used.entry_id, used.state))
         if not remembers(plan.request):
             return False
         self._behind(self._remember(plan, result, png))
@@ -64,19 +64,12 @@ class Memory:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _touch_image(self, entry_id: int) -> None:
-        await self._cache.store.touch_image(entry_id)
-
-    async def _cache_touch(self, plan: Plan, index: int, entry_id: int) -> None:
-        await self._cache.store.touch(entry_id, plan.attempts[index].state)
-
     async def _remember(self, plan: Plan, result: JobResult, png: bytes | None) -> None:
-        store = self._cache.store
         data = png if png is not None else await asyncio.to_thread(encode, result.image)
         height, width = result.image.shape[:2]
         entry = await self._entry(plan, result)
         states = [_noise_state(state) for state in result.captured if state.depth <= self._max_depth]
-        if not store.remember(entry, states, StoredImage(data, width, height)):
+        if not self._store.remember(entry, states, StoredImage(data, width, height)):
             log.warning("cache write dropped: the write queue is full")
 
     async def _entry(self, plan: Plan, result: JobResult) -> CacheEntry:

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from cache_store.store import CacheStore
 from cache_store.types import CacheUnavailable, NoiseState
 from policies.matching.base import Attempt, Candidate, MatchingPolicy
-from service.cache import Cache
 from service.embedder import Embedder
 from service.engine.base import JobSpec, ModelInfo, ResumePoint
 from service.keys import exact_key, signature_of
@@ -29,7 +29,7 @@ class Planner:
     """Plans requests against the cache.
 
     Args:
-        cache: the store, or its absence.
+        store: what earlier runs left.
         embedder: prompt → vector.
         matching: proposes entries and depths.
         info: the served model.
@@ -39,7 +39,7 @@ class Planner:
 
     def __init__(
         self,
-        cache: Cache,
+        store: CacheStore,
         embedder: Embedder,
         matching: MatchingPolicy,
         info: ModelInfo,
@@ -47,7 +47,7 @@ class Planner:
         capture: tuple[float, ...],
         candidates: int,
     ) -> None:
-        self._cache = cache
+        self._store = store
         self._embedder = embedder
         self._matching = matching
         self._info = info
@@ -103,7 +103,7 @@ class Planner:
         return await self._resume(full)
 
     async def _repeat(self, full: Plan) -> Plan | None:
-        hit, seconds = await _timed(self._cache.store.find_exact(full.exact_key))
+        hit, seconds = await _timed(self._store.find_exact(full.exact_key))
         if hit is None:
             return None
         source = Neighbour(hit.entry_id, hit.prompt, similarity=1.0)
@@ -121,7 +121,7 @@ class Planner:
     async def _resume(self, full: Plan) -> Plan:
         request = full.request
         vector, embed_seconds = await _timed(self._embedder.embed(request.prompt))
-        search = self._cache.store.search(full.signature, vector, limit=self._candidates)
+        search = self._store.search(full.signature, vector, limit=self._candidates)
         found, search_seconds = await _timed(search)
         seconds = {"embed": embed_seconds, "search": search_seconds}
         decision = self._matching.choose(
@@ -161,7 +161,7 @@ class Planner:
 
     async def _read(self, attempt: Attempt) -> NoiseState | None:
         try:
-            return await self._cache.store.load(attempt.entry_id, attempt.state)
+            return await self._store.load(attempt.entry_id, attempt.state)
         except CacheUnavailable:
             return None
 

@@ -18,14 +18,14 @@ LARGEST_ID = 2**63 - 1
 @router.get("/v1/cache/entries", responses=LOOKUP_ERRORS, summary="Recent entries")
 async def recent(service: ServiceOf, limit: Annotated[int, Query(ge=1, le=200)] = 24) -> EntryList:
     """Return the newest remembered generations."""
-    found = await service.cache.store.recent(service.settings.tenant, limit)
+    found = await service.store.recent(service.settings.tenant, limit)
     return EntryList(data=[_body(entry) for entry in found])
 
 
 @router.get("/v1/cache/entries/{entry_id}", responses=LOOKUP_ERRORS, summary="One entry")
 async def entry(service: ServiceOf, entry_id: EntryId) -> EntryBody:
     """Return one remembered generation; another tenant's is as absent as a missing one."""
-    found = await service.cache.store.entry(_number(entry_id), service.settings.tenant)
+    found = await service.store.entry(_number(entry_id), service.settings.tenant)
     if found is None:
         raise HTTPException(404)
     return _body(found)
@@ -39,7 +39,7 @@ async def entry(service: ServiceOf, entry_id: EntryId) -> EntryBody:
 )
 async def image(service: ServiceOf, entry_id: EntryId) -> Response:
     """Return the stored picture; it never changes."""
-    found = await service.cache.store.image(_number(entry_id), service.settings.tenant)
+    found = await service.store.image(_number(entry_id), service.settings.tenant)
     if found is None:
         raise HTTPException(404)
     headers = {"Cache-Control": "private, max-age=86400, immutable"}

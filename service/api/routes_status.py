@@ -27,8 +27,8 @@ async def livez() -> dict[str, str]:
 async def readyz(service: ServiceOf) -> JSONResponse:
     """Ready means the engine takes jobs; the cache is reported but not required."""
     ready = service.engine.stats.ready
-    stats = await service.store_stats()
-    cache = "ok" if stats is not None and stats.available else "unavailable"
+    stats = await service.store.stats()
+    cache = "ok" if stats.available else "unavailable"
     body = {"status": "ok" if ready else "unavailable", "engine": "ok" if ready else "unavailable", "cache": cache}
     return JSONResponse(body, 200 if ready else 503)
 
@@ -37,7 +37,7 @@ async def readyz(service: ServiceOf) -> JSONResponse:
 async def metrics(service: ServiceOf) -> Response:
     """Return the Prometheus exposition."""
     service.metrics.gauges.take(
-        await service.store_stats(),
+        await service.store.stats(),
         service.engine.stats,
         policy=service.settings.eviction,
         inside=service.generator.turnstile.inside,
@@ -75,7 +75,7 @@ async def stats(service: ServiceOf) -> StatsBody:
         wasted_steps=totals.wasted,
         saved_gpu_seconds=totals.saved_gpu_seconds,
         gpu_seconds=totals.gpu_seconds,
-        cache=_cache(await service.store_stats()),
+        cache=_cache(await service.store.stats()),
         engine=_engine(service),
     )
 
@@ -93,8 +93,8 @@ def _model(service: Service) -> ModelBody:
     )
 
 
-def _cache(stats: StoreStats | None) -> dict[str, Any]:
-    if stats is None or not stats.available:
+def _cache(stats: StoreStats) -> dict[str, Any]:
+    if not stats.available:
         return {"available": False}
     return {
         "available": True,

@@ -1,0 +1,85 @@
+import io
+import json
+import logging
+import socket
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.embedder import Embedder, EmbedderError, packaged_model, verified_digest
+from service.logs import JsonLines
+from service.pictures import decode, encode, encode_preview, transcode
+from service.turnstile import QueueFullError, Turnstile
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_pictures_are_encoded_as_asked(output_format: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8)
+    with Image.open(io.BytesIO(encode(pixels, output_format, 80))) as picture:
+        assert (picture.format, picture.size) == (output_format.upper(), (48, 32))
+
+
+def test_png_is_lossless_and_stored_pictures_keep_their_bytes() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8)
+    png = encode(pixels)
+    assert np.array_equal(decode(png), pixels)
+    assert np.array_equal(decode(encode_preview(pixels)), pixels)
+    assert transcode(png, "png", None) is png
+    assert transcode(png, "jpeg", None).startswith(b"\xff\xd8")
+
+
+def test_the_turnstile_bounds_what_is_inside() -> None:
+    turnstile = Turnstile(3)
+    for _ in range(50):
+        turnstile.note_pace(4.0)
+    with turnstile.enter(2), turnstile.enter(1):
+        with pytest.raises(QueueFullError) as caught, turnstile.enter(1):
+            pass
+        assert caught.value.retry_after == 12
+    assert turnstile.inside == 0
+    with turnstile.enter(10):
+        assert turnstile.inside == 10
+
+
+def test_the_turnstile_lets_go_on_errors() -> None:
+    turnstile = Turnstile(1)
+    with pytest.raises(ZeroDivisionError), turnstile.enter(1):
+        raise ZeroDivisionError
+    assert turnstile.inside == 0
+
+
+async def test_embeddings_are_unit_vectors_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the embedder touched the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    embedder = Embedder(remember=2)
+    await embedder.start()
+    first, again, other = [await embedder.embed(text) for text in ("a red ball", "a red ball", "a tax return")]
+    assert first is again
+    assert first.shape == (384,)
+    assert first.dtype == np.float32
+    assert not first.flags.writeable
+    assert float(first @ first) == pytest.approx(1.0, abs=1e-5)
+    assert float(first @ other) < 0.5 < float(first @ await embedder.embed("a crimson ball"))
+    assert await embedder.embed("a red ball") is not first  # forgotten: only two are remembered
+    await embedder.close()
+
+
+def test_unofficial_weights_are_refused(tmp_path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(EmbedderError, match="not the official"):
+        verified_digest(tmp_path)
+    with pytest.raises(EmbedderError, match="cannot be read"):
+        verified_digest(tmp_path / "absent")
+    assert len(verified_digest(packaged_model())) == 32
+
+
+def test_log_lines_are_json() -> None:
+    record = logging.makeLogRecord(
+        {"name": "x", "levelname": "INFO", "msg": "request %s", "args": ("a\nb",), "status": 200}
+    )
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    assert json.loads(line)["status"] == 200

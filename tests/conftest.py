@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 for room in ("engine", "service", "page"):
     sys.path.append(str(HERE / room))
 
-from live import Client, LiveServer, live  # noqa: E402
+from service_live import Client, LiveServer, live  # noqa: E402
 
 SKIPS = (0.1, 0.2, 0.3, 0.4, 0.5)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from browser import Page, chromium, find_chromium
-from live import LiveServer
+from service_live import LiveServer
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from browser import Page
-from live import Client, LiveServer
+from service_live import Client, LiveServer
 
 DONE = "document.querySelector('#stage').dataset.state === 'done'"
 PICTURE = """(() => {

@@ -50,5 +50,5 @@ def _blocks(path: Path) -> Iterator[bytes]:
             return
         yield file.read(HEAD_BYTES)
         for i in range(SAMPLES):
-            file.seek((size - SAMPLE_BYTES) * (i + 1) // SAMPLES)
+            file.seek(max(0, size - SAMPLE_BYTES) * (i + 1) // SAMPLES)
             yield file.read(SAMPLE_BYTES)

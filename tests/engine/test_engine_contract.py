@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import psutil
 import pytest
+import pytest_asyncio
 from engine_helpers import alone, collect, point, spec
 
 from service.engine import EngineConfig, make_engine
-from service.engine.base import EngineStartError, JobFailed, JobResult, Progress
+from service.engine.base import EngineStartError, JobResult, Progress
 
 SLOW = {"steps": 400}
 
@@ -21,17 +22,31 @@ def config(model, kind, **changes):
     return EngineConfig(**{"model": str(model), "device": "cpu", "kind": kind, "threads": 1, **changes})
 
 
-@pytest.fixture(params=["local", "process"])
+# One engine per kind for all tests of this file: a process takes seconds to load its libraries.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(params=["local", "process"], scope="module")
 def kind(request):
     return request.param
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(kind, tiny_model):
     engine = make_engine(config(tiny_model, kind))
     await engine.start()
     yield engine
     await engine.close()
+
+
+def rows_run(stats):
+    return sum(rows * count for rows, count in stats.batch_sizes.items())
+
+
+async def until(condition):
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - what is awaited happens in another process
+            await asyncio.sleep(0.01)
 
 
 class TestEveryEngine:
@@ -50,21 +65,23 @@ class TestEveryEngine:
         np.testing.assert_array_equal(resumed.image, full.image)
 
     async def test_many_jobs_at_once_and_statistics(self, engine):
+        before = engine.stats
         ends = await asyncio.gather(*(collect(engine, spec(f"j{i}", seed=i)) for i in range(20)))
         assert all(isinstance(end[-1], JobResult) for end in ends)
         stats = engine.stats
         assert (stats.active, stats.waiting, stats.restarts, stats.ready) == (0, 0, 0, True)
-        assert sum(rows * count for rows, count in stats.batch_sizes.items()) == 20 * 8
+        assert rows_run(stats) - rows_run(before) == 20 * 8
+        assert max(stats.batch_sizes) == 8
         assert stats.step_seconds > 0
         assert engine.info.default_steps == 8
 
     async def test_closing_the_iterator_cancels_at_the_next_step(self, engine):
+        before = rows_run(engine.stats)
         async with aclosing(engine.run(spec("slow", **SLOW))) as events:
-            first = await anext(events)
-            assert isinstance(first, Progress)
+            assert isinstance(await anext(events), Progress)
         assert isinstance((await collect(engine, spec("after")))[-1], JobResult)
         assert engine.stats.active == 0
-        assert sum(engine.stats.batch_sizes.values()) < 200
+        assert rows_run(engine.stats) - before < 200
 
     async def test_cancelling_the_task_cancels_the_job(self, engine):
         task = asyncio.create_task(collect(engine, spec("slow", **SLOW)))
@@ -86,15 +103,23 @@ class TestEveryEngine:
             with pytest.raises(ValueError, match="same"):
                 await anext(engine.run(spec("same")))
 
-    async def test_close_with_grace_lets_jobs_finish_and_without_cancels_them(self, kind, tiny_model):
-        for grace, ending in ((30.0, JobResult), (0.0, JobFailed)):
-            engine = make_engine(config(tiny_model, kind))
-            await engine.start()
-            task = asyncio.create_task(collect(engine, spec(steps=100 if grace else 900)))
-            await asyncio.sleep(0.2)
-            await engine.close(grace_seconds=grace)
-            assert isinstance((await task)[-1], ending)
-            assert (await collect(engine, spec()))[-1].code == "cancelled"
+    async def test_close_with_grace_lets_jobs_finish(self, kind, tiny_model):
+        engine = make_engine(config(tiny_model, kind))
+        await engine.start()
+        running = asyncio.create_task(collect(engine, spec(steps=60)))
+        await asyncio.sleep(0)
+        await engine.close(grace_seconds=60.0)
+        assert isinstance((await running)[-1], JobResult)
+        assert not engine.stats.ready
+        assert (await collect(engine, spec()))[-1].code == "cancelled"
+
+    async def test_close_without_grace_cancels(self, kind, tiny_model):
+        engine = make_engine(config(tiny_model, kind))
+        await engine.start()
+        running = asyncio.create_task(collect(engine, spec(steps=999)))
+        await until(lambda: engine.stats.active)
+        await engine.close()
+        assert (await running)[-1].code == "cancelled"
 
     async def test_a_model_that_cannot_be_loaded_is_one_clear_line(self, kind, tmp_path):
         engine = make_engine(config(tmp_path, kind))
@@ -112,44 +137,43 @@ class TestEveryEngine:
             await anext(engine.run(spec()))
 
 
-class TestSupervision:
-    @pytest.fixture
-    async def engine(self, tiny_model):
-        engine = make_engine(config(tiny_model, "process"))
-        await engine.start()
-        yield engine
-        await engine.close()
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def supervised(tiny_model):
+    engine = make_engine(config(tiny_model, "process"))
+    await engine.start()
+    yield engine
+    await engine.close()
 
-    async def test_a_killed_engine_costs_time_not_pictures(self, engine, pipeline):
+
+class TestSupervision:
+    async def test_a_killed_engine_costs_time_not_pictures(self, supervised, pipeline):
         items = [spec(f"k{i}", seed=i, steps=100, capture=(0.5,)) for i in range(3)]
-        tasks = [asyncio.create_task(collect(engine, item)) for item in items]
-        await asyncio.sleep(0.3)
-        os.kill(engine.pid, signal.SIGKILL)
+        tasks = [asyncio.create_task(collect(supervised, item)) for item in items]
+        await until(lambda: supervised.stats.active == 3)
+        os.kill(supervised.pid, signal.SIGKILL)
         ends = [end[-1] for end in await asyncio.gather(*tasks)]
-        assert engine.stats.restarts == 1
-        assert engine.stats.ready
+        assert supervised.stats.restarts == 1
+        assert supervised.stats.ready
         for item, end in zip(items, ends, strict=True):
             assert end.restarts == 1
-            close = np.abs(end.image.astype(int) - alone(pipeline, item).image.astype(int)).max()
-            assert close <= 1
+            difference = end.image.astype(int) - alone(pipeline, item).image
+            assert np.abs(difference).max() <= 1
 
-    async def test_jobs_there_at_three_deaths_are_given_up(self, engine):
-        task = asyncio.create_task(collect(engine, spec("poison", steps=1000)))
+    async def test_jobs_there_at_three_deaths_are_given_up(self, supervised):
+        task = asyncio.create_task(collect(supervised, spec("poison", steps=1000)))
         for _ in range(3):
-            while not engine.stats.active:
-                await asyncio.sleep(0.02)
-            os.kill(engine.pid, signal.SIGKILL)
-            while engine.stats.active:
-                await asyncio.sleep(0.02)
+            await until(lambda: supervised.stats.active)
+            os.kill(supervised.pid, signal.SIGKILL)
+            await until(lambda: not supervised.stats.active)
         assert (await task)[-1].code == "engine-lost"
-        assert isinstance((await collect(engine, spec("innocent")))[-1], JobResult)
+        assert isinstance((await collect(supervised, spec("innocent")))[-1], JobResult)
 
-    async def test_interrupts_do_not_reach_the_child_and_close_ends_it(self, engine):
-        pid = engine.pid
+    async def test_signals_do_not_reach_the_child_and_close_ends_it(self, supervised):
+        pid, restarts = supervised.pid, supervised.stats.restarts
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGTERM)
-        assert isinstance((await collect(engine, spec()))[-1], JobResult)
-        assert engine.stats.restarts == 0
-        await engine.close()
+        assert isinstance((await collect(supervised, spec()))[-1], JobResult)
+        assert supervised.stats.restarts == restarts
+        await supervised.close()
         assert not psutil.pid_exists(pid)
-        assert engine.pid is None
+        assert supervised.pid is None

@@ -1,0 +1,181 @@
+"""The Stable Diffusion family against diffusers' own pipeline."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from engine_helpers import SIDE, alone, build_tiny_model, spec
+
+from service.engine.base import EngineStartError, Rows
+from service.engine.job import Job
+from service.engine.loading import load_pipeline
+from service.engine.loop import StepLoop
+
+
+def reference(folder):
+    pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe, item, kind):
+    return pipe(
+        item.prompt,
+        negative_prompt=item.negative_prompt,
+        num_inference_steps=item.steps,
+        guidance_scale=item.guidance_scale,
+        generator=torch.Generator().manual_seed(item.seed),
+        width=item.width,
+        height=item.height,
+        output_type=kind,
+    ).images
+
+
+def final_latent(pipeline, item):
+    loop = StepLoop(pipeline)
+    loop.submit(item, 0.0)
+    while True:
+        job = loop._active[0] if loop._active else None
+        loop.tick()
+        if isinstance(job, Job) and job.done:
+            return job.latent
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_pictures_equal_diffusers(tmp_path, kind, guidance):
+    folder = build_tiny_model(tmp_path, prediction_type=kind, beta_schedule="scaled_linear")
+    item = spec(guidance_scale=guidance, negative_prompt="blue", steps=10)
+    pipeline, pipe = load_pipeline(str(folder), "cpu"), reference(folder)
+    assert pipeline.info.prediction_type == kind
+    latent = final_latent(pipeline, item)
+    scale = max(1.0, float(latent.abs().max()))
+    torch.testing.assert_close(latent, draw(pipe, item, "latent")[0], atol=1e-4 * scale, rtol=0)
+    expected = (draw(pipe, item, "np")[0] * 255).round()
+    assert np.abs(alone(pipeline, item).image - expected).max() <= 1
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' DPM scheduler
+def test_dpmpp_2m_pictures_equal_diffusers(tiny_model, pipeline):
+    item = spec(solver="dpmpp_2m", steps=10)
+    pipe = reference(tiny_model)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler.set_timesteps(10)
+    assert pipe.scheduler.timesteps.tolist() == pipeline.timesteps(10).tolist()
+    torch.testing.assert_close(final_latent(pipeline, item), draw(pipe, item, "latent")[0], atol=1e-4, rtol=0)
+
+
+def test_oblong_pictures(tiny_model, pipeline):
+    item = spec(width=64, height=48)
+    image = alone(pipeline, item).image
+    assert image.shape == (48, 64, 3)
+    assert np.abs(image - (draw(reference(tiny_model), item, "np")[0] * 255).round()).max() <= 1
+
+
+def test_encoding_is_exact_and_done_once(pipeline, monkeypatch):
+    together = pipeline.encode(["one thing", "another thing", "one thing"])
+    assert torch.equal(together[0], together[2])
+    assert not torch.equal(together[0], together[1])
+    monkeypatch.setattr(pipeline, "_run_text_encoder", lambda prompt: pytest.fail("encoded twice"))
+    assert torch.equal(pipeline.encode(["one thing"])[0], together[0])
+
+
+def test_the_memory_of_encoded_prompts_is_bounded(pipeline, monkeypatch):
+    monkeypatch.setattr("service.engine.stable_diffusion.ENCODED_PROMPTS", 2)
+    monkeypatch.setattr(pipeline, "_encoded", type(pipeline._encoded)())
+    for prompt in ("a", "b", "a", "c"):
+        pipeline.encode([prompt])
+    assert len(pipeline._encoded) == 2
+    kept = dict(pipeline._encoded)
+    pipeline.encode(["a"])
+    assert dict(pipeline._encoded) == kept
+
+
+def test_rows_without_guidance_cost_one_network_row(pipeline, monkeypatch):
+    seen = []
+    network = pipeline._network
+    monkeypatch.setattr(pipeline, "_network", lambda x, t, s: seen.append(len(x)) or network(x, t, s))
+    states = pipeline.encode(["a", "b", "c"])
+    latents = torch.randn(3, 4, 16, 16)
+    rows = Rows(latents, torch.tensor([999.0, 500.0, 20.0]), states, states, torch.tensor([1.0, 2.0, 1.0]))
+    assert pipeline.predict(rows).shape == latents.shape
+    assert seen == [4]
+
+
+def test_noise_is_a_pure_function_of_seed_and_size(pipeline):
+    noise = pipeline.initial_noise(5, SIDE, SIDE)
+    torch.randn(3)
+    assert torch.equal(noise, pipeline.initial_noise(5, SIDE, SIDE))
+    assert not torch.equal(noise, pipeline.initial_noise(6, SIDE, SIDE))
+    assert noise.shape == (4, 16, 16)
+    assert noise.dtype == torch.float32
+
+
+def test_what_the_service_is_told(pipeline, tiny_model):
+    info = pipeline.info
+    assert (info.model_id, info.family) == (tiny_model.name, "stable-diffusion")
+    assert (info.width, info.height, info.size_multiple, info.max_size) == (32, 32, 4, 64)
+    assert (info.default_steps, info.default_guidance, info.latent_channels) == (8, 2.0, 4)
+    assert info.solvers == ("ddim", "dpmpp_2m")
+    assert info.schedule.startswith("squaredcos_cap_v2-trailing-")
+
+
+def test_the_digest_names_the_weights(tiny_model, tmp_path, pipeline):
+    same = shutil.copytree(tiny_model, tmp_path / "same")
+    (same / "README.md").write_text("says nothing of pictures")
+    assert load_pipeline(str(same), "cpu").info.weights_digest == pipeline.info.weights_digest
+    assert load_pipeline(str(same), "cpu", "bfloat16").info.weights_digest != pipeline.info.weights_digest
+    weights = same / "vae" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert load_pipeline(str(same), "cpu").info.weights_digest != pipeline.info.weights_digest
+
+
+def test_the_digest_of_large_files_samples_them(tiny_model, tmp_path, monkeypatch):
+    from service.engine.digest import weights_digest
+
+    monkeypatch.setattr("service.engine.digest.WHOLE_FILE_BYTES", 1000)
+    monkeypatch.setattr("service.engine.digest.HEAD_BYTES", 1000)
+    model = shutil.copytree(tiny_model, tmp_path / "m")
+    before = weights_digest(model, "float32")
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert weights_digest(model, "float32") != before
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"device": "cuda:99"}, "CUDA"),
+        ({"device": "abacus"}, "unknown device"),
+        ({"dtype": "int3"}, "unknown dtype"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(tiny_model, changes, line):
+    if torch.cuda.is_available():
+        pytest.skip("has a CUDA device")
+    with pytest.raises(EngineStartError, match=line):
+        load_pipeline(str(tiny_model), **{"device": "cpu", "dtype": "float32", **changes})
+
+
+def test_other_families_are_refused(tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(EngineStartError, match="FluxPipeline is not supported"):
+        load_pipeline(str(tmp_path), "cpu")
+
+
+def test_broken_models_are_one_clear_line(tiny_model, tmp_path):
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    (broken / "headstart.json").write_text("{")
+    with pytest.raises(EngineStartError, match=r"headstart\.json"):
+        load_pipeline(str(broken), "cpu")
+    (broken / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(EngineStartError, match="cannot load model broken") as caught:
+        load_pipeline(str(broken), "cpu")
+    assert "\n" not in str(caught.value)

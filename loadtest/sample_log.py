@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from training.pairs import nearest_wording
 from training.scenes.captions import Caption, caption
-from training.scenes.spec import EDIT_KINDS, EditKind, edit, sample_scene
+from training.scenes.spec import EDIT_KINDS, edit, sample_scene
 
 ACTIONS = {"retry": 0.27, "wording": 0.15, "edit": 0.30, "new": 0.12, "return": 0.07, "gallery": 0.09}
 """What a user does after the first prompt of a session, and how often."""
@@ -103,31 +104,13 @@ class Invention:
             return action, caption(last.scene, self._rng)
         if action == "edit":
             kind = EDIT_KINDS[1 + int(self._rng.integers(len(EDIT_KINDS) - 1))]
-            return f"edit-{kind}", self._edited(last, kind)
+            return f"edit-{kind}", nearest_wording(last, edit(last.scene, self._rng, kind), self._rng)
         return "retry", last
-
-    def _edited(self, last: Caption, kind: EditKind) -> Caption:
-        """A user changes a word and leaves the rest: of many captions take the one nearest to the old prompt."""
-        scene = edit(last.scene, self._rng, kind)
-        captions = [caption(scene, self._rng) for _ in range(60)]
-        old = last.text.lower().split()
-        fresh = [one for one in captions if one.text != last.text]
-        return min(fresh, key=lambda one: _distance(old, one.text.lower().split()))
 
 
 def _expects(said: Caption) -> dict[str, str]:
     """What a right picture must show: the attributes that the words pin down."""
     return {name: value for name, value in said.scene.attributes().items() if name in said.mentioned}
-
-
-def _distance(a: list[str], b: list[str]) -> int:
-    """Words to insert, delete or replace."""
-    row = list(range(len(b) + 1))
-    for i, word in enumerate(a, start=1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(b, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other))
-    return row[-1]
 
 
 def main() -> None:

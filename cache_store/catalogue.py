@@ -1,8 +1,12 @@
 """The catalogue: what is remembered, in Redis. No object is read or written here."""
 
+import logging
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from redis.exceptions import RedisError
 
 from cache_store import scripts
 from cache_store.link import RedisLink
@@ -16,7 +20,9 @@ from cache_store.records import (
 )
 from cache_store.types import CacheEntry, EntrySummary, StoredImage
 from policies.eviction.base import EvictionPolicy
-from policies.matching.base import Candidate
+from policies.matching.base import Candidate, StateRef
+
+log = logging.getLogger(__name__)
 
 PREFIX = "headstart:1:"
 """Of every key; the number is the schema's version."""
@@ -24,7 +30,12 @@ PREFIX = "headstart:1:"
 # A crashed Redis may have lost the last second of the id counter. Skipping more ids than any second can
 # have handed out keeps an id from ever meaning two entries.
 _ID_GAP = 1_000_000
+_ID_FLOOR = 2**40
 _PAGE = 500
+
+
+class StoreLost(RedisError):
+    """The database behind the connection is not the one that was opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,23 @@ class Totals:
     evictions: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to the catalogue.
+
+    Attributes:
+        sequence: rises by one from event to event.
+        kind: "add", "touch", "evict" or "forget".
+        entry_id: to which entry.
+        level: to which of its states; None for a picture or the whole entry.
+    """
+
+    sequence: int
+    kind: str
+    entry_id: int
+    level: int | None
+
+
 class Catalogue:
     """Typed access to the keys under `PREFIX`; call only inside the link's guard."""
 
@@ -57,16 +85,29 @@ class Catalogue:
         """Use `link`; rank states by `policy`."""
         self._link = link
         self._policy = policy
+        self._store_id = ""
 
-    async def open(self, new_store_id: str) -> str:
-        """Return the store's identity (`new_store_id` if it has none yet) and skip ids a crash may have lost."""
-        await self._link.call("SET", PREFIX + "store", new_store_id, "NX")
-        await self._link.call("INCRBY", PREFIX + "next", _ID_GAP)
-        return str((await self._link.call("GET", PREFIX + "store")).decode())
+    async def open(self) -> str:
+        """Return the store's identity, given to it now if it is new, and skip ids that a crash may have lost."""
+        # Ids of a new store start anywhere, so that after a lost database no old id comes back with a new
+        # meaning. They stay below 2^53, which JSON readers can count to.
+        base = _ID_FLOOR + secrets.randbelow(2**52 - _ID_FLOOR)
+        found = await self._link.script(scripts.OPEN, PREFIX, secrets.token_hex(8), base, _ID_FLOOR, _ID_GAP)
+        self._store_id = str(found.decode())
+        return self._store_id
+
+    async def check_identity(self) -> None:
+        """Raise StoreLost when this is no longer the database that was opened (somebody emptied it)."""
+        found = await self._link.call("GET", PREFIX + "store")
+        if found is None or found.decode() != self._store_id:
+            raise StoreLost("the catalogue was replaced")
 
     async def new_id(self) -> int:
         """Return an entry id never handed out before."""
-        return int(await self._link.call("INCR", PREFIX + "next"))
+        entry_id = int(await self._link.call("INCR", PREFIX + "next"))
+        if entry_id < _ID_FLOOR:
+            raise StoreLost("the id counter was lost")
+        return entry_id
 
     async def exists(self, entry_id: int) -> bool:
         """Return whether the entry is remembered."""
@@ -105,7 +146,7 @@ class Catalogue:
         return ImageRecord(entry_id, prompt.decode(), int(width), int(height), sha256.decode())
 
     async def candidates(self, partition: str, near: Sequence[tuple[int, float]]) -> list[Candidate]:
-        """Turn neighbours (entry id, similarity) into candidates; those without states or not of `partition` drop out."""
+        """Turn neighbours (entry id, similarity) into candidates; those without states or of elsewhere drop out."""
         commands: list[tuple[str, ...]] = []
         for entry_id, _ in near:
             commands.append(("HMGET", f"{PREFIX}entry:{entry_id}", "partition", "prompt"))
@@ -113,7 +154,7 @@ class Catalogue:
         replies = await self._link.batch(commands)
         found = []
         for (entry_id, similarity), (home, prompt), states in zip(near, replies[::2], replies[1::2], strict=True):
-            refs = tuple(record.ref for record in parse_states(states))
+            refs = _readable_refs(entry_id, states)
             if refs and home is not None and home.decode() == partition:
                 found.append(Candidate(entry_id, similarity, prompt.decode(), refs))
         return found
@@ -228,3 +269,40 @@ class Catalogue:
     async def image_ids(self) -> set[int]:
         """Return the entries that have a picture."""
         return {int(member) for member in await self._link.call("ZRANGE", PREFIX + "images", 0, -1)}
+
+    async def last_event(self) -> int:
+        """Return the sequence number of the newest event, 0 before the first."""
+        return int(await self._link.call("GET", PREFIX + "events:seq") or 0)
+
+    async def events_after(self, sequence: int) -> list[Event]:
+        """Return the next page of events, oldest first; the first is not `sequence` + 1 if some are gone."""
+        raw = await self._link.call("XRANGE", PREFIX + "events", f"({sequence}-0", "+", "COUNT", _PAGE)
+        return [_parse_event(name, fields) for name, fields in raw]
+
+    async def vectors(self, entry_ids: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
+        """Return (entry id, partition, raw embedding) of those entries that hold a state."""
+        commands: list[tuple[str, ...]] = []
+        for entry_id in entry_ids:
+            commands.append(("HLEN", f"{PREFIX}states:{entry_id}"))
+            commands.append(("HMGET", f"{PREFIX}entry:{entry_id}", "partition", "embedding"))
+        replies = await self._link.batch(commands)
+        rows = zip(entry_ids, replies[::2], replies[1::2], strict=True)
+        return [(i, home.decode(), raw) for i, held, (home, raw) in rows if held and home is not None]
+
+
+def _readable_refs(entry_id: int, states: dict[bytes, bytes]) -> tuple[StateRef, ...]:
+    try:
+        return tuple(record.ref for record in parse_states(states))
+    except (ValueError, TypeError):
+        log.warning("the state records of entry %d are unreadable", entry_id)
+        return ()
+
+
+def _parse_event(name: bytes, fields: dict[bytes, bytes]) -> Event:
+    level = fields[b"level"].decode()
+    return Event(
+        sequence=int(name.split(b"-")[0]),
+        kind=fields[b"kind"].decode(),
+        entry_id=int(fields[b"id"]),
+        level=int(level) if level.lstrip("-").isdigit() else None,
+    )

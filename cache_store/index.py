@@ -36,6 +36,9 @@ class VectorIndex(Protocol):
     def partitions(self) -> list[str]:
         """Return the names of all partitions that hold something."""
 
+    def __contains__(self, entry_id: int) -> bool:
+        """Return whether some partition holds the id."""
+
     def __len__(self) -> int:
         """Return the number of vectors."""
 
@@ -104,6 +107,10 @@ class FlatIndex:
     def partitions(self) -> list[str]:
         """See `VectorIndex.partitions`."""
         return sorted(self._indexes)
+
+    def __contains__(self, entry_id: int) -> bool:
+        """See `VectorIndex.__contains__`."""
+        return entry_id in self._home
 
     def __len__(self) -> int:
         """See `VectorIndex.__len__`."""

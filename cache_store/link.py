@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -16,6 +16,7 @@ from cache_store.types import CacheUnavailable
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Argument = str | bytes | int | float
 _TRIP_AFTER_TIMEOUTS = 3
 _HEARTBEAT_SECONDS = 1.0
@@ -44,11 +45,20 @@ class RedisLink:
     rebuilds what this process keeps in memory) has succeeded.
     """
 
-    def __init__(self, client: Redis, prepare: Callable[[], Awaitable[None]]) -> None:
-        """Wrap `client`; `prepare` runs after each (re)connection, before anybody else may call."""
+    def __init__(
+        self, client: Redis, *, prepare: Callable[[], Awaitable[None]], check: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Wrap `client`.
+
+        Args:
+            client: one that does not retry by itself.
+            prepare: runs after each (re)connection, before anybody else may call.
+            check: runs every second; raises RedisError when the connection is good for nothing.
+        """
         self._client = client
         self._execute: Callable[..., Awaitable[Any]] = client.execute_command
         self._prepare = prepare
+        self._check = check
         self._up = asyncio.Event()
         self._down = asyncio.Event()
         self._down.set()
@@ -95,7 +105,6 @@ class RedisLink:
         try:
             async with asyncio.timeout_at(deadline):
                 yield
-            self._timeouts = 0
         except CacheUnavailable:
             raise
         except TimeoutError as error:
@@ -109,7 +118,7 @@ class RedisLink:
 
     async def call(self, *command: Argument) -> Any:
         """Run one command; only inside `guard` or `prepare`."""
-        return await self._execute(*command)
+        return self._answered(await self._execute(*command))
 
     async def batch(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Run several commands in one round trip (not atomic); only inside `guard` or `prepare`."""
@@ -118,11 +127,19 @@ class RedisLink:
         async with self._client.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
-            return list(await pipe.execute())
+            return self._answered(list(await pipe.execute()))
 
     async def script(self, source: str, *arguments: Argument) -> Any:
         """Run a Lua script, atomically; only inside `guard` or `prepare`."""
-        return await self._execute("EVAL", source, 0, *arguments)
+        return self._answered(await self._execute("EVAL", source, 0, *arguments))
+
+    def _answered(self, reply: T) -> T:
+        self._timeouts = 0
+        return reply
+
+    def renew(self, why: str) -> None:
+        """Treat the connection as lost, so that everything is prepared again."""
+        self._trip(why)
 
     def _judge(self, error: Exception) -> None:
         if isinstance(error, ResponseError):
@@ -162,7 +179,7 @@ class RedisLink:
     async def _beat(self) -> None:
         try:
             async with asyncio.timeout(_PING_SECONDS):
-                await self._execute("PING")
+                await self._check()
         except (TimeoutError, RedisError, OSError) as error:
             self._trip(type(error).__name__)
 

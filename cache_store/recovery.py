@@ -7,10 +7,13 @@ import numpy as np
 from cache_store.catalogue import Catalogue
 from cache_store.index import FlatIndex
 from cache_store.objects import Objects
+from cache_store.parts import Parts
 from cache_store.records import parse_embedding
 from cache_store.types import Float32Array
 
 log = logging.getLogger(__name__)
+
+_KNOWN_SECONDS = 60.0
 
 
 async def rebuild_index(catalogue: Catalogue) -> FlatIndex:
@@ -43,22 +46,23 @@ async def known_objects(catalogue: Catalogue, objects: Objects) -> set[str]:
     return names | {objects.image_path(entry_id) for entry_id in await catalogue.image_ids()}
 
 
-async def sweep(catalogue: Catalogue, objects: Objects, *, whole: bool, older_than: float) -> int:
+async def sweep(parts: Parts, *, whole: bool, older_than: float) -> int:
     """Delete objects last written before `older_than` (Unix seconds) that the catalogue does not know.
 
     Args:
-        catalogue: says what is known.
-        objects: where to sweep.
+        parts: of the store to sweep.
         whole: whether the object store belongs to this catalogue alone, so that other parts go too.
         older_than: younger objects may belong to a write under way.
 
     Returns:
         How many were deleted.
     """
+    objects = parts.objects
     prefix = None if whole else objects.store_id
     found = [name async for page in objects.names(prefix, older_than=older_than) for name in page]
     # In this order: what was listed before the catalogue was read cannot have been committed unseen.
-    known = await known_objects(catalogue, objects)
+    async with parts.redis(_KNOWN_SECONDS):
+        known = await known_objects(parts.catalogue, objects)
     orphans = [name for name in found if name not in known]
     for name in orphans:
         await objects.delete(name)

@@ -151,9 +151,10 @@ class PrivateRedis:
 
     async def _ended(self) -> int | None:
         # A poll, because child watchers differ between event loops and must not outlive them.
-        while self._process and self._process.poll() is None:
+        while True:
+            if self._process is None or self._process.poll() is not None:
+                return self._process.returncode if self._process else None
             await asyncio.sleep(_POLL_SECONDS)
-        return self._process.returncode if self._process else None
 
     async def stop(self) -> None:
         """Stop the supervisor and the server, which writes everything to disk first."""

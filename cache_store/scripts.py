@@ -61,6 +61,16 @@ local function drop_image(id, reason)
 end
 """
 
+OPEN = """
+local P, store, base, floor = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+redis.call('SET', P .. 'store', store, 'NX')
+local next_id = tonumber(redis.call('GET', P .. 'next') or '0')
+if next_id < floor then redis.call('SET', P .. 'next', base) end
+redis.call('INCRBY', P .. 'next', ARGV[5])
+return redis.call('GET', P .. 'store')
+"""
+"""ARGV: prefix, new store id, first entry id, floor of all entry ids, gap. Returns the store's id."""
+
 COMMIT = (
     _COMMON
     + """

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import logging
-import secrets
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from cache_store.catalogue import Catalogue, ImageRecord
 from cache_store.config import StoreConfig, StoreConfigError
 from cache_store.data_dir import FileLock, claim
 from cache_store.eviction import Evictor, Remover
+from cache_store.follower import Follower
 from cache_store.link import RedisLink, connect
 from cache_store.objects import Objects
 from cache_store.parts import Parts
@@ -42,6 +42,7 @@ from policies.matching.base import Candidate, StateRef
 log = logging.getLogger(__name__)
 
 _START_SECONDS = 5.0
+_SHARED_START_SECONDS = 2.0
 _WRITE_PATIENCE_SECONDS = 2.0
 _CLOSE_SECONDS = 5.0
 _ORPHAN_SECONDS = 3600.0
@@ -60,7 +61,7 @@ class CacheStore:
     def __init__(self, config: StoreConfig, policy: EvictionPolicy, objects: Objects, client: Redis) -> None:
         """Assemble the parts; use `open` instead."""
         self._config = config
-        self._link = RedisLink(client, self._prepare)
+        self._link = RedisLink(client, prepare=self._prepare, check=self._check)
         catalogue = Catalogue(self._link, policy)
         self._parts = Parts(self._link, catalogue, objects, RamTier(config.ram_bytes))
         self._recorder = Recorder(self._parts)
@@ -72,6 +73,7 @@ class CacheStore:
             state_budget=config.byte_budget,
             image_budget=config.image_budget,
         )
+        self._follower = Follower(self._parts)
         self._writer = WriteBehind(self._write, config.queue_size)
         # Held by whoever writes; taken by whoever needs the store at rest.
         self._exclusive = asyncio.Lock()
@@ -118,25 +120,31 @@ class CacheStore:
         await asyncio.to_thread(self._parts.objects.remove_drafts)
         self._writer.start()
         self._link.start()
-        await self._link.wait_available(_START_SECONDS)
+        if self._server is None:
+            self._follower.start()
+        # A server of our own needs a moment to start; a shared one is there, or it is not.
+        await self._link.wait_available(_START_SECONDS if self._server else _SHARED_START_SECONDS)
 
     async def _prepare(self) -> None:
         """Bring this process in line with the catalogue, before anybody may use it."""
         parts = self._parts
         async with self._exclusive:
-            parts.objects.store_id = await parts.catalogue.open(secrets.token_hex(8))
+            parts.objects.store_id = await parts.catalogue.open()
+            await self._follower.restart()
             fresh = await recovery.rebuild_index(parts.catalogue)
             await parts.thread.run(parts.index.replace, fresh)
             # What a crash made the catalogue forget must not live on here.
             parts.ram.clear()
         self._later(self._sweep())
 
+    async def _check(self) -> None:
+        await self._parts.catalogue.check_identity()
+
     async def _sweep(self) -> None:
         private = self._server is not None and self._config.object_url is None
         older_than = self._opened if private and not self._swept else time.time() - _ORPHAN_SECONDS
         if await self._link.wait_available(_START_SECONDS):
-            parts = self._parts
-            await recovery.sweep(parts.catalogue, parts.objects, whole=private, older_than=older_than)
+            await recovery.sweep(self._parts, whole=private, older_than=older_than)
             self._swept = True
 
     async def close(self) -> None:
@@ -145,6 +153,7 @@ class CacheStore:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self._follower.close()
         await self._link.close()
         self._parts.thread.close()
         if self._server:

@@ -1,0 +1,124 @@
+"""Budgets hold whatever the policy, and the policy decides who goes."""
+
+import asyncio
+
+import pytest
+
+from cache_store import CacheStore
+from cache_store.states import encode_state
+from policies.eviction import POLICIES
+
+
+@pytest.fixture
+def state_bytes(make) -> int:
+    return len(encode_state(2**50, make.state(1, 0.3)))
+
+
+async def add(store: CacheStore, make, seed: int, *skips: float) -> int:
+    store.remember(make.entry(seed), make.states(seed, *skips), make.image)
+    await store.flush()
+    (newest,) = await store.recent("anna", limit=1)
+    return newest.entry_id
+
+
+async def held(store: CacheStore, entry_id: int) -> list[float]:
+    summary = await store.entry(entry_id, "anna")
+    return [] if summary is None else [ref.skip for ref in summary.states]
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+async def test_stays_within_budget(open_store, make, state_bytes: int, policy: str) -> None:
+    budget = int(state_bytes * 7.5)
+    store = await open_store(eviction=policy, byte_budget=budget)
+    for seed in range(1, 6):
+        await add(store, make, seed)
+        assert (await store.stats()).state_bytes <= budget
+    stats = await store.stats()
+    assert stats.states == 7
+    assert stats.evictions == {policy: 18}
+    assert await store.check_integrity() == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "survivors"),
+    [("lcbfu", {1, 2, 3}), ("lfu", {1, 2, 3}), ("lru", {1, 4, 5}), ("fifo", {3, 4, 5})],
+)
+async def test_who_stays(open_store, make, state_bytes: int, policy: str, survivors: set[int]) -> None:
+    """Five entries of one state, room for three; the first three were used, the third before the others."""
+    store = await open_store(eviction=policy, byte_budget=int(state_bytes * 5.5))
+    ids = {seed: await add(store, make, seed, 0.3) for seed in (1, 2, 3)}
+    for seed in (3, 2, 1):
+        summary = await store.entry(ids[seed], "anna")
+        await store.touch(ids[seed], summary.states[0])
+    ids |= {seed: await add(store, make, seed, 0.3) for seed in (4, 5)}
+    await store.close()
+
+    store = await open_store(eviction=policy, byte_budget=int(state_bytes * 3.5))
+    store.remember(make.entry(6), [], make.image)  # eviction runs behind a write
+    await store.flush()
+    left = {seed for seed, entry_id in ids.items() if await held(store, entry_id)}
+    assert left == survivors
+    assert await store.check_integrity() == []
+
+
+async def test_holes_and_entries_without_states(open_store, make, state_bytes: int) -> None:
+    store = await open_store(byte_budget=int(state_bytes * 5.5))
+    first = await add(store, make, 1)
+    summary = await store.entry(first, "anna")
+    await store.touch(first, summary.states[2])
+    second = await add(store, make, 2)
+    assert await held(store, first) == [0.3]
+    assert len(await held(store, second)) == 4
+    for seed in (3, 4):
+        await add(store, make, seed)
+    # The second entry lost all its states: out of the index, but its picture remains.
+    assert await held(store, second) == []
+    assert second not in {c.entry_id for c in await store.search(make.signature, make.vector(2))}
+    assert await store.find_exact("anna-2") is not None
+    assert await store.check_integrity() == []
+
+
+async def test_pictures_are_evicted_least_recently_used_first(open_store, make) -> None:
+    size = len(make.image.data)
+    store = await open_store(image_budget=size * 2)
+    first = await add(store, make, 1, 0.3)
+    await add(store, make, 2, 0.3)
+    await store.touch_image(first)
+    await add(store, make, 3, 0.3)
+    assert await store.find_exact("anna-1") is not None
+    assert await store.find_exact("anna-2") is None
+    stats = await store.stats()
+    assert (stats.image_bytes, stats.evictions, stats.states) == (size * 2, {"image_budget": 1}, 3)
+    assert await store.check_integrity() == []
+
+
+async def test_nothing_left_means_forgotten(open_store, make) -> None:
+    store = await open_store(image_budget=0, byte_budget=0)
+    store.remember(make.entry(1), make.states(1), make.image)
+    await store.flush()
+    stats = await store.stats()
+    assert (stats.entries, stats.states, stats.partitions) == (0, 0, 0)
+    assert await store.check_integrity() == []
+
+
+async def test_a_state_being_loaded_is_not_evicted(open_store, make, state_bytes: int, monkeypatch) -> None:
+    store = await open_store(byte_budget=int(state_bytes * 1.5), ram_bytes=0, eviction="fifo")
+    entry_id = await add(store, make, 1, 0.3)
+    (ref,) = (await store.entry(entry_id, "anna")).states
+    objects, reading, go_on = store._parts.objects, asyncio.Event(), asyncio.Event()
+    original = objects.get
+
+    async def slow_get(path: str) -> bytes | None:
+        reading.set()
+        await go_on.wait()
+        return await original(path)
+
+    monkeypatch.setattr(objects, "get", slow_get)
+    load = asyncio.create_task(store.load(entry_id, ref))
+    await reading.wait()
+    other = await add(store, make, 2, 0.3)
+    assert await held(store, entry_id) == [0.3]
+    assert await held(store, other) == []
+    go_on.set()
+    assert await load is not None
+    assert len(store._parts.pins) == 0

@@ -1,0 +1,1 @@
+"""The recipe that made the models in ``models/``: scenes, autoencoder, judge, text encoder, UNet."""

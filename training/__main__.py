@@ -1,0 +1,94 @@
+"""``python -m training``: make the shipped models from nothing, or one stage of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+
+import torch
+
+from training import card, evaluate, export, latents, pool, text, unet, vae
+from training.judge import training as judge_training
+from training.loop import RUNS
+
+
+def _scenes(options: argparse.Namespace) -> None:
+    pool.build_pool(RUNS / "pool-train", 40, 1, "train")
+
+
+def _vae(options: argparse.Namespace) -> None:
+    vae.train_vae(options.vae_minutes)
+
+
+def _text(options: argparse.Namespace) -> None:
+    text.train_text(options.text_minutes)
+
+
+def _judge(options: argparse.Namespace) -> None:
+    judge_training.train_judge(options.judge_minutes)
+    judge_training.export_judge(export.JUDGE_FOLDER)
+
+
+def _unet(options: argparse.Namespace) -> None:
+    latents.encode_pool(6000)
+    unet.train_unet(options.unet_minutes)
+
+
+def _export(options: argparse.Namespace) -> None:
+    export.export_pipeline()
+
+
+def _tune(options: argparse.Namespace) -> None:
+    evaluate.save_figures({"guidance_sweep": evaluate.tune_guidance()})
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    figures = evaluate.evaluate(options.prompts, options.prompts // 2, options.prompts * 3 // 8)
+    if options.json:
+        print(json.dumps(figures))
+        return
+    for name in ("model_heldout", "model_novel"):
+        print(name, figures[name]["score"], figures[name]["interval95"])
+
+
+def _card(options: argparse.Namespace) -> None:
+    card.write_card()
+
+
+_STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
+    "scenes": _scenes,
+    "vae": _vae,
+    "text": _text,
+    "judge": _judge,
+    "unet": _unet,
+    "export": _export,
+    "tune": _tune,
+    "evaluate": _evaluate,
+    "card": _card,
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("stage", nargs="?", choices=["all", *_STAGES], default="all")
+    parser.add_argument("--vae-minutes", type=float, default=18.0)
+    parser.add_argument("--text-minutes", type=float, default=3.6)
+    parser.add_argument("--judge-minutes", type=float, default=8.0)
+    parser.add_argument("--unet-minutes", type=float, default=75.0)
+    parser.add_argument("--prompts", type=int, default=512, help="held-out prompts to evaluate on")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of the trainer")
+    parser.add_argument("--json", action="store_true", help="print all figures as one JSON object")
+    return parser
+
+
+def main() -> None:
+    """Run one stage, or all of them; a stage that was interrupted goes on where it stopped."""
+    options = _parser().parse_args()
+    torch.set_num_threads(options.threads)
+    for name in _STAGES if options.stage == "all" else [options.stage]:
+        _STAGES[name](options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The figures of the model card: judge on renders, model on prompts it has never seen."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import StableDiffusionPipeline
+from tqdm import tqdm
+
+from training.export import JUDGE_FOLDER, MODELS, load_pipeline, read_defaults, write_defaults
+from training.judge import Judge, JudgeResult
+from training.judge.training import fully_mentioned
+from training.pool import draw_shard
+from training.sampling import Solver, sample, with_solver
+from training.scenes import Caption, Split, caption, sample_scene
+from training.vae import reconstruct, to_tensor
+
+RESULTS = MODELS / "evaluation.json"
+_PROMPT_SEEDS = {"heldout": 70_001, "novel": 70_002, "train": 70_003}
+_RENDER_SEED = 70_004
+_TUNING_SEED = 70_005
+_NOISE_SEED = 500_000
+_DDIM_STEPS = (8, 10, 12, 16, 20, 30, 50)
+_DPM_STEPS = (8, 10, 12, 16, 20)
+
+Figures = dict[str, Any]
+
+
+def prompts(split: Split, count: int, seed: int | None = None) -> list[Caption]:
+    """Captions of random scenes of one split; the same ones in every call."""
+    rng = np.random.default_rng(_PROMPT_SEEDS[split] if seed is None else seed)
+    return [caption(sample_scene(rng, split), rng) for _ in range(count)]
+
+
+def interval(scores: npt.NDArray[np.float64], draws: int = 2000) -> list[float]:
+    """95 % bootstrap interval of the mean over pictures."""
+    rng = np.random.default_rng(0)
+    means = scores[rng.integers(len(scores), size=(draws, len(scores)))].mean(1)
+    return [round(float(q), 4) for q in np.quantile(means, (0.025, 0.975))]
+
+
+def summary(result: JudgeResult) -> Figures:
+    """Mean score with its interval, share of pictures wholly right, and accuracy per attribute."""
+    by_name: dict[str, list[bool]] = defaultdict(list)
+    for row in result.correct:
+        for name, right in row.items():
+            by_name[name.split(".")[-1]].append(right)
+    return {
+        "pictures": len(result.score),
+        "score": round(float(result.score.mean()), 4),
+        "interval95": interval(result.score),
+        "wholly_right": round(float((result.score == 1).mean()), 4),
+        "by_attribute": {k: round(float(np.mean(v)), 4) for k, v in sorted(by_name.items())},
+    }
+
+
+def judge_on_renders(judge: Judge, pipeline: StableDiffusionPipeline, count: int) -> Figures:
+    """The judge on clean renders, and on the same renders through the autoencoder."""
+    figures: Figures = {}
+    splits: tuple[Split, ...] = ("heldout", "novel")
+    for split in splits:
+        pixels, scenes = draw_shard([_RENDER_SEED], split, count)
+        images, captions = to_tensor(pixels), [fully_mentioned(scene) for scene in scenes]
+        figures[f"clean_{split}"] = summary(judge.score((images + 1) / 2, captions))
+        soft = reconstruct(pipeline.vae, images)
+        figures[f"reconstructed_{split}"] = summary(judge.score((soft + 1) / 2, captions))
+    return figures
+
+
+def judge_model(
+    judge: Judge,
+    pipeline: StableDiffusionPipeline,
+    captions: list[Caption],
+    steps: int,
+    guidance: float,
+    solver: Solver = "ddim",
+) -> JudgeResult:
+    """Sample one picture per caption and judge it."""
+    texts = [one.text for one in captions]
+    pictures = sample(with_solver(pipeline, solver), texts, steps, guidance, _NOISE_SEED)
+    shown = tqdm(pictures, total=-(-len(texts) // 16), desc=f"{solver} {steps}", leave=False)
+    return judge.score(torch.cat(list(shown)), captions)
+
+
+def tune_guidance(count: int = 96, steps: int = 20) -> Figures:
+    """Score guidance scales on tuning prompts, and record the best one beside the model."""
+    judge, pipeline = Judge.load(JUDGE_FOLDER), load_pipeline()
+    captions = prompts("train", count, _TUNING_SEED)
+    scores = {
+        scale: float(judge_model(judge, pipeline, captions, steps, scale).score.mean())
+        for scale in (1.5, 2.0, 3.0, 4.0, 5.5)
+    }
+    best = max(scores, key=lambda scale: scores[scale])
+    write_defaults({**read_defaults(), "default_guidance": best})
+    return {"prompts": count, "steps": steps, "scores": scores, "best": best}
+
+
+def _sweep(
+    judge: Judge, pipeline: StableDiffusionPipeline, captions: list[Caption], guidance: float
+) -> Figures:
+    """Scores by solver and number of steps, to find the fewest that do."""
+    rows: tuple[tuple[Solver, tuple[int, ...]], ...] = (("ddim", _DDIM_STEPS), ("dpm", _DPM_STEPS))
+    figures: Figures = {"pictures": len(captions)}
+    for solver, counts in rows:
+        for steps in counts:
+            result = judge_model(judge, pipeline, captions, steps, guidance, solver)
+            figures[f"{solver}_{steps}"] = {
+                "score": round(float(result.score.mean()), 4),
+                "interval95": interval(result.score),
+            }
+    return figures
+
+
+def evaluate(count: int = 512, novel: int = 256, sweep: int = 192) -> Figures:
+    """All figures of the model card; also written to ``models/evaluation.json``.
+
+    Args:
+        count: held-out prompts for the 50-step score.
+        novel: prompts with never-trained combinations.
+        sweep: prompts per solver and number of steps (the first of the held-out ones).
+    """
+    judge, pipeline, defaults = Judge.load(JUDGE_FOLDER), load_pipeline(), read_defaults()
+    guidance, steps = defaults["default_guidance"], defaults["default_steps"]
+    heldout = prompts("heldout", count)
+    figures: Figures = {"defaults": dict(defaults)}
+    if RESULTS.exists():
+        before = json.loads(RESULTS.read_text())
+        figures.update({k: before[k] for k in ("guidance_sweep",) if k in before})
+    figures["judge"] = judge_on_renders(judge, pipeline, 500)
+    result = judge_model(judge, pipeline, heldout, steps, guidance)
+    figures["model_heldout"] = summary(result)
+    result = judge_model(judge, pipeline, prompts("novel", novel), steps, guidance)
+    figures["model_novel"] = summary(result)
+    figures["steps_sweep"] = _sweep(judge, pipeline, heldout[:sweep], guidance)
+    save_figures(figures)
+    return figures
+
+
+def save_figures(figures: Figures) -> None:
+    """Merge figures into ``models/evaluation.json``."""
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps({**before, **figures}, indent=1) + "\n")

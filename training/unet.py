@@ -1,0 +1,155 @@
+"""The denoiser: a small UNet2DConditionModel on 16x16x8 latents, trained to predict v."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, UNet2DConditionModel
+
+from training.latents import LatentPool
+from training.loop import RUNS, Run
+from training.optim import Optimisers
+from training.scenes import caption
+from training.text import WIDTH, load_text, tokenise
+from training.vae import LATENT_CHANNELS, LATENT_SIZE
+
+_BATCH = 48
+_DROPPED = 0.1
+_EMA = 0.998
+
+
+def new_unet() -> UNet2DConditionModel:
+    """An untrained two-level UNet with cross-attention at both levels, 6 M parameters."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(96, 144),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """The noise schedule of training and sampling: cosine (Nichol & Dhariwal, 2021), v, trailing."""
+    return DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+    )
+
+
+class Average:
+    """Exponential moving average of a model's weights, quick to forget at the start."""
+
+    def __init__(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        self.weights = {name: weight.detach().clone() for name, weight in weights}
+
+    def update(self, weights: Iterable[tuple[str, torch.Tensor]], step: int) -> None:
+        """Move towards the weights after optimiser step ``step``."""
+        share = 1 - min(_EMA, (1 + step) / (10 + step))
+        for name, weight in weights:
+            self.weights[name].lerp_(weight.detach(), share)
+
+
+def _stratified_times(count: int, rng: np.random.Generator) -> torch.Tensor:
+    """Training times that cover 0..999 evenly within every batch (less variance)."""
+    shares = (np.arange(count) + rng.random(count)) / count
+    return torch.from_numpy((shares * 1000).astype(np.int64))
+
+
+def _loss(
+    unet: UNet2DConditionModel,
+    scheduler: DDIMScheduler,
+    latents: torch.Tensor,
+    states: torch.Tensor,
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
+    times = _stratified_times(len(latents), rng)
+    noisy = scheduler.add_noise(latents, noise, times)
+    target = scheduler.get_velocity(latents, noise, times)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = unet(noisy, times, states).sample
+    return F.mse_loss(output.float(), target)
+
+
+class UnetTrainer:
+    """Everything one training step needs, built from what the earlier stages left in ``runs``."""
+
+    def __init__(self, minutes: float, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.run = Run("unet", minutes)
+        self.unet = new_unet()
+        self.optimisers = Optimisers(
+            self.unet, 0.01, 1e-3, adam_only=("conv_in", "conv_out"), weight_decay=0.02
+        )
+        self.average = Average(self.unet.named_parameters())
+        if (state := self.run.restore()) is not None:
+            self.unet.load_state_dict(state["model"])
+            self.optimisers.load_state_dict(state["optimisers"])
+            self.average.weights = state["average"]
+        self.scheduler = new_scheduler()
+        self.tokenizer, self.encoder = load_text()
+        self.rng = np.random.default_rng([seed, self.run.step])
+        self.pool = LatentPool()
+
+    def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents and the token states of freshly worded captions, some of them empty."""
+        latents, scenes = self.pool.draw(self.rng, _BATCH)
+        texts = [
+            "" if self.rng.random() < _DROPPED else caption(scene, self.rng).text for scene in scenes
+        ]
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            states = self.encoder(tokenise(self.tokenizer, texts)).last_hidden_state
+        return latents, states.float()
+
+    def step(self) -> float:
+        """One optimiser step; returns the loss."""
+        latents, states = self.batch()
+        loss = _loss(self.unet, self.scheduler, latents, states, self.rng)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.optimisers.step(self.run.rate(warmup=0.01))
+        self.average.update(self.unet.named_parameters(), self.run.step)
+        return float(loss.detach())
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self.run.save(
+            model=self.unet.state_dict(),
+            average=self.average.weights,
+            optimisers=self.optimisers.state_dict(),
+        )
+
+
+def train_unet(minutes: float, seed: int = 21) -> None:
+    """Train until the budget is spent; resumes from ``runs/unet.pt``."""
+    trainer, losses = UnetTrainer(minutes, seed), []
+    for step in trainer.run.steps():
+        losses.append(trainer.step())
+        if step % 50 == 0:
+            trainer.pool.refresh()
+            trainer.run.log(loss=round(float(np.mean(losses)), 5), scenes=len(trainer.pool))
+            losses.clear()
+        if trainer.run.due():
+            trainer.save()
+    trainer.save()
+    trainer.pool.close()
+
+
+def load_unet() -> UNet2DConditionModel:
+    """The averaged weights of ``runs/unet.pt``, in evaluation mode."""
+    unet = new_unet()
+    unet.load_state_dict(torch.load(RUNS / "unet.pt", weights_only=True)["average"])
+    return unet.eval()

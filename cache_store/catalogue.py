@@ -145,18 +145,15 @@ class Catalogue:
         _, prompt, _, width, height, sha256 = values
         return ImageRecord(entry_id, prompt.decode(), int(width), int(height), sha256.decode())
 
-    async def candidates(self, partition: str, near: Sequence[tuple[int, float]]) -> list[Candidate]:
+    async def candidates(self, partition: str, near: Sequence[tuple[int, float]], limit: int) -> list[Candidate]:
         """Turn neighbours (entry id, similarity) into candidates; those without states or of elsewhere drop out."""
-        commands: list[tuple[str, ...]] = []
-        for entry_id, _ in near:
-            commands.append(("HMGET", f"{PREFIX}entry:{entry_id}", "partition", "prompt"))
-            commands.append(("HGETALL", f"{PREFIX}states:{entry_id}"))
-        replies = await self._link.batch(commands)
+        similarity = dict(near)
+        rows = await self._link.script(scripts.CANDIDATES, PREFIX, partition, limit, *similarity)
         found = []
-        for (entry_id, similarity), (home, prompt), states in zip(near, replies[::2], replies[1::2], strict=True):
-            refs = _readable_refs(entry_id, states)
-            if refs and home is not None and home.decode() == partition:
-                found.append(Candidate(entry_id, similarity, prompt.decode(), refs))
+        for entry_id, prompt, *records in rows:
+            refs = _readable_refs(int(entry_id), records)
+            if refs:
+                found.append(Candidate(int(entry_id), similarity[int(entry_id)], prompt.decode(), refs))
         return found
 
     async def touch(self, entry_id: int, level: int) -> None:
@@ -290,12 +287,13 @@ class Catalogue:
         return [(i, home.decode(), raw) for i, held, (home, raw) in rows if held and home is not None]
 
 
-def _readable_refs(entry_id: int, states: dict[bytes, bytes]) -> tuple[StateRef, ...]:
+def _readable_refs(entry_id: int, records: Sequence[bytes]) -> tuple[StateRef, ...]:
     try:
-        return tuple(record.ref for record in parse_states(states))
+        refs = [StateRecord.parse(raw).ref for raw in records]
     except (ValueError, TypeError):
         log.warning("the state records of entry %d are unreadable", entry_id)
         return ()
+    return tuple(sorted(refs, key=lambda ref: ref.skip))
 
 
 def _parse_event(name: bytes, fields: dict[bytes, bytes]) -> Event:

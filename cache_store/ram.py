@@ -1,7 +1,9 @@
 """The RAM tier: the states used last, up to a bound in bytes."""
 
 from collections import OrderedDict
+from dataclasses import replace
 
+from cache_store.states import read_only
 from cache_store.types import NoiseState
 
 Key = tuple[int, int]
@@ -25,12 +27,13 @@ class RamTier:
         return state
 
     def put(self, key: Key, state: NoiseState) -> None:
-        """Hold `state`, letting go of the least recently used ones to make room."""
+        """Hold `state`, read-only, letting go of the least recently used ones to make room."""
         self.discard(key)
         size = _size(state)
         if size > self._max_bytes:
             return
-        self._states[key] = state
+        prediction = None if state.prediction is None else read_only(state.prediction)
+        self._states[key] = replace(state, latent=read_only(state.latent), prediction=prediction)
         self.nbytes += size
         while self.nbytes > self._max_bytes:
             _, oldest = self._states.popitem(last=False)

@@ -10,7 +10,7 @@ import numpy as np
 from cache_store.parts import Parts
 from cache_store.records import StateRecord, checked_embedding, level_of
 from cache_store.states import encode_state
-from cache_store.types import CacheEntry, CacheUnavailable, NoiseState, StoredImage
+from cache_store.types import CacheEntry, CacheUnavailable, Float32Array, NoiseState, StoredImage
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ class Recorder:
     async def write(self, memory: Memory) -> bool:
         """Write `memory`; False when it is unusable or its id is taken. Raises CacheUnavailable."""
         vector = checked_embedding(memory.entry.embedding)
-        if vector is None or memory.entry.entry_id < 0:
-            log.warning("a cache write was refused: no unit embedding or a negative id")
+        if vector is None or memory.entry.entry_id < 0 or not await self._fits(memory.entry, vector):
+            log.warning("a cache write was refused: an unusable embedding or id")
             return False
         numbered = await self._number(memory.entry)
         if numbered is None:
@@ -52,11 +52,23 @@ class Recorder:
         files = await asyncio.to_thread(_encode_all, entry.entry_id, memory.states)
         await self._put(entry.entry_id, files, memory.image)
         records = [StateRecord.of(entry.entry_id, state, len(data), now) for state, data in files]
-        async with self._parts.redis():
-            if not await self._parts.catalogue.commit(entry, records, memory.image, now):
-                return False
+        if not await self._commit(entry, records, memory.image, now):
+            return False
         await self._show(entry, [state for state, _ in files], vector)
         return True
+
+    async def _fits(self, entry: CacheEntry, vector: Float32Array) -> bool:
+        size = await self._parts.thread.run(self._parts.index.dimension, entry.signature.digest)
+        return size is None or size == vector.shape[0]
+
+    async def _commit(self, entry: CacheEntry, records: Sequence[StateRecord], image: StoredImage, now: int) -> bool:
+        try:
+            async with self._parts.redis():
+                return await self._parts.catalogue.commit(entry, records, image, now)
+        except CacheUnavailable:
+            # It may have been committed all the same; only a fresh look at the catalogue can tell.
+            self._parts.link.renew("the fate of a write is unknown")
+            raise
 
     async def _number(self, entry: CacheEntry) -> tuple[CacheEntry, int] | None:
         """Give the entry its id; return it with the logical time, or None when the id is taken."""
@@ -77,17 +89,12 @@ class Recorder:
             for name, data in names:
                 group.create_task(objects.put(name, data))
 
-    async def _show(self, entry: CacheEntry, states: Sequence[NoiseState], vector: np.ndarray) -> None:
+    async def _show(self, entry: CacheEntry, states: Sequence[NoiseState], vector: Float32Array) -> None:
         for state in states:
             self._parts.ram.put((entry.entry_id, level_of(state.log_snr)), state)
-        if not states:
-            return
-        try:
-            rows = np.stack([vector])
-            await self._parts.thread.run(self._parts.index.add, entry.signature.digest, [entry.entry_id], rows)
-        except ValueError as error:
-            log.error("an embedding does not fit its partition's dimension")
-            raise CacheUnavailable("embedding of another dimension") from error
+        if states:
+            row = vector[np.newaxis]
+            await self._parts.thread.run(self._parts.index.add, entry.signature.digest, [entry.entry_id], row)
 
 
 def _encode_all(entry_id: int, states: Sequence[NoiseState]) -> list[tuple[NoiseState, bytes]]:

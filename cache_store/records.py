@@ -85,7 +85,6 @@ def entry_fields(entry: CacheEntry, image: StoredImage) -> list[str | bytes | in
     fields: dict[str, str | bytes | int | float] = {
         "partition": entry.signature.digest,
         "tenant": entry.signature.tenant,
-        "signature": json.dumps(asdict(entry.signature), sort_keys=True),
         "prompt": entry.prompt,
         "prompt_hash": entry.prompt_hash,
         "embedding": np.ascontiguousarray(entry.embedding, np.float32).tobytes(),

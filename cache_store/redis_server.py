@@ -140,7 +140,7 @@ class PrivateRedis:
             code = await self._ended()
             if time.monotonic() - started > _STEADY_SECONDS:
                 backoff = _FIRST_BACKOFF
-            log.warning("redis-server ended with code %s; starting it again in %.1f s", code, backoff)
+            log.warning("redis-server ended with code %s (see redis.log); starting it again in %.1f s", code, backoff)
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, _LAST_BACKOFF)
             self.restarts += 1

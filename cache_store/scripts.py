@@ -184,3 +184,22 @@ local f = redis.call('HMGET', P .. 'entry:' .. id,
 return {id, unpack(f)}
 """
 """ARGV: prefix, exact key. Returns the entry's id and what its picture needs, or nothing."""
+
+CANDIDATES = """
+local P, partition, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local out = {}
+for i = 4, #ARGV do
+  if #out >= limit then break end
+  local f = redis.call('HMGET', P .. 'entry:' .. ARGV[i], 'partition', 'prompt')
+  if f[1] == partition then
+    local row, states = {ARGV[i], f[2]}, redis.call('HGETALL', P .. 'states:' .. ARGV[i])
+    for j = 1, #states, 2 do
+      if not string.find(states[j], ':', 1, true) then row[#row + 1] = states[j + 1] end
+    end
+    if #row > 2 then out[#out + 1] = row end
+  end
+end
+return out
+"""
+"""ARGV: prefix, partition, limit, then entry ids. Returns (id, prompt, state records...) of those entries of
+the partition that hold a state, in the order given."""

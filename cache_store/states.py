@@ -65,11 +65,11 @@ def decode_state(data: bytes, entry_id: int, level: int) -> NoiseState:
         tensors = safetensors.numpy.load(data)
         prediction = tensors.get("prediction")
         return NoiseState(
-            latent=_checked(tensors["latent"]),
+            latent=read_only(_checked(tensors["latent"])),
             log_snr=float(metadata["log_snr"]),
             timestep=float(metadata["timestep"]),
             skip=float(metadata["skip"]),
-            prediction=None if prediction is None else _checked(prediction),
+            prediction=None if prediction is None else read_only(_checked(prediction)),
             depth=int(metadata["depth"]),
         )
     except (KeyError, ValueError, safetensors.SafetensorError) as error:
@@ -99,3 +99,10 @@ def _checked(array: Float16Array) -> Float16Array:
     if array.dtype != np.float16 or array.ndim != 3 or array.size == 0 or not np.isfinite(array).all():
         raise ValueError("not finite float16 [C, h, w]")
     return np.ascontiguousarray(array)
+
+
+def read_only(array: Float16Array) -> Float16Array:
+    """Return a view of `array` that nobody can write through: states are shared."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -113,7 +113,11 @@ class CacheStore:
             lock.close()
             raise
         store._server, store._lock = server, lock
-        await store._start()
+        try:
+            await store._start()
+        except BaseException:
+            await store.close()
+            raise
         return store
 
     async def _start(self) -> None:
@@ -186,8 +190,7 @@ class CacheStore:
             raise CacheUnavailable("not a finite unit embedding")
         async with self._link.guard(deadline):
             near = await self._nearest(signature.digest, vector, limit)
-            found = await self._parts.catalogue.candidates(signature.digest, near)
-        return found[:limit]
+            return await self._parts.catalogue.candidates(signature.digest, near, limit)
 
     async def _nearest(self, partition: str, vector: Float32Array, limit: int) -> list[tuple[int, float]]:
         parts = self._parts
@@ -198,6 +201,8 @@ class CacheStore:
 
     async def load(self, entry_id: int, state: StateRef) -> NoiseState | None:
         """Return a verified noise state, or None when it is gone or damaged (it is then forgotten).
+
+        Its arrays are read-only and shared with other callers: copy before changing them.
 
         Raises:
             CacheUnavailable: the object store cannot answer now.

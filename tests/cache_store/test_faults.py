@@ -271,6 +271,7 @@ async def test_two_services_share_a_redis(open_store, make, tmp_path: Path) -> N
     assert await two.check_integrity() == []
 
 
+ROOT = Path(__file__).parents[2]
 DIES_WHILE_WRITING = """
 import asyncio, os, pathlib, signal, sys
 sys.path.insert(0, sys.argv[2])
@@ -298,7 +299,7 @@ asyncio.run(main())
 
 async def test_a_service_killed_while_writing_leaves_no_visible_entry(open_store, make, tmp_path: Path) -> None:
     command = [sys.executable, "-c", DIES_WHILE_WRITING, str(tmp_path / "data"), str(Path(__file__).parent)]
-    child = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=False)
+    child = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, timeout=60, check=False)
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
     objects = tmp_path / "data" / "objects"
     assert len(list(objects.rglob("*.safetensors"))) == 10

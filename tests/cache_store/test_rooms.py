@@ -2,16 +2,20 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 from cache_store import CacheStore
 
+ROOT = Path(__file__).parents[2]
 FORBIDDEN = ("torch", "diffusers", "transformers", "fastapi", "starlette", "uvicorn", "httpx")
 PROBE = "import sys, {room}; print(*sorted(set(sys.modules) & set({forbidden!r})))"
 
 
 def imported(room: str, forbidden: tuple[str, ...]) -> str:
     code = PROBE.format(room=room, forbidden=forbidden)
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, text=True
+    ).stdout.strip()
 
 
 def test_cache_store_knows_neither_http_nor_models() -> None:

@@ -1,5 +1,8 @@
 """The store's main path: remember, find, load, count, forget."""
 
+import asyncio
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -161,3 +164,40 @@ async def test_unusable_embeddings(store: CacheStore, make, caplog) -> None:
         await store.search(make.signature, make.vector(1, size=8))
     assert (await store.stats()).available
     assert "secret" not in caplog.text
+
+
+async def test_a_write_of_another_dimension_is_refused(store: CacheStore, make) -> None:
+    await remember(store, make, 1)
+    store.remember(replace(make.entry(2), embedding=make.vector(2, size=8)), make.states(2), make.image)
+    await store.flush()
+    assert (await store.stats()).dropped_writes == 1
+    assert await store.check_integrity() == []
+
+
+async def test_loaded_arrays_cannot_be_changed(open_store, make) -> None:
+    for ram_bytes in (0, 10**6):
+        store = await open_store(ram_bytes=ram_bytes)
+        await remember(store, make, 1)
+        found = await store.search(make.signature, make.vector(1), limit=1)
+        for _ in range(2):
+            state = await store.load(found[0].entry_id, found[0].states[0])
+            with pytest.raises(ValueError, match="read-only"):
+                state.latent[0, 0, 0] = 1
+        await store.close()
+
+
+async def test_many_at_once(store: CacheStore, make) -> None:
+    for seed in range(1, 31):
+        assert store.remember(make.entry(seed), make.states(seed), make.image)
+
+    async def client(seed: int) -> None:
+        for candidate in await store.search(make.signature, make.vector(seed)):
+            for ref in candidate.states:
+                state = await store.load(candidate.entry_id, ref)
+                assert state is None or state.skip == ref.skip
+                await store.touch(candidate.entry_id, ref)
+
+    await asyncio.gather(*(client(seed) for seed in range(1, 31)), store.clear("bert"))
+    await store.flush()
+    assert (await store.stats()).entries == 30
+    assert await store.check_integrity() == []

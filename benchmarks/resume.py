@@ -40,16 +40,15 @@ class Baselines:
 
 def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
     """Measure and return the report; `quick` takes fewer prompts and a coarser grid."""
-    prompts, pair_count = (40, 40) if quick else (400, 300)
+    prompts, pair_count = (40, 40) if quick else (240, 240)
     table = ThresholdTable.load(MODEL / "matching.json")
     embedder = Embedder()
     with Lab(str(MODEL), quiet=quiet) as lab:
         sweep = sweep_steps(lab, _captions(prompts), QUICK_GRID if quick else GRID)
-        n_star = sweep.best[1]
+        solver, n_star = sweep.best
         pairs = sample_pairs(TEST_SEED, pair_count)
-        run_star = RunSettings(n_star, lab.info.solvers[0], lab.info.default_guidance)
-        trials = run_trials(lab, embedder, pairs, run_star, SKIPS)
-        base = _baselines(lab, sweep, pairs, n_star)
+        trials = run_trials(lab, embedder, pairs, RunSettings(n_star, solver, lab.info.default_guidance), SKIPS)
+        base = _baselines(lab, sweep, pairs, trials)
         at_50 = _resume_k15_of_50(lab, pairs, sweep)
     return _report(sweep, trials, base, at_50, table, len(pairs))
 
@@ -59,7 +58,8 @@ def _captions(count: int) -> list[Caption]:
     return [caption(sample_scene(rng, split="heldout"), rng) for _ in range(count)]
 
 
-def _baselines(lab: Lab, sweep: StepSweep, pairs: Sequence[Pair], n_star: int) -> Baselines:
+def _baselines(lab: Lab, sweep: StepSweep, pairs: Sequence[Pair], trials: Sequence[Trial]) -> Baselines:
+    """From-scratch runs of the new prompts; N* steps and the neighbours' pictures come with the trials."""
     targets = [pair.target for pair in pairs]
     seeds = [10_000 + index for index in range(len(pairs))]
 
@@ -68,22 +68,14 @@ def _baselines(lab: Lab, sweep: StepSweep, pairs: Sequence[Pair], n_star: int) -
         results = lab.run(jobs(targets, seeds, settings, lab.info, f"base{steps}"), f"from scratch, {steps} steps")
         return np.asarray(lab.judge(results, targets).score, dtype=float)
 
-    # The source pictures are run_trials' own: same prompts, seeds and settings.
-    sources = lab.run(
-        jobs([p.source for p in pairs], list(range(len(pairs))), _star(lab, n_star), lab.info, "neighbour"),
-        "neighbours",
-    )
+    n_star = sweep.best[1]
     scratch = {skip: max(1, n_star - round(skip * n_star)) for skip in SKIPS}
     return Baselines(
         full_50=score(FULL, lab.info.solvers[0]),
-        full_n_star=score(n_star, sweep.best[0]),
-        neighbour=np.asarray(lab.judge(sources, targets).score, dtype=float),
+        full_n_star=np.array([trial.full for trial in trials[: len(pairs)]]),
+        neighbour=np.array([trial.neighbour for trial in trials[: len(pairs)]]),
         scratch={skip: score(steps, sweep.best_at(steps)) for skip, steps in scratch.items()},
     )
-
-
-def _star(lab: Lab, n_star: int) -> RunSettings:
-    return RunSettings(n_star, lab.info.solvers[0], lab.info.default_guidance)
 
 
 def _resume_k15_of_50(lab: Lab, pairs: Sequence[Pair], sweep: StepSweep) -> dict[str, Floats]:

@@ -36,6 +36,7 @@ class Service:
     engine: Engine
     store: CacheStore
     generator: Generator
+    memory: Memory
     metrics: Metrics
     totals: Totals
     started: float
@@ -81,7 +82,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     )
     totals = Totals()
     generator = Generator(planner, engine, memory, metrics, totals, Turnstile(settings.queue_limit))
-    return Service(settings, engine, store, generator, metrics, totals, started=time.time())
+    return Service(settings, engine, store, generator, memory, metrics, totals, started=time.time())
 
 
 def store_config(settings: Settings) -> StoreConfig:

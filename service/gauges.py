@@ -15,7 +15,7 @@ class Gauges(Collector):
     def __init__(self) -> None:
         self._metrics: list[Metric] = []
 
-    def take(self, store: StoreStats, engine: EngineStats, *, policy: str, inside: int) -> None:
+    def take(self, store: StoreStats, engine: EngineStats, *, policy: str, inside: int, pending: int) -> None:
         """Replace the snapshot.
 
         Args:
@@ -23,8 +23,9 @@ class Gauges(Collector):
             engine: the engine's counters.
             policy: name of the eviction policy, for the label.
             inside: pictures accepted and not yet answered.
+            pending: cache writes noted and not yet in the store.
         """
-        self._metrics = [*_engine_metrics(engine, inside), *_store_metrics(store, policy)]
+        self._metrics = [*_engine_metrics(engine, inside), *_store_metrics(store, policy, pending)]
 
     def collect(self) -> Iterator[Metric]:
         """Yield the snapshot's metrics."""
@@ -52,7 +53,7 @@ def _batch_sizes(sizes: dict[int, int]) -> Metric:
     return HistogramMetricFamily("headstart_batch_size", "Jobs per joint step.", buckets=buckets, sum_value=total)
 
 
-def _store_metrics(store: StoreStats, policy: str) -> list[Metric]:
+def _store_metrics(store: StoreStats, policy: str, pending: int) -> list[Metric]:
     available = GaugeMetricFamily("headstart_cache_available", "1 while the cache answers.", float(store.available))
     if not store.available:
         return [available]
@@ -65,7 +66,7 @@ def _store_metrics(store: StoreStats, policy: str) -> list[Metric]:
         GaugeMetricFamily("headstart_cache_states", "Noise states held.", store.states),
         tiers,
         _evictions(store.evictions, policy),
-        GaugeMetricFamily("headstart_cache_pending_writes", "Cache writes waiting.", store.pending_writes),
+        GaugeMetricFamily("headstart_cache_pending_writes", "Cache writes waiting.", pending),
         CounterMetricFamily("headstart_cache_dropped_writes", "Cache writes given up.", store.dropped_writes),
         CounterMetricFamily("headstart_cache_corrupt_states", "States whose bytes were wrong.", store.corrupt_states),
     ]

@@ -33,6 +33,11 @@ class Memory:
         self._max_depth = max_depth
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def pending(self) -> int:
+        """Writes and counts noted and not yet in the store."""
+        return len(self._tasks)
+
     def note_repeat(self, plan: Plan) -> None:
         """Count one use of the stored picture a plan returned."""
         if plan.source is not None:
@@ -55,7 +60,7 @@ class Memory:
         return True
 
     async def flush(self) -> None:
-        """Wait until everything noted so far has been handed to the store."""
+        """Wait until everything noted so far is in the store, or lost."""
         while self._tasks:
             await asyncio.gather(*self._tasks)
 
@@ -71,6 +76,8 @@ class Memory:
         states = [_noise_state(state) for state in result.captured if state.depth <= self._max_depth]
         if not self._store.remember(entry, states, StoredImage(data, width, height)):
             log.warning("cache write dropped: the write queue is full")
+            return
+        await self._store.flush()
 
     async def _entry(self, plan: Plan, result: JobResult) -> CacheEntry:
         request = plan.request

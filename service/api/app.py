@@ -3,21 +3,17 @@
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.staticfiles import StaticFiles
 
-import service
-from service.api import errors, routes_cache, routes_events, routes_images, routes_status
+from service.api import errors, page, routes_cache, routes_events, routes_images, routes_status
 from service.api.middleware import Envelope
 from service.assembly import StartError, open_service
 from service.metrics import Metrics
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
-PAGE = Path(service.__file__).parent / "page"
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -47,15 +43,9 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(routes.router)
     errors.install(app)
     app.add_middleware(Envelope, metrics=metrics)
-    _mount_page(app)
+    page.install(app)
     _document_errors(app)
     return app
-
-
-def _mount_page(app: FastAPI) -> None:
-    # Under both roots: the page's own links are relative, so it works at / and at /page/.
-    app.mount("/page", StaticFiles(directory=PAGE, html=True), name="page")
-    app.mount("/", StaticFiles(directory=PAGE, html=True), name="root")
 
 
 def _document_errors(app: FastAPI) -> None:

@@ -105,7 +105,8 @@ def _validation_problem(error: RequestValidationError) -> Problem:
     if first["type"] == "json_invalid":
         return Problem(400, "the request body is not valid JSON", INVALID, code="invalid_json")
     path = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    param = ".".join(path) or None
+    # An unknown field's name is the client's own text: bounded, and made encodable.
+    param = ".".join(path)[:100].encode(errors="replace").decode() or None
     if param is None:
         return Problem(400, "the request body must be a JSON object", INVALID, code="invalid_type")
     return Problem(400, f"{param}: {MESSAGES.get(first['type'], first['msg'])}", INVALID, param, first["type"])

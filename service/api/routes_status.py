@@ -41,6 +41,7 @@ async def metrics(service: ServiceOf) -> Response:
         service.engine.stats,
         policy=service.settings.eviction,
         inside=service.generator.turnstile.inside,
+        pending=service.memory.pending,
     )
     return Response(service.metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -75,7 +76,7 @@ async def stats(service: ServiceOf) -> StatsBody:
         wasted_steps=totals.wasted,
         saved_gpu_seconds=totals.saved_gpu_seconds,
         gpu_seconds=totals.gpu_seconds,
-        cache=_cache(await service.store.stats()),
+        cache=_cache(await service.store.stats(), service.memory.pending),
         engine=_engine(service),
     )
 
@@ -93,7 +94,7 @@ def _model(service: Service) -> ModelBody:
     )
 
 
-def _cache(stats: StoreStats) -> dict[str, Any]:
+def _cache(stats: StoreStats, pending: int) -> dict[str, Any]:
     if not stats.available:
         return {"available": False}
     return {
@@ -103,6 +104,7 @@ def _cache(stats: StoreStats) -> dict[str, Any]:
         "state_bytes": stats.state_bytes,
         "image_bytes": stats.image_bytes,
         "ram_bytes": stats.ram_bytes,
+        "pending_writes": pending,
     }
 
 

@@ -2,8 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
+
+def _unicode(text: str) -> str:
+    # JSON can spell half a surrogate pair; no encoder, tokenizer or hash can take it.
+    if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise PydanticCustomError("string_unicode", "not valid Unicode text")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_unicode)]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 Quality = Literal["standard", "hd", "low", "medium", "high", "auto"]
@@ -33,10 +43,10 @@ class CacheBody(_Strict):
 class GenerationBody(_Strict):
     """OpenAI's image generation request, with strict extras."""
 
-    prompt: str = Field(min_length=1, description="What to draw.")
-    model: str | None = Field(default=None, description="The served model's id, or nothing.")
+    prompt: Text = Field(min_length=1, description="What to draw.")
+    model: Text | None = Field(default=None, description="The served model's id, or nothing.")
     n: int | None = Field(default=None, ge=1, le=MAX_PICTURES, description="How many pictures (default 1).")
-    size: str | None = Field(default=None, description="`WIDTHxHEIGHT` in pixels, or `auto`.")
+    size: Text | None = Field(default=None, description="`WIDTHxHEIGHT` in pixels, or `auto`.")
     output_format: Literal["png", "jpeg", "webp"] | None = Field(default=None, description="Default `png`.")
     output_compression: int | None = Field(default=None, ge=0, le=100, description="Quality of JPEG and WebP.")
     response_format: Literal["b64_json", "url"] | None = Field(default=None, description="Only `b64_json` is served.")
@@ -46,7 +56,7 @@ class GenerationBody(_Strict):
     style: Literal["vivid", "natural"] | None = Field(default=None, description="Ignored.")
     background: Literal["opaque", "auto"] | None = Field(default=None, description="Pictures are always opaque.")
     moderation: Literal["low", "auto"] | None = Field(default=None, description="Ignored.")
-    user: str | None = Field(default=None, max_length=512, description="Ignored.")
+    user: Text | None = Field(default=None, max_length=512, description="Ignored.")
     seed: int | None = Field(
         default=None,
         ge=0,
@@ -57,8 +67,8 @@ class GenerationBody(_Strict):
     guidance_scale: float | None = Field(
         default=None, ge=0.0, le=MAX_GUIDANCE, allow_inf_nan=False, description="Classifier-free guidance; 1 is none."
     )
-    negative_prompt: str | None = Field(default=None, description="What not to draw.")
-    scheduler: str | None = Field(default=None, description="One of the model's solvers.")
+    negative_prompt: Text | None = Field(default=None, description="What not to draw.")
+    scheduler: Text | None = Field(default=None, description="One of the model's solvers.")
     cache: CacheBody | None = Field(default=None, description="Wishes towards the cache.")
 
 

@@ -94,7 +94,6 @@ class Client:
     def settle(self) -> None:
         """Wait until what was noted behind the answers has been written."""
         self.server.wait(lambda: self.metric("headstart_cache_pending_writes") == 0, "settled")
-        time.sleep(0.2)
 
     def entries(self) -> int:
         return int(self.http.get("/v1/stats").json()["cache"]["entries"])

@@ -1,0 +1,28 @@
+"""The page: `/` and the files beside it, also under `/page/`. Its own links are relative, so both places work."""
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+
+import service
+
+FOLDER = Path(service.__file__).parent / "page"
+# Small files that change with a release: ask each time, answer 304.
+HEADERS = {"Cache-Control": "no-cache"}
+
+
+def install(app: FastAPI) -> None:
+    """Serve the page's files, and only those."""
+    files = {path.name: path for path in FOLDER.iterdir() if path.is_file()}
+
+    async def serve(page_file: str = "index.html") -> Response:
+        if page_file not in files:
+            raise HTTPException(404)
+        return FileResponse(files[page_file], headers=HEADERS)
+
+    for path in ("/", "/{page_file}"):
+        app.add_api_route(path, serve, methods=["GET", "HEAD"], include_in_schema=False, response_class=FileResponse)
+    app.mount("/page", StaticFiles(directory=FOLDER, html=True), name="page")

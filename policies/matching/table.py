@@ -13,6 +13,9 @@ FORMAT = "headstart-threshold-table"
 VERSION = 1
 REQUIRED_KEY = ("weights_digest", "embedder_digest", "schedule")
 _SAME_LEVEL = 0.005
+# Levels are usually a tenth of the run apart; rounding to whole steps moves a state by half a step.
+_NEIGHBOURS = 0.15
+_BEFORE_FIRST = 0.07
 
 
 class TableError(ValueError):
@@ -119,16 +122,24 @@ def sorted_rows(rows: tuple[ThresholdRow, ...]) -> tuple[ThresholdRow, ...]:
 
 
 def bounds_at(rows: tuple[ThresholdRow, ...], skip: float) -> ThresholdRow | None:
-    """Return the bounds for a state at `skip`, or None deeper than the deepest row.
+    """Return the bounds for a state at `skip`, or None where the rows say nothing.
 
-    A run of another length has its states between the profiled levels; there the stricter bound of the two
-    neighbouring rows holds, and before the first row the first row's.
+    A run of another length has its states a little off the profiled levels; between two neighbouring rows the
+    stricter bound of both holds. A level that was left out of the table (nothing satisfied the quality bound
+    there) is not bridged: rows further apart than usual levels are no neighbours.
     """
-    below = [row for row in rows if row.skip <= skip + _SAME_LEVEL]
-    above = [row for row in rows if row.skip >= skip - _SAME_LEVEL]
-    if not above:
+    below = [row for row in rows if row.skip <= skip + _SAME_LEVEL][-1:]
+    above = [row for row in rows if row.skip >= skip - _SAME_LEVEL][:1]
+    if below and skip - below[0].skip <= _SAME_LEVEL:
+        around = below
+    elif above and not below:
+        around = above if above[0].skip - skip <= _BEFORE_FIRST else []
+    elif above and above[0].skip - below[0].skip <= _NEIGHBOURS:
+        around = [*below, *above]
+    else:
+        around = []
+    if not around:
         return None
-    around = [*below[-1:], above[0]] if not below or abs(below[-1].skip - skip) > _SAME_LEVEL else [below[-1]]
     return ThresholdRow(
         skip=skip,
         min_similarity=max(row.min_similarity for row in around),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from policies.matching import TableError, ThresholdRow, ThresholdTable
+from policies.matching.table import bounds_at
 
 KEY = {"weights_digest": "w", "embedder_digest": "e", "schedule": "s"}
 
@@ -59,3 +60,31 @@ def test_not_json(tmp_path: Path) -> None:
     (tmp_path / "table.json").write_text("{")
     with pytest.raises(TableError):
         ThresholdTable.load(tmp_path / "table.json")
+
+
+ROWS = (ThresholdRow(0.1, 0.6, 0.1), ThresholdRow(0.2, 0.5, 0.2), ThresholdRow(0.4, 0.9, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("skip", "expected"),
+    [
+        (0.01, None),  # too far before the first row
+        (0.05, (0.6, 0.1)),
+        (0.1, (0.6, 0.1)),
+        (0.103, (0.6, 0.1)),
+        (0.15, (0.6, 0.1)),  # the stricter of both neighbours, each bound by itself
+        (0.2, (0.5, 0.2)),
+        (0.3, None),  # this level was left out of the table
+        (0.25, None),
+        (0.398, (0.9, 0.1)),
+        (0.4, (0.9, 0.1)),
+        (0.45, None),  # deeper than the deepest
+    ],
+)
+def test_bounds_between_and_beyond_the_rows(skip: float, expected: tuple[float, float] | None) -> None:
+    bounds = bounds_at(ROWS, skip)
+    assert (bounds and (bounds.min_similarity, bounds.max_divergence)) == expected
+
+
+def test_no_rows_no_bounds() -> None:
+    assert bounds_at((), 0.3) is None

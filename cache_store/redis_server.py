@@ -24,6 +24,8 @@ _PREDECESSOR_SECONDS = 10.0
 _FIRST_BACKOFF = 0.1
 _LAST_BACKOFF = 5.0
 _STEADY_SECONDS = 10.0
+_STILLBORN_SECONDS = 2.0
+_STILLBORN_LIMIT = 2
 
 # Runs between fork and exec, in a process of its own: preexec_fn is unsafe in a process with threads.
 # Linux tells the server to stop when its parent dies; elsewhere the inherited lock keeps a successor out.
@@ -134,12 +136,16 @@ class PrivateRedis:
         return [word for name, value in options.items() for word in (f"--{name}", value)]
 
     async def _supervise(self) -> None:
-        backoff = _FIRST_BACKOFF
+        backoff, stillborn = _FIRST_BACKOFF, 0
         while True:
             started = time.monotonic()
             code = await self._ended()
-            if time.monotonic() - started > _STEADY_SECONDS:
+            lived = time.monotonic() - started
+            if lived > _STEADY_SECONDS:
                 backoff = _FIRST_BACKOFF
+            stillborn = stillborn + 1 if lived < _STILLBORN_SECONDS else 0
+            if stillborn >= _STILLBORN_LIMIT and await asyncio.to_thread(self._data_is_broken):
+                self._set_data_aside()
             log.warning("redis-server ended with code %s (see redis.log); starting it again in %.1f s", code, backoff)
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, _LAST_BACKOFF)
@@ -148,6 +154,24 @@ class PrivateRedis:
                 self._spawn()
             except OSError as error:
                 log.error("redis-server cannot be started: %s", error.strerror)
+
+    def _data_is_broken(self) -> bool:
+        """Return whether the server's last words were that it cannot read its data."""
+        try:
+            log_text = (self._folder / "redis.log").read_text("utf-8", "replace")
+        except OSError:
+            return False
+        last_words = log_text.rpartition("Redis is starting")[2]
+        return any(sign in last_words for sign in ("append only file", "AOF loading aborted", "RDB"))
+
+    def _set_data_aside(self) -> None:
+        """Begin anew with an empty catalogue: it is only a cache, and one that never starts is worth nothing."""
+        for name in ("appendonly.aof", "appendonlydir"):  # redis 6, redis 7
+            data = self._folder / name
+            if data.exists():
+                broken = self._folder / f"{name}.broken-{int(time.time())}"
+                data.rename(broken)
+                log.error("the catalogue cannot be read; it is kept as %s, and the cache starts empty", broken.name)
 
     async def _ended(self) -> int | None:
         # A poll, because child watchers differ between event loops and must not outlive them.

@@ -115,6 +115,25 @@ def _stores(store: CacheStore) -> set[str]:
     return {path.name for path in (store._config.data_dir / "objects").iterdir()}
 
 
+async def test_an_unreadable_catalogue_is_set_aside(open_store, make, tmp_path: Path, caplog) -> None:
+    store = await open_store()
+    await remember(store, make, 1)
+    await store.close()
+    log = tmp_path / "data" / "redis" / "appendonly.aof"
+    data = log.read_bytes()
+    log.write_bytes(data[:30] + b"rubbish" + data[37:])
+
+    store = await open_store()
+    await until(available(store))
+    await store.flush()
+    assert await store.recent("anna") == []
+    await remember(store, make, 2)
+    assert [summary.seed for summary in await store.recent("anna")] == [2]
+    assert await store.check_integrity() == []
+    assert len(list(log.parent.glob("appendonly.aof.broken-*"))) == 1
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
+
+
 def flip(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :]
 

@@ -91,7 +91,7 @@ class CapturedState:
 class Progress:
     """One step of one job is done, or (step == first_step) the job enters the loop.
 
-    An entry the gate refuses is followed by another, with a smaller first_step.
+    An entry the gate refuses is followed by another, with a smaller first_step; so is a death of the engine.
 
     Attributes:
         job_id: which job.

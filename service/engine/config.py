@@ -12,7 +12,7 @@ class EngineConfig:
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", …
         dtype: "auto" (float32 on the CPU, float16 elsewhere), "float32", "float16" or "bfloat16".
         max_batch: most jobs that advance together.
-        threads: CPU threads of the network's maths in the child process; 0 = leave torch's default.
+        threads: CPU threads of the network's maths; 0 = leave torch's default.
         kind: "process" (supervised child process) or "local" (a thread of this process).
     """
 

@@ -6,6 +6,8 @@ import queue
 import threading
 from collections.abc import Callable
 
+import torch
+
 from service.engine.base import Pipeline
 from service.engine.config import EngineConfig
 from service.engine.front import Front
@@ -20,7 +22,7 @@ class LocalEngine(Front):
     """Runs jobs on a thread of this process (tests, benchmarks, calibration).
 
     Args:
-        config: what to run and where; `threads` is left to the process, whose setting it is.
+        config: what to run and where; `threads`, if set, holds for all of torch in this process.
         load: makes the pipeline; called off the event loop.
     """
 
@@ -32,6 +34,8 @@ class LocalEngine(Front):
 
     async def start(self) -> None:
         """Load the model and start the loop's thread; raises EngineStartError with one clear line."""
+        if self._config.threads > 0:
+            torch.set_num_threads(self._config.threads)
         pipeline = await asyncio.to_thread(self._load)
         owner = asyncio.get_running_loop()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from functools import partial
 
 from service.engine.base import EngineStartError, JobResult, ModelInfo
 from service.engine.config import EngineConfig
-from service.engine.front import Front
+from service.engine.front import Front, Ticket
 from service.engine.link import ChildLink
 from service.engine.worker import Command, Ready, Refused, Report, Stop, Submit, Ticked
 
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 # A job that was running each of the three times the engine died is taken for the cause.
 DEATHS_ALLOWED = 3
+# Clients wait for so many attempts to start another engine process; the attempts go on after that.
+STARTS_AWAITED = 3
 BACKOFF_SECONDS = 0.1
 BACKOFF_LIMIT_SECONDS = 10.0
 STOP_SECONDS = 5.0
@@ -42,6 +45,7 @@ class ProcessEngine(Front):
         self._failures = 0
         self._gone = False
         self._stopping = False
+        self._suspect: Ticket | None = None
         self._past_sizes: Counter[int] = Counter()
 
     @property
@@ -60,18 +64,19 @@ class ProcessEngine(Front):
         self._loading = owner.create_future()
         receive = partial(_tell, owner, self._receive, self._generation)
         lost = partial(_tell, owner, self._lost, self._generation)
-        self._link = ChildLink(self._config, receive, lost)
         self._gone = False
         try:
+            self._link = ChildLink(self._config, receive, lost)
             self._info = await self._loading
             if self._gone:
                 raise EngineStartError("the engine process ended as soon as it was ready")
+        except OSError as error:
+            raise EngineStartError(f"cannot start the engine process: {error.strerror}") from error
         except BaseException:
             await self._reap()
             raise
         self._stats.ready = True
-        for ticket in self._tickets.values():
-            self._post(Submit(ticket.spec, ticket.submitted))
+        self._resubmit()
 
     def _receive(self, generation: int, report: Report) -> None:
         if generation != self._generation or self._loading is None:
@@ -102,28 +107,52 @@ class ProcessEngine(Front):
         self._past_sizes = Counter(self._stats.batch_sizes)
         self._stats = replace(self._stats, active=0, ready=False, restarts=self._stats.restarts + 1)
         self._blame()
+        self._stats.waiting = len(self._tickets)
         self._reviver = asyncio.get_running_loop().create_task(self._revive())
 
     def _blame(self) -> None:
-        """Count the death against the jobs that may have been running, and give up those that were there each time.
+        """Count the death against the jobs that may have been running; give up one that was there each time.
 
-        Admission is first come, first served, so the running ones are the oldest.
+        Admission is first come, first served, so the running ones are the oldest. While a suspect is being tried,
+        the death is its alone.
         """
-        for ticket in list(self._tickets.values())[: self._config.max_batch]:
+        oldest = list(self._tickets.values())[: self._config.max_batch]
+        blamed, self._suspect = [self._suspect] if self._suspect is not None else oldest, None
+        for ticket in blamed:
             ticket.deaths += 1
             if ticket.deaths >= DEATHS_ALLOWED:
                 self._fail(ticket, "engine-lost", "the engine died repeatedly while it worked on this picture")
 
+    def _resubmit(self) -> None:
+        """Give a new child all unfinished jobs, but of those that saw two deaths only one at a time."""
+        for ticket in self._tickets.values():
+            if ticket.deaths < DEATHS_ALLOWED - 1:
+                self._post(Submit(ticket.spec, ticket.submitted))
+        self._try_suspect()
+
+    def _try_suspect(self) -> None:
+        """Let the next suspect run: innocents that shared a batch with a killer thus get through."""
+        suspects = (ticket for ticket in self._tickets.values() if ticket.deaths == DEATHS_ALLOWED - 1)
+        if self._stats.ready and self._suspect is None and (suspect := next(suspects, None)) is not None:
+            self._suspect = suspect
+            self._post(Submit(suspect.spec, suspect.submitted))
+
+    def _remove(self, ticket: Ticket) -> None:
+        super()._remove(ticket)
+        if ticket is self._suspect:
+            self._suspect = None
+            self._try_suspect()
+
     async def _revive(self) -> None:
         await self._reap()
-        while True:
+        for starts in itertools.count(1):
             await asyncio.sleep(min(BACKOFF_SECONDS * 2**self._failures, BACKOFF_LIMIT_SECONDS))
             self._failures += 1
             try:
                 await self._launch()
             except EngineStartError as error:
                 logger.error("the engine does not start again: %s", error)
-                if self._failures >= DEATHS_ALLOWED:
+                if starts >= STARTS_AWAITED:
                     self._fail_all("engine-lost", "the engine does not start")
             else:
                 return

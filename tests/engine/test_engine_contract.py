@@ -159,14 +159,17 @@ class TestSupervision:
             difference = end.image.astype(int) - alone(pipeline, item).image
             assert np.abs(difference).max() <= 1
 
-    async def test_jobs_there_at_three_deaths_are_given_up(self, supervised):
-        task = asyncio.create_task(collect(supervised, spec("poison", steps=1000)))
-        for _ in range(3):
-            await until(lambda: supervised.stats.active)
+    async def test_a_job_there_at_three_deaths_is_given_up_and_its_batch_mate_is_not(self, supervised):
+        poison = asyncio.create_task(collect(supervised, spec("poison", steps=1000)))
+        innocent = asyncio.create_task(collect(supervised, spec("innocent", steps=300)))
+        for active in (2, 2, 1):
+            await until(lambda: supervised.stats.active == active)  # noqa: B023
             os.kill(supervised.pid, signal.SIGKILL)
-            await until(lambda: not supervised.stats.active)
-        assert (await task)[-1].code == "engine-lost"
-        assert isinstance((await collect(supervised, spec("innocent")))[-1], JobResult)
+            await until(lambda: not supervised.stats.ready)
+        assert (await poison)[-1].code == "engine-lost"
+        end = (await innocent)[-1]
+        assert isinstance(end, JobResult)
+        assert end.restarts == 2
 
     async def test_signals_do_not_reach_the_child_and_close_ends_it(self, supervised):
         pid, restarts = supervised.pid, supervised.stats.restarts

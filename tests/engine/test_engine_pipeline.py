@@ -179,3 +179,18 @@ def test_broken_models_are_one_clear_line(tiny_model, tmp_path):
     with pytest.raises(EngineStartError, match="cannot load model broken") as caught:
         load_pipeline(str(broken), "cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_nowhere_is_one_clear_line(monkeypatch):
+    def download(name):
+        raise OSError("no such repository\nand much more")
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.download", download)
+    with pytest.raises(EngineStartError, match="neither a local folder nor to be had") as caught:
+        load_pipeline("nobody/nothing", "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_half_precision_draws_nearly_the_same_picture(tiny_model, pipeline):
+    half = alone(load_pipeline(str(tiny_model), "cpu", "bfloat16"), spec())
+    assert np.abs(half.image.astype(int) - alone(pipeline, spec()).image).mean() < 4

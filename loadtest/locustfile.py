@@ -12,7 +12,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import gevent
 from gevent.lock import Semaphore
@@ -133,6 +133,8 @@ class Replay:
 def replay_log(user: "ReplayUser") -> None:
     """The one task of a user: send what is to be sent, then stop."""
     replay = user.environment.replay
+    if replay is None:
+        raise StopUser
     if replay.timed:
         user.send_at_times(replay)
     else:
@@ -181,15 +183,21 @@ class ReplayUser(FastHttpUser):  # type: ignore[misc]  # locust is untyped here
         replay.note(outcome)
 
 
-def start(environment: Environment, **_: Any) -> None:
-    """Read the log before any user starts; a bad one ends the run with one clear line."""
-    environment.replay = None
+def check(environment: Environment, **_: Any) -> None:
+    """Before anything starts: a bad log or option ends the run with one clear line."""
+    if isinstance(environment.runner, MasterRunner | WorkerRunner):
+        # One process keeps the log's order; several would each replay all of it.
+        _refuse("a replay runs in one process; leave out --master, --worker and --processes")
     try:
-        environment.replay = Replay(environment)
+        Replay(environment)
     except (PromptLogError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        environment.process_exit_code = 2
-        environment.runner.quit()
+        _refuse(str(error))
+
+
+def start(environment: Environment, **_: Any) -> None:
+    """Read the log anew: the web interface may have changed the options since the check."""
+    environment.replay = None
+    environment.replay = Replay(environment)
 
 
 def stop(environment: Environment, **_: Any) -> None:
@@ -198,11 +206,9 @@ def stop(environment: Environment, **_: Any) -> None:
         environment.replay.report()
 
 
-def refuse_distribution(environment: Environment, **_: Any) -> None:
-    """One process keeps the log's order; several would each replay all of it."""
-    if isinstance(environment.runner, MasterRunner | WorkerRunner):
-        sys.stderr.write("error: a replay runs in one process; leave out --master, --worker and --processes\n")
-        sys.exit(2)
+def _refuse(reason: str) -> NoReturn:
+    sys.stderr.write(f"error: {reason}\n")
+    sys.exit(2)
 
 
 def _check_options(options: Any) -> None:
@@ -237,6 +243,6 @@ def _answered(
 
 
 events.init_command_line_parser.add_listener(add_options)
-events.init.add_listener(refuse_distribution)
+events.init.add_listener(check)
 events.test_start.add_listener(start)
 events.test_stop.add_listener(stop)

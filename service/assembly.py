@@ -71,7 +71,11 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     engine = make_engine(engine_config(settings))
     # Requests are drained before this; what still runs has no client any more.
     stack.push_async_callback(engine.close)
-    await asyncio.gather(engine.start(), embedder.start())
+    if settings.engine == "process":
+        await asyncio.gather(engine.start(), embedder.start())
+    else:  # two models loading in threads of one process trip over the library's global state
+        await engine.start()
+        await embedder.start()
     planner = Planner(
         store,
         embedder,

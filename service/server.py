@@ -1,5 +1,9 @@
 """One process, one event loop: uvicorn around the application."""
 
+import contextlib
+import signal
+from types import FrameType
+
 import uvicorn
 
 from service import logs
@@ -20,5 +24,18 @@ def run_server(settings: Settings) -> bool:
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
     server = uvicorn.Server(config)
-    server.run()
+    with contextlib.suppress(_Stopped):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stop)
+        server.run()
     return server.started
+
+
+class _Stopped(Exception):
+    """A signal asked the process to end."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # uvicorn has its own handlers while it serves. When it is done it raises the signal again, to end the
+    # process by it; an orderly stop is a success, and a signal before it serves needs no order.
+    raise _Stopped

@@ -20,7 +20,12 @@ router = APIRouter()
 Result = TypeVar("Result")
 
 
-@router.post("/v1/images/generations", responses=GENERATION_ERRORS, summary="Draw pictures")
+@router.post(
+    "/v1/images/generations",
+    response_model=GenerationAnswer,
+    responses=GENERATION_ERRORS,
+    summary="Draw pictures",
+)
 async def generate(
     body: GenerationBody,
     request: Request,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 
 import torch
@@ -31,8 +33,15 @@ def _judge(options: argparse.Namespace) -> None:
 
 
 def _unet(options: argparse.Namespace) -> None:
-    latents.encode_pool(6000)
-    unet.train_unet(options.unet_minutes)
+    if options.rank == 0:
+        latents.encode_pool(6000)
+        (RUNS / "meeting").unlink(missing_ok=True)
+    again = [sys.executable, "-m", "training", "unet", "--workers", str(options.workers), "--rank"]
+    others = range(1, options.workers) if options.rank == 0 else ()
+    helpers = [subprocess.Popen([*again, str(rank)]) for rank in others]
+    unet.train_unet(options.unet_minutes, rank=options.rank, workers=options.workers)
+    for helper in helpers:
+        helper.wait()
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -77,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--judge-minutes", type=float, default=8.0)
     parser.add_argument("--unet-minutes", type=float, default=75.0)
     parser.add_argument("--prompts", type=int, default=512, help="held-out prompts to evaluate on")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of the trainer")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
+    parser.add_argument("--workers", type=int, default=2, help="processes that train the UNet together")
+    parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print all figures as one JSON object")
     return parser
 

@@ -61,9 +61,7 @@ def contact_sheet(path: Path) -> list[str]:
     """A grid of pictures for held-out prompts; returns the prompts in reading order."""
     defaults = read_defaults()
     texts = [one.text for one in prompts("heldout", _ROWS * _COLUMNS, _SHEET_SEED)]
-    parts = sample(
-        load_pipeline(), texts, defaults["default_steps"], defaults["default_guidance"], _SHEET_SEED
-    )
+    parts = sample(load_pipeline(), texts, defaults["default_steps"], defaults["default_guidance"], _SHEET_SEED)
     pictures = (torch.cat(list(parts)) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     grid = pictures.reshape(_ROWS, _COLUMNS, 128, 128, 3).swapaxes(1, 2)
     sheet = Image.fromarray(grid.reshape(_ROWS * 128, _COLUMNS * 128, 3))

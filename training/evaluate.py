@@ -100,9 +100,7 @@ def tune_guidance(count: int = 96, steps: int = 20) -> Figures:
     return {"prompts": count, "steps": steps, "scores": scores, "best": best}
 
 
-def _sweep(
-    judge: Judge, pipeline: StableDiffusionPipeline, captions: list[Caption], guidance: float
-) -> Figures:
+def _sweep(judge: Judge, pipeline: StableDiffusionPipeline, captions: list[Caption], guidance: float) -> Figures:
     """Scores by solver and number of steps, to find the fewest that do."""
     rows: tuple[tuple[Solver, tuple[int, ...]], ...] = (("ddim", _DDIM_STEPS), ("dpm", _DPM_STEPS))
     figures: Figures = {"pictures": len(captions)}

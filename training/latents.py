@@ -95,9 +95,11 @@ def grow(limit: int, pause: float) -> None:
     """Finish the pool; then add fresh shards of 500 scenes, one every ``pause`` seconds."""
     torch.set_num_threads(1)
     encode_pool()
-    vae = standard_vae()
+    vae, parent = standard_vae(), multiprocessing.parent_process()
     for shard in range(limit):
         path = FOLDER / f"grown-{shard:04d}.npz"
+        if parent is not None and not parent.is_alive():
+            return
         if path.exists():
             continue
         pixels, scenes = draw_shard([_GROW_SEED, shard], "train")
@@ -109,11 +111,12 @@ class LatentPool:
     """All encoded scenes so far; a worker process keeps adding new ones.
 
     Args:
+        grow_too: whether to start the worker that adds scenes.
         limit: shards of 500 the worker adds at most.
         pause: seconds the worker rests between shards.
     """
 
-    def __init__(self, limit: int = 120, pause: float = 25.0) -> None:
+    def __init__(self, grow_too: bool, limit: int = 60, pause: float = 45.0) -> None:
         self._known: set[Path] = set()
         self._latents: list[Latents] = []
         self._scenes: list[Scene] = []
@@ -121,7 +124,8 @@ class LatentPool:
         self.refresh()
         context = multiprocessing.get_context("spawn")
         self._worker = context.Process(target=grow, args=(limit, pause), daemon=True)
-        self._worker.start()
+        if grow_too:
+            self._worker.start()
 
     def __len__(self) -> int:
         return len(self._scenes)
@@ -147,5 +151,6 @@ class LatentPool:
 
     def close(self) -> None:
         """Stop the worker."""
-        self._worker.terminate()
-        self._worker.join()
+        if self._worker.is_alive():
+            self._worker.terminate()
+            self._worker.join()

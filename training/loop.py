@@ -16,6 +16,11 @@ RUNS = Path(__file__).parent / "runs"
 """Where pools, checkpoints and logs go; not part of the repository."""
 
 
+def rate_at(progress: float, warmup: float) -> float:
+    """Learning-rate share at a share of the budget: linear warmup, then linear decay to zero."""
+    return min(1.0, progress / warmup + 1e-3) * min(1.0, (1.0 - progress) / (1.0 - warmup))
+
+
 class Run:
     """One stage of training that ends when its minutes are spent, and may be interrupted.
 
@@ -48,9 +53,8 @@ class Run:
         return min(1.0, self.seconds / (60 * self.minutes))
 
     def rate(self, warmup: float = 0.03) -> float:
-        """Learning-rate share now: linear warmup, then linear decay to zero."""
-        done = self.progress
-        return min(1.0, done / warmup + 1e-3) * (1.0 - done) / (1.0 - warmup)
+        """Learning-rate share now, see ``rate_at``."""
+        return rate_at(self.progress, warmup)
 
     def restore(self) -> dict[str, Any] | None:
         """The last checkpoint's state, or None when the stage starts afresh."""
@@ -64,7 +68,9 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """Count steps until the budget is spent, with a progress bar."""
+        self._since = self._saved = time.monotonic()
         with tqdm(total=100.0, desc=self.name, unit="%", mininterval=10) as bar:
+            bar.update(100 * self.progress)
             while self.progress < 1.0:
                 yield self.step
                 self.step += 1

@@ -37,9 +37,7 @@ def build_tokenizer(folder: Path, seed: int = 7, captions: int = 20_000) -> CLIP
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY, end_of_word_suffix="</w>", initial_alphabet=alphabet
-    )
+    trainer = trainers.BpeTrainer(vocab_size=_VOCABULARY, end_of_word_suffix="</w>", initial_alphabet=alphabet)
     core.train_from_iterator(texts, trainer)
     learned = json.loads(core.to_str())["model"]
     return _write_clip_format(folder, alphabet, learned["merges"])
@@ -53,9 +51,7 @@ def _write_clip_format(folder: Path, alphabet: list[str], merges: list[list[str]
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n")
-    tokenizer = CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS
-    )
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS)
     tokenizer.save_pretrained(str(folder))
     return tokenizer
 
@@ -79,13 +75,9 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
-def tokenise(
-    tokenizer: CLIPTokenizer, texts: list[str], padding: str = "max_length"
-) -> torch.Tensor:
+def tokenise(tokenizer: CLIPTokenizer, texts: list[str], padding: str = "max_length") -> torch.Tensor:
     """Token ids [B, 40], padded as the Stable Diffusion pipeline pads them (or to the longest)."""
-    batch = tokenizer(
-        texts, padding=padding, max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-    )
+    batch = tokenizer(texts, padding=padding, max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
     ids: torch.Tensor = batch.input_ids
     return ids
 
@@ -138,9 +130,7 @@ def train_text(minutes: float, seed: int = 11) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             ids = tokenise(tokenizer, [c.text for c in captions], "longest")
             logits = reader(encoder(ids).last_hidden_state)
-        losses = [
-            F.cross_entropy(one.float(), labels[:, k], reduction="sum") for k, one in enumerate(logits)
-        ]
+        losses = [F.cross_entropy(one.float(), labels[:, k], reduction="sum") for k, one in enumerate(logits)]
         loss = torch.stack(losses).sum() / (labels >= 0).sum()
         torch.autograd.backward(loss)
         optimisers.step(run.rate())

@@ -46,9 +46,7 @@ def _slopes(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return images[..., 1:, :] - images[..., :-1, :], images[..., 1:] - images[..., :-1]
 
 
-def reconstruction_loss(
-    output: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
-) -> torch.Tensor:
+def reconstruction_loss(output: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """L1 on pixels, on their differences (so edges stay sharp) and on a half-size picture.
 
     Args:
@@ -76,7 +74,8 @@ def _loss(vae: AutoencoderKL, images: torch.Tensor, weight: torch.Tensor) -> tor
         output = vae.decode(posterior.sample()).sample
     log_var = posterior.logvar.float()
     divergence = 0.5 * (posterior.mean.float() ** 2 + log_var.exp() - 1 - log_var).mean()
-    return reconstruction_loss(output.float(), images, weight) + _KL_WEIGHT * divergence
+    loss: torch.Tensor = reconstruction_loss(output.float(), images, weight)
+    return loss + _KL_WEIGHT * divergence
 
 
 @torch.no_grad()

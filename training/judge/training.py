@@ -17,7 +17,7 @@ from training.pool import Pixels, build_pool, draw_shard, load_pool
 from training.scenes import ATTRIBUTE_VALUES, Caption, Scene
 from training.vae import reconstruct, to_tensor
 
-_BATCH = 64
+_BATCH = 32
 _RECONSTRUCTED = 4000
 _VALID_SEED = 90_002
 
@@ -110,7 +110,7 @@ def train_judge(minutes: float, seed: int = 31) -> None:
         loss = _loss(network, images, labels[picks])
         torch.autograd.backward(loss)
         optimisers.step(run.rate())
-        if step % 100 == 0:
+        if step % 200 == 0:
             accuracy = float(Judge(network).score(clean, captions).score.mean())
             network.train()
             run.log(loss=round(loss.item(), 4), valid_accuracy=round(accuracy, 4))

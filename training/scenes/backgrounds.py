@@ -17,7 +17,7 @@ Y, X = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE].astype(np.float32)
 
 def colour(red: float, green: float, blue: float) -> Field:
     """An RGB colour from 0..255 values, as float32 in [0, 1]."""
-    return np.array([red, green, blue], np.float32) / np.float32(255)
+    return np.asarray(np.array([red, green, blue]) / 255, np.float32)
 
 
 def mix(low: Field, high: Field, share: Field) -> Field:
@@ -48,7 +48,7 @@ def _noise(rng: np.random.Generator, cells_y: int, cells_x: int) -> Field:
 
 
 def _ramp(low: float, high: float, field: Field) -> Field:
-    return np.clip((field - np.float32(low)) / np.float32(high - low), 0, 1)
+    return np.asarray(np.clip((field - low) / (high - low), 0, 1), np.float32)
 
 
 def _specks(
@@ -86,7 +86,7 @@ def _skyline(rng: np.random.Generator, height: float, swing: float) -> Field:
 
 
 def _below(line: Field) -> Field:
-    return np.clip(Y - line[None, :] + np.float32(0.5), 0, 1)
+    return np.asarray(np.clip(Y - line[None, :] + 0.5, 0, 1), np.float32)
 
 
 def _meadow(rng: np.random.Generator) -> Field:

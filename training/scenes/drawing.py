@@ -56,7 +56,7 @@ def render(scene: Scene, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
 
 def object_mask(scene: Scene) -> Field:
     """Where the things of a scene lie, roughly: discs of ones, float32 [128, 128]."""
-    mask = np.zeros_like(X)
+    mask: Field = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.float32)
     for thing, (x, y) in zip(scene.things, _places(scene, np.zeros((2, 2))), strict=True):
         near = (X - np.float32(x)) ** 2 + (Y - np.float32(y)) ** 2 < (RADII[thing.size] + 4) ** 2
         mask[near] = 1
@@ -135,4 +135,4 @@ def _shade(paint: Field, distance: Field, bevel: float) -> Field:
     lambert = (-right * _LIGHT[0] + down * _LIGHT[1] + _LIGHT[2]) / length
     gleam = np.maximum((-right * _HALFWAY[0] + down * _HALFWAY[1] + _HALFWAY[2]) / length, 0)
     light = np.float32(0.38) + np.float32(0.72) * np.maximum(lambert, 0)
-    return paint * light[..., None] + (np.float32(0.5) * gleam**36)[..., None]
+    return np.asarray(paint * light[..., None] + 0.5 * (gleam**36)[..., None], np.float32)

@@ -21,13 +21,13 @@ def _ball(x: Field, y: Field) -> Field:
 def _box(x: Field, y: Field) -> Field:
     qx, qy = np.abs(x) - 0.66, np.abs(y) - 0.66
     outside = np.hypot(np.maximum(qx, 0), np.maximum(qy, 0))
-    return outside + np.minimum(np.maximum(qx, qy), 0) - np.float32(0.14)
+    return np.asarray(outside + np.minimum(np.maximum(qx, qy), 0) - 0.14, np.float32)
 
 
 def _triangle(x: Field, y: Field) -> Field:
     low = y + 0.15
     side = np.abs(x) * np.float32(0.866) + low * np.float32(0.5)
-    return np.maximum(side, -low) - np.float32(0.54)
+    return np.asarray(np.maximum(side, -low) - 0.54, np.float32)
 
 
 def _star(x: Field, y: Field) -> Field:
@@ -38,7 +38,7 @@ def _star(x: Field, y: Field) -> Field:
     inner = np.array([0.47 * np.cos(sector), 0.47 * np.sin(sector)], np.float32)
     edge = inner - np.array([1.08, 0.0], np.float32)
     normal = np.array([edge[1], -edge[0]], np.float32) / np.hypot(*edge)
-    return (px - np.float32(1.08)) * normal[0] + py * normal[1]
+    return np.asarray((px - 1.08) * normal[0] + py * normal[1], np.float32)
 
 
 def _heart(x: Field, y: Field) -> Field:
@@ -46,15 +46,16 @@ def _heart(x: Field, y: Field) -> Field:
     lobe = np.hypot(hx - 0.25, hy - 0.75) - np.float32(np.sqrt(2) / 4)
     half = np.float32(0.5) * np.maximum(hx + hy, 0)
     tip = np.minimum(np.hypot(hx, hy - 1), np.hypot(hx - half, hy - half)) * np.sign(hx - hy)
-    return np.where(hx + hy > 1, lobe, tip) * np.float32(1.6)
+    return np.asarray(np.where(hx + hy > 1, lobe, tip) * 1.6, np.float32)
 
 
 def _ring(x: Field, y: Field) -> Field:
-    return np.abs(np.hypot(x, y) - np.float32(0.68)) - np.float32(0.29)
+    return np.asarray(np.abs(np.hypot(x, y) - 0.68) - 0.29, np.float32)
 
 
 def _moon(x: Field, y: Field) -> Field:
-    return np.maximum(np.hypot(x, y) - 0.98, 0.80 - np.hypot(x - 0.50, y - 0.22)).astype(np.float32)
+    bite = 0.80 - np.hypot(x - 0.50, y - 0.22)
+    return np.asarray(np.maximum(np.hypot(x, y) - 0.98, bite), np.float32)
 
 
 def _flower(x: Field, y: Field) -> Field:
@@ -62,7 +63,7 @@ def _flower(x: Field, y: Field) -> Field:
     angle = np.abs((np.arctan2(x, y) + sector) % (2 * sector) - sector)
     radius = np.hypot(x, y)
     petal = np.hypot(radius * np.cos(angle) - 0.66, radius * np.sin(angle)) - np.float32(0.33)
-    return np.minimum(petal, radius - np.float32(0.42))
+    return np.asarray(np.minimum(petal, radius - 0.42), np.float32)
 
 
 SDFS: dict[str, Callable[[Field, Field], Field]] = {

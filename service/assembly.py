@@ -85,7 +85,8 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         candidates=settings.candidates,
     )
     totals = Totals()
-    generator = Generator(planner, engine, memory, metrics, totals, Turnstile(settings.queue_limit))
+    turnstile = Turnstile(settings.queue_limit)
+    generator = Generator(planner, engine, memory, metrics, totals, turnstile, log_prompts=settings.log_prompts)
     return Service(settings, engine, store, generator, memory, metrics, totals, started=time.time())
 
 

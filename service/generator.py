@@ -1,6 +1,7 @@
 """One picture's way: plan, run, encode, remember, count."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -15,6 +16,8 @@ from service.totals import Totals
 from service.turnstile import Turnstile
 from service.types import GenerationRequest, Plan, Verdict, VerdictKind
 from service.verdicts import exact_verdict, run_verdict
+
+log = logging.getLogger(__name__)
 
 
 class GenerationFailedError(Exception):
@@ -77,6 +80,8 @@ class Generator:
         metrics: Metrics,
         totals: Totals,
         turnstile: Turnstile,
+        *,
+        log_prompts: bool = False,
     ) -> None:
         self._planner = planner
         self._engine = engine
@@ -84,6 +89,7 @@ class Generator:
         self._metrics = metrics
         self._totals = totals
         self.turnstile = turnstile
+        self._log_prompts = log_prompts
 
     async def generate(self, request: GenerationRequest, wish: Wish) -> Picture:
         """Return the finished picture.
@@ -153,7 +159,8 @@ class Generator:
         self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
         self._memory.note_repeat(plan)
         verdict = exact_verdict(plan, self._totals.step_seconds)
-        return self._answer(Picture(data, plan.request.seed, verdict, False, 0.0, 0.0, 0.0, way.elapsed))
+        picture = Picture(data, plan.request.seed, verdict, False, 0.0, 0.0, 0.0, way.elapsed)
+        return self._answer(plan.request, picture)
 
     async def _finish(self, plan: Plan, result: JobResult, wish: Wish, way: "_Way") -> Picture:
         self._metrics.note_run(result)
@@ -164,6 +171,7 @@ class Generator:
         self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
         stored = self._memory.note_run(plan, result, data if wish.output_format == "png" else None)
         return self._answer(
+            plan.request,
             Picture(
                 data=data,
                 seed=plan.request.seed,
@@ -173,14 +181,29 @@ class Generator:
                 denoise_seconds=result.denoise_seconds,
                 decode_seconds=result.decode_seconds,
                 total_seconds=way.elapsed,
-            )
+            ),
         )
 
-    def _answer(self, picture: Picture) -> Picture:
+    def _answer(self, request: GenerationRequest, picture: Picture) -> Picture:
         self._metrics.note_verdict(picture.verdict)
         self._metrics.stage.labels("total").observe(picture.total_seconds)
         self._totals.note_verdict(picture.verdict)
+        log.info("picture", extra=self._log_fields(request, picture.verdict))
         return picture
+
+    def _log_fields(self, request: GenerationRequest, verdict: Verdict) -> dict[str, object]:
+        fields = {
+            "verdict": verdict.kind.value,
+            "reason": verdict.reason,
+            "steps": verdict.steps,
+            "skipped": verdict.skipped,
+            "wasted": verdict.wasted,
+            "similarity": verdict.similarity,
+            "divergence": verdict.divergence,
+        }
+        if self._log_prompts:
+            fields |= {"prompt": request.prompt, "source_prompt": verdict.source_prompt}
+        return fields
 
 
 @dataclass

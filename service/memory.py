@@ -11,6 +11,7 @@ from cache_store.types import CacheEntry, CacheUnavailable, NoiseState, StoredIm
 from service.embedder import Embedder
 from service.engine.base import CapturedState, JobResult
 from service.keys import inexact_key, text_hash
+from service.logs import frames_of
 from service.pictures import encode
 from service.planner import remembers
 from service.types import Plan
@@ -106,7 +107,7 @@ async def _never_raises(work: Coroutine[Any, Any, None]) -> None:
     except CacheUnavailable:
         log.debug("cache write lost: the store is unavailable")
     except Exception as error:  # a lost cache write is never an error of a request
-        log.error("cache write failed", extra={"error": type(error).__name__})
+        log.error("cache write failed", extra={"error": type(error).__name__, "at": frames_of(error)})
 
 
 def _noise_state(state: CapturedState) -> NoiseState:

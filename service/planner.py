@@ -19,6 +19,7 @@ from policies.matching.base import Attempt, Candidate, MatchingPolicy
 from service.embedder import Embedder
 from service.engine.base import JobSpec, ModelInfo, ResumePoint
 from service.keys import exact_key, signature_of
+from service.logs import frames_of
 from service.types import CacheMode, GenerationRequest, Neighbour, Plan, VerdictKind
 
 Result = TypeVar("Result")
@@ -66,7 +67,9 @@ class Planner:
         except CacheUnavailable:
             return replace(full, reason="cache-unavailable")
         except Exception as error:  # a bug in matching or store must not cost the client the picture
-            log.error("planning failed, running in full", extra={"error": type(error).__name__})
+            log.error(
+                "planning failed, running in full", extra={"error": type(error).__name__, "at": frames_of(error)}
+            )
             return replace(full, reason="cache-error")
 
     def _full(self, request: GenerationRequest, preview_every: int) -> Plan:

@@ -1,7 +1,6 @@
 """One table from exceptions to answers. Nothing a client sent, no path and no traceback is ever echoed."""
 
 import logging
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from starlette.exceptions import HTTPException
 from cache_store.types import CacheUnavailable
 from service.api.schema import ErrorBody, ErrorDetail
 from service.generator import GenerationFailedError, NotCachedError
+from service.logs import frames_of
 from service.turnstile import QueueFullError
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ class Problem:
         retry = "true" if self.status in (429, 503) else "false"
         return JSONResponse(self.body, self.status, headers={"x-should-retry": retry, **self.headers})
 
+
+STOPPING = Problem(503, "the service is stopping", code="stopping", headers={"Retry-After": "2"})
 
 HTTP_MESSAGES = {
     404: ("there is nothing here", "not_found"),
@@ -126,9 +128,9 @@ def _http_problem(error: HTTPException) -> Problem:
 
 
 def log_unexpected(error: BaseException, request_id: str) -> None:
-    """Log where an unexpected error happened; its message may hold a prompt and stays out."""
-    frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    log.error("unexpected error", extra={"request_id": request_id, "error": type(error).__name__, "at": frames[-5:]})
+    """Log what went wrong where; an error's own message may hold a prompt and stays out."""
+    extra = {"request_id": request_id, "error": type(error).__name__, "at": frames_of(error)}
+    log.error("unexpected error", extra=extra)
 
 
 def install(app: FastAPI) -> None:

@@ -1,5 +1,6 @@
 """Around every HTTP request: an id, a bound on the body, one log line, one count, and no leak on a bug."""
 
+import asyncio
 import logging
 import re
 import time
@@ -9,11 +10,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import CLIENT_GONE, log_unexpected, problem_of
+from service.api.errors import CLIENT_GONE, STOPPING, log_unexpected, problem_of
 from service.metrics import Metrics
 
 log = logging.getLogger("headstart.access")
 
+TOO_MANY = 429
 MAX_BODY_BYTES = 1_000_000
 # Reading on a little lets a client that is still sending see the answer instead of a reset connection.
 MAX_DISCARDED_BYTES = 32_000_000
@@ -41,6 +43,11 @@ class Envelope:
         exchange = _Exchange(scope, receive, send)
         try:
             await self._app(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:
+            # The time to drain is over: say so rather than break the connection.
+            if not exchange.status:
+                await STOPPING.response()(scope, exchange.receive, exchange.send)
+            raise
         except Exception as error:
             await self._answer_bug(exchange, error)
         finally:
@@ -55,6 +62,8 @@ class Envelope:
 
     def _note(self, exchange: "_Exchange") -> None:
         status = exchange.status or CLIENT_GONE
+        if status == TOO_MANY:
+            self._metrics.rejected.inc()
         cache = exchange.scope["state"].get("cache_label", "none")
         self._metrics.requests.labels(exchange.route, str(status), cache).inc()
         if cache != "none":

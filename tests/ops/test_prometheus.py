@@ -93,9 +93,10 @@ def scraper(
         process = subprocess.Popen(scraper.command, stdout=log, stderr=log)
     try:
         scraper.wait('up{job="headstart"}')
-        draw_one_of_each(live_client)
-        scraper.wait('headstart_cache_lookups_total{verdict="BYPASS"}')
-        time.sleep(2.5)
+        # A labelled series starts with its first event, so only the second one is an increase.
+        for rounds in range(2):
+            draw_one_of_each(live_client)
+            scraper.wait('headstart_cache_lookups_total{verdict="BYPASS"}', above=rounds)
         yield scraper
     finally:
         process.terminate()

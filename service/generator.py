@@ -192,7 +192,7 @@ class Generator:
         return picture
 
     def _log_fields(self, request: GenerationRequest, verdict: Verdict) -> dict[str, object]:
-        fields = {
+        fields: dict[str, object] = {
             "verdict": verdict.kind.value,
             "reason": verdict.reason,
             "steps": verdict.steps,

@@ -67,9 +67,8 @@ class Planner:
         except CacheUnavailable:
             return replace(full, reason="cache-unavailable")
         except Exception as error:  # a bug in matching or store must not cost the client the picture
-            log.error(
-                "planning failed, running in full", extra={"error": type(error).__name__, "at": frames_of(error)}
-            )
+            extra = {"error": type(error).__name__, "at": frames_of(error)}
+            log.error("planning failed, running in full", extra=extra)
             return replace(full, reason="cache-error")
 
     def _full(self, request: GenerationRequest, preview_every: int) -> Plan:

@@ -108,24 +108,18 @@ def test_redis_killed_means_full_runs_until_it_is_back(client: Client) -> None:
     client.server.wait(hits_again, "hitting again")
 
 
-def test_a_restart_keeps_the_cache(client: Client) -> None:
+def test_a_stop_lets_running_requests_finish_and_a_restart_keeps_the_cache(client: Client) -> None:
     client.draw("a lasting cube", negative_prompt="faults2", seed=8)
     client.settle()
-    assert client.server.stop() == 0
-    client.server.start()
-    assert client.cache("a lasting cube", negative_prompt="faults2")["verdict"] == "APPROX"
-    assert client.cache("a lasting cube", negative_prompt="faults2", seed=8)["verdict"] == "EXACT"
-
-
-def test_a_stop_lets_running_requests_finish(client: Client) -> None:
     answers: list[httpx.Response] = []
     drawing = _post_aside(client, answers, num_inference_steps=60)
     client.server.wait(lambda: client.metric("headstart_active_jobs") > 0, "drawing")
-    code = client.server.stop()
+    assert client.server.stop() == 0
     drawing.join(PATIENCE_SECONDS)
     assert answers[0].status_code == 200
-    assert code == 0
     client.server.start()
+    assert client.cache("a lasting cube", negative_prompt="faults2")["verdict"] == "APPROX"
+    assert client.cache("a lasting cube", negative_prompt="faults2", seed=8)["verdict"] == "EXACT"
 
 
 def test_flipped_bytes_never_make_a_picture(client: Client) -> None:
@@ -156,4 +150,3 @@ def test_nothing_is_left_behind(faulty: LiveServer, folder: Path) -> None:
     assert not alive
     assert gone
     assert "Traceback" not in faulty.log.read_text()
-    faulty.start()

@@ -64,8 +64,30 @@ def overhead_table(report: Report) -> list[str]:
     ]
 
 
+def replay_table(report: Report) -> list[str]:
+    """The sample log with and without the cache."""
+    cached, uncached = report["cached"], report["uncached"]
+    headline = report["headline"]
+    return [
+        f"{cached['requests']} requests of the sample log (synthetic sessions) through Locust, default settings: "
+        f"{headline['failures']} failed, verdicts {cached['verdicts']}.",
+        "",
+        "| | cached | uncached |",
+        "|---|---|---|",
+        f"| judge score | {interval(report['judge_cached'])} | {interval(report['judge_uncached'])} |",
+        f"| GPU seconds spent | {cached['spent_gpu_seconds']:.1f} | {uncached['spent_gpu_seconds']:.1f} |",
+        f"| latency p50 / p95, s | {cached['latency_p50']:.2f} / {cached['latency_p95']:.2f} "
+        f"| {uncached['latency_p50']:.2f} / {uncached['latency_p95']:.2f} |",
+        "",
+        f"Hits: {headline['hit_share']:.0%} of requests; approximate hits skip "
+        f"{headline['mean_skip_share_of_hits']:.0%} of their steps on average; {headline['steps_saved_share']:.0%} of all steps saved. Judge score, cached ÷ "
+        f"uncached: {interval(report['judge_ratio'])}.",
+    ]
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "resume": ("Does resuming beat fewer steps?", resume_table),
+    "replay": ("Is a log of sessions served cheaper?", replay_table),
     "overhead": ("What does the cache cost?", overhead_table),
 }
 

@@ -80,8 +80,9 @@ def replay_table(report: Report) -> list[str]:
         f"| {uncached['latency_p50']:.2f} / {uncached['latency_p95']:.2f} |",
         "",
         f"Hits: {headline['hit_share']:.0%} of requests; approximate hits skip "
-        f"{headline['mean_skip_share_of_hits']:.0%} of their steps on average; {headline['steps_saved_share']:.0%} of all steps saved. Judge score, cached ÷ "
-        f"uncached: {interval(report['judge_ratio'])}.",
+        f"{headline['mean_skip_share_of_hits']:.0%} of their steps on average; "
+        f"{headline['steps_saved_share']:.0%} of all steps saved. "
+        f"Judge score, cached ÷ uncached: {interval(report['judge_ratio'])}.",
     ]
 
 

@@ -74,8 +74,8 @@ def _loss(vae: AutoencoderKL, images: torch.Tensor, weight: torch.Tensor) -> tor
         output = vae.decode(posterior.sample()).sample
     log_var = posterior.logvar.float()
     divergence = 0.5 * (posterior.mean.float() ** 2 + log_var.exp() - 1 - log_var).mean()
-    loss: torch.Tensor = reconstruction_loss(output.float(), images, weight)
-    return loss + _KL_WEIGHT * divergence
+    loss: torch.Tensor = _KL_WEIGHT * divergence
+    return loss + reconstruction_loss(output.float(), images, weight)
 
 
 @torch.no_grad()

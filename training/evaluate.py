@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections import defaultdict
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +29,7 @@ _PROMPT_SEEDS = {"heldout": 70_001, "novel": 70_002, "train": 70_003}
 _RENDER_SEED = 70_004
 _TUNING_SEED = 70_005
 _NOISE_SEED = 500_000
+_CHUNK = 16
 _DDIM_STEPS = (8, 10, 12, 16, 20, 30, 50)
 _DPM_STEPS = (8, 10, 12, 16, 20)
 
@@ -59,7 +64,7 @@ def summary(result: JudgeResult) -> Figures:
     }
 
 
-def judge_on_renders(judge: Judge, pipeline: StableDiffusionPipeline, count: int) -> Figures:
+def judge_on_renders(pipeline: StableDiffusionPipeline, judge: Judge, count: int) -> Figures:
     """The judge on clean renders, and on the same renders through the autoencoder."""
     figures: Figures = {}
     splits: tuple[Split, ...] = ("heldout", "novel")
@@ -72,41 +77,64 @@ def judge_on_renders(judge: Judge, pipeline: StableDiffusionPipeline, count: int
     return figures
 
 
-def judge_model(
-    judge: Judge,
-    pipeline: StableDiffusionPipeline,
-    captions: list[Caption],
-    steps: int,
-    guidance: float,
-    solver: Solver = "ddim",
-) -> JudgeResult:
-    """Sample one picture per caption and judge it."""
+@dataclass(frozen=True)
+class Setting:
+    """How pictures are sampled for an evaluation."""
+
+    steps: int
+    guidance: float
+    solver: Solver = "ddim"
+
+
+@lru_cache(maxsize=1)
+def _models() -> tuple[StableDiffusionPipeline, Judge]:
+    """The shipped models, loaded once per worker process."""
+    torch.set_num_threads(1)
+    return load_pipeline(), Judge.load(JUDGE_FOLDER)
+
+
+def _judge_chunk(captions: list[Caption], setting: Setting, seed: int) -> JudgeResult:
+    pipeline, judge = _models()
     texts = [one.text for one in captions]
-    pictures = sample(with_solver(pipeline, solver), texts, steps, guidance, _NOISE_SEED)
-    shown = tqdm(pictures, total=-(-len(texts) // 16), desc=f"{solver} {steps}", leave=False)
-    return judge.score(torch.cat(list(shown)), captions)
+    pictures = sample(with_solver(pipeline, setting.solver), texts, setting.steps, setting.guidance, seed)
+    return judge.score(torch.cat(list(pictures)), captions)
 
 
-def tune_guidance(count: int = 96, steps: int = 20) -> Figures:
+def judge_model(executor: Executor, captions: list[Caption], setting: Setting) -> JudgeResult:
+    """Sample one picture per caption and judge it; picture i always has the same noise."""
+    starts = range(0, len(captions), _CHUNK)
+    jobs = [executor.submit(_judge_chunk, captions[k : k + _CHUNK], setting, _NOISE_SEED + k) for k in starts]
+    title = f"{setting.solver} {setting.steps} x{len(captions)}"
+    parts = [job.result() for job in tqdm(jobs, desc=title)]
+    rows = [row for part in parts for row in part.correct]
+    return JudgeResult(rows, np.concatenate([part.score for part in parts]))
+
+
+def workers(count: int = 2) -> ProcessPoolExecutor:
+    """Processes that sample and judge, one thread each."""
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+
+
+def tune_guidance(count: int = 96, steps: int = 16) -> Figures:
     """Score guidance scales on tuning prompts, and record the best one beside the model."""
-    judge, pipeline = Judge.load(JUDGE_FOLDER), load_pipeline()
     captions = prompts("train", count, _TUNING_SEED)
-    scores = {
-        scale: float(judge_model(judge, pipeline, captions, steps, scale).score.mean())
-        for scale in (1.5, 2.0, 3.0, 4.0, 5.5)
-    }
+    with workers() as executor:
+        scores = {
+            scale: round(float(judge_model(executor, captions, Setting(steps, scale)).score.mean()), 4)
+            for scale in (1.5, 2.0, 3.0, 4.0)
+        }
     best = max(scores, key=lambda scale: scores[scale])
     write_defaults({**read_defaults(), "default_guidance": best})
     return {"prompts": count, "steps": steps, "scores": scores, "best": best}
 
 
-def _sweep(judge: Judge, pipeline: StableDiffusionPipeline, captions: list[Caption], guidance: float) -> Figures:
+def _sweep(executor: Executor, captions: list[Caption], guidance: float) -> Figures:
     """Scores by solver and number of steps, to find the fewest that do."""
     rows: tuple[tuple[Solver, tuple[int, ...]], ...] = (("ddim", _DDIM_STEPS), ("dpm", _DPM_STEPS))
     figures: Figures = {"pictures": len(captions)}
     for solver, counts in rows:
         for steps in counts:
-            result = judge_model(judge, pipeline, captions, steps, guidance, solver)
+            result = judge_model(executor, captions, Setting(steps, guidance, solver))
             figures[f"{solver}_{steps}"] = {
                 "score": round(float(result.score.mean()), 4),
                 "interval95": interval(result.score),
@@ -115,27 +143,24 @@ def _sweep(judge: Judge, pipeline: StableDiffusionPipeline, captions: list[Capti
 
 
 def evaluate(count: int = 512, novel: int = 256, sweep: int = 192) -> Figures:
-    """All figures of the model card; also written to ``models/evaluation.json``.
+    """All figures of the model card; also merged into ``models/evaluation.json``.
 
     Args:
         count: held-out prompts for the 50-step score.
         novel: prompts with never-trained combinations.
         sweep: prompts per solver and number of steps (the first of the held-out ones).
     """
-    judge, pipeline, defaults = Judge.load(JUDGE_FOLDER), load_pipeline(), read_defaults()
-    guidance, steps = defaults["default_guidance"], defaults["default_steps"]
+    defaults = read_defaults()
+    chosen = Setting(defaults["default_steps"], defaults["default_guidance"])
     heldout = prompts("heldout", count)
-    figures: Figures = {"defaults": dict(defaults)}
-    if RESULTS.exists():
-        before = json.loads(RESULTS.read_text())
-        figures.update({k: before[k] for k in ("guidance_sweep",) if k in before})
-    figures["judge"] = judge_on_renders(judge, pipeline, 500)
-    result = judge_model(judge, pipeline, heldout, steps, guidance)
-    figures["model_heldout"] = summary(result)
-    result = judge_model(judge, pipeline, prompts("novel", novel), steps, guidance)
-    figures["model_novel"] = summary(result)
-    figures["steps_sweep"] = _sweep(judge, pipeline, heldout[:sweep], guidance)
-    save_figures(figures)
+    save_figures({"defaults": dict(defaults)})
+    with workers() as executor:
+        save_figures({"model_heldout": summary(judge_model(executor, heldout, chosen))})
+        result = judge_model(executor, prompts("novel", novel), chosen)
+        save_figures({"model_novel": summary(result)})
+        save_figures({"judge": judge_on_renders(*_models(), 400)})
+        save_figures({"steps_sweep": _sweep(executor, heldout[:sweep], chosen.guidance)})
+    figures: Figures = json.loads(RESULTS.read_text())
     return figures
 
 

@@ -46,11 +46,13 @@ def build_pipeline() -> StableDiffusionPipeline:
 
 
 def export_pipeline(folder: Path = UNET_FOLDER) -> None:
-    """Write the pipeline with half-precision weights that load in single precision."""
+    """Write the pipeline with half-precision weights that load in single precision.
+
+    What else lies in ``folder`` (defaults, threshold tables) stays as it is.
+    """
     pipeline = build_pipeline().to(torch.float16)
-    keep = folder / "headstart.json"
-    defaults = read_defaults(folder) if keep.exists() else None
-    shutil.rmtree(folder, ignore_errors=True)
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        shutil.rmtree(folder / part, ignore_errors=True)
     pipeline.save_pretrained(str(folder))
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(RUNS / "tokenizer" / name, folder / "tokenizer" / name)
@@ -58,8 +60,10 @@ def export_pipeline(folder: Path = UNET_FOLDER) -> None:
     facts = json.loads(config.read_text())
     facts.pop("torch_dtype", None)
     config.write_text(json.dumps({**facts, "dtype": "float32"}, indent=2) + "\n")
-    fallback: Defaults = {"default_guidance": 3.0, "default_steps": 50, "image_size": 128}
-    write_defaults(defaults or fallback, folder)
+    for weights in folder.rglob("*.safetensors"):
+        weights.chmod(0o644)
+    if not (folder / "headstart.json").exists():
+        write_defaults({"default_guidance": 3.0, "default_steps": 50, "image_size": 128}, folder)
 
 
 def read_defaults(folder: Path = UNET_FOLDER) -> Defaults:

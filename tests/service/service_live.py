@@ -28,7 +28,8 @@ class LiveServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "server.log"
         self.data_dir = folder / "data"
-        self._settings = settings
+        # On a machine busy with other things a slow store is no fault of the service.
+        self._settings = {"store_timeout_seconds": "20", **settings}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "LiveServer":

@@ -18,7 +18,7 @@ OFF = {"cache": {"mode": "off"}}
         {"seed": 2**63 - 1},
         {"scheduler": "dpmpp_2m"},
         {"size": "auto"},
-        {"size": "34x48"},
+        {"size": "36x48"},
         {"prompt": "é ñ 漢字 🎈 \u202eright to left"},
         {"prompt": "x" * 4000},
         {"negative_prompt": ""},

@@ -26,7 +26,12 @@ Opener = Callable[..., AbstractAsyncContextManager[Service]]
 def opened(tiny_model: Path, tables: Path, tmp_path: Path) -> Opener:
     @asynccontextmanager
     async def opener(table: str = "loose", **changes: object) -> AsyncIterator[Service]:
-        fields = {"model": str(tiny_model), "engine": "local", "data_dir": tmp_path / "data"}
+        fields = {
+            "model": str(tiny_model),
+            "engine": "local",
+            "store_timeout_seconds": 20,
+            "data_dir": tmp_path / "data",
+        }
         fields |= {"matching_table": tables / f"{table}.json"}
         async with open_service(Settings(**{**fields, **changes}), Metrics()) as service:
             yield service

@@ -93,7 +93,7 @@ const HANDLERS = {
 function begin() {
   const started = performance.now();
   const controller = new AbortController();
-  const timer = setInterval(() => { $("clock").textContent = words.seconds((performance.now() - started) / 1000); }, 100);
+  const timer = setInterval(() => { $("clock").textContent = words.clock((performance.now() - started) / 1000); }, 100);
   state.run = { signal: controller.signal, abort: () => controller.abort(), timer, finished: false };
   state.picture = null;
   show($("generate"), false);
@@ -102,7 +102,7 @@ function begin() {
   show($("hint"), false);
   show($("picture"), false);
   show($("clock"), true);
-  $("clock").textContent = words.seconds(0);
+  $("clock").textContent = words.clock(0);
   $("stage").dataset.state = "running";
   $("stage").setAttribute("aria-busy", "true");
   paintNoise($("canvas"));
@@ -175,14 +175,11 @@ function verdict(wish, done, took) {
 
 function facts({ cache, seed }, took) {
   const list = [["Took", words.seconds(took)], ["Steps run", `${cache.steps - cache.skipped_steps + (cache.wasted_steps || 0)} of ${cache.steps}`]];
-  if (cache.saved_gpu_seconds > 0) list.push([`${device()} time saved`, seconds3(cache.saved_gpu_seconds)]);
+  if (cache.saved_gpu_seconds > 0) list.push(["GPU time saved", words.seconds(cache.saved_gpu_seconds)]);
   if (typeof cache.divergence === "number") list.push(["Divergence", cache.divergence.toPrecision(2)]);
   list.push(["Seed", String(seed)]);
   return list;
 }
-
-const seconds3 = (value) => (value < 1 ? `${value.toFixed(2)} s` : words.seconds(value));
-const device = () => "GPU";
 
 function lineage(wish, { verdict, source }) {
   const before = source?.prompt ?? "";
@@ -294,9 +291,9 @@ async function refreshTotals() {
   try {
     const totals = await api.stats();
     service("ready", state.model?.id ?? "ready");
-    const spent = totals.steps_total ?? 0;
-    $("total-gpu").textContent = seconds3(totals.saved_gpu_seconds);
-    $("total-share").textContent = spent ? words.percent(totals.skipped_steps / spent) : "–";
+    const asked = totals.steps_total;
+    $("total-gpu").textContent = words.seconds(totals.saved_gpu_seconds);
+    $("total-share").textContent = asked ? words.percent((totals.skipped_steps - totals.wasted_steps) / asked) : "–";
     $("total-approx").textContent = words.count(totals.verdicts.APPROX ?? 0);
     $("total-exact").textContent = words.count(totals.verdicts.EXACT ?? 0);
     $("total-requests").textContent = words.count(totals.requests);

@@ -1,13 +1,14 @@
 // What happened, in words.
 
-export const seconds = (value) => (value < 9.95 ? `${value.toFixed(1)} s` : duration(value));
-
-export function duration(value) {
+export function seconds(value) {
+  if (value === 0) return "0 s";
+  if (value < 9.95) return `${value.toFixed(value < 0.95 ? 2 : 1)} s`;
   if (value < 120) return `${Math.round(value)} s`;
   if (value < 7200) return `${(value / 60).toFixed(1)} min`;
   return `${(value / 3600).toFixed(1)} h`;
 }
 
+export const clock = (value) => `${value.toFixed(1)} s`;
 export const steps = (n) => `${n} ${n === 1 ? "step" : "steps"}`;
 export const count = (n) => new Intl.NumberFormat("en").format(n);
 export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)}%`;

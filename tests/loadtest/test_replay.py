@@ -89,7 +89,7 @@ def test_nobody_there(tmp_path: Path) -> None:
         (("--log", "absent.csv"), "absent.csv: cannot be read"),
         (("--speed", "0"), "--speed must be above 0"),
         (("--limit", "-1"), "must not be negative"),
-        (("--processes", "2"), "runs in one process"),
+        (("--master",), "runs in one process"),
     ],
 )
 def test_bad_options_end_with_one_clear_line(options: tuple[str, ...], complaint: str) -> None:

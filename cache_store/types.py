@@ -35,6 +35,7 @@ class Signature:
     loras: tuple[tuple[str, float], ...] = ()
     reference_id: str = ""
     safety_version: str = ""
+    dtype: str = "float32"
 
     @cached_property
     def digest(self) -> str:

@@ -41,6 +41,7 @@ def signature_of(request: GenerationRequest, info: ModelInfo, embedder_digest: s
         schedule=info.schedule,
         guidance_band=guidance_band(request.guidance_scale),
         negative_prompt_hash=text_hash(request.negative_prompt),
+        dtype=info.dtype,
     )
 
 
@@ -54,6 +55,7 @@ def exact_key(request: GenerationRequest, info: ModelInfo) -> str:
         info.model_id,
         info.weights_digest,
         info.schedule,
+        info.dtype,
         request.prompt,
         request.negative_prompt,
         request.seed,

@@ -92,7 +92,7 @@ class Planner:
             solver=request.scheduler,
             width=request.width,
             height=request.height,
-            capture=self._capture if remembers(request) else (),
+            capture=self._capture,  # always: it decides where latents are rounded, so a seed gives one picture
             preview_every=preview_every,
         )
 

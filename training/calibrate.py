@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     """Write `matching.json` beside the model, and the raw trials for plots."""
     parser = argparse.ArgumentParser(prog="python -m training.calibrate", description=__doc__)
     parser.add_argument("--model", type=Path, default=MODEL)
-    parser.add_argument("--pairs", type=int, default=400)
+    parser.add_argument("--pairs", type=int, default=240)
     parser.add_argument("--steps", type=int, default=0, help="N of the profiled runs; 0 = the model's default")
     parser.add_argument("--bound", type=float, default=0.01, help="largest mean loss of right attributes")
     parser.add_argument("--trials", type=Path, default=Path("training/runs/matching_trials.json"))

@@ -180,6 +180,7 @@ class ModelInfo:
         default_guidance: guidance when the request names none.
         solvers: solver names it can run, default first.
         latent_channels: C.
+        dtype: number type the networks compute in: other rounding, other pictures.
     """
 
     model_id: str
@@ -195,6 +196,7 @@ class ModelInfo:
     default_guidance: float
     solvers: tuple[str, ...]
     latent_channels: int
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)

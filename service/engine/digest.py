@@ -14,19 +14,18 @@ SAMPLES = 256
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
 
 
-def weights_digest(folder: Path, dtype: str) -> str:
+def weights_digest(folder: Path) -> str:
     """Hash everything in a diffusers model folder that decides its pictures.
 
     Covers `model_index.json` and, of every component it names, configs, tokenizer files and weights.
 
     Args:
         folder: the model in diffusers' layout.
-        dtype: what the weights are cast to; other rounding, other pictures.
 
     Returns:
         SHA-256, 64 hex digits.
     """
-    digest = hashlib.sha256(dtype.encode())
+    digest = hashlib.sha256()
     for path in _deciding_files(folder):
         digest.update(f"\n{path.relative_to(folder).as_posix()}:{path.stat().st_size}\n".encode())
         for block in _blocks(path):

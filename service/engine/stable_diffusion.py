@@ -154,7 +154,7 @@ class StableDiffusion:
         preferred = wishes.get("default_solver", SOLVER_NAMES[0])
         return ModelInfo(
             model_id=model_id,
-            weights_digest=weights_digest(folder, str(self._dtype)),
+            weights_digest=weights_digest(folder),
             family="stable-diffusion",
             prediction_type=self._schedule.prediction_type,
             schedule=self._schedule.name,
@@ -166,6 +166,7 @@ class StableDiffusion:
             default_guidance=float(wishes.get("default_guidance", 7.5)),
             solvers=(preferred, *(name for name in SOLVER_NAMES if name != preferred)),
             latent_channels=int(self._unet.config.in_channels),
+            dtype=str(self._dtype).removeprefix("torch."),
         )
 
     def _coarsest(self) -> int:

@@ -53,7 +53,7 @@ def _tune(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    figures = evaluate.evaluate(options.prompts, options.prompts * 3 // 8, options.prompts // 4)
+    figures = evaluate.evaluate(options.prompts, options.prompts * 3 // 8)
     if options.json:
         print(json.dumps(figures))
         return

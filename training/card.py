@@ -80,15 +80,6 @@ def _attribute_table(heldout: dict[str, float], novel: dict[str, float]) -> str:
     return "\n".join(rows)
 
 
-def _sweep_table(sweep: dict[str, Any]) -> str:
-    rows = ["| solver and steps | attributes right | 95 % interval |", "|---|---|---|"]
-    for name, row in sweep.items():
-        if isinstance(row, dict):
-            low, high = row["interval95"]
-            rows.append(f"| {name.replace('_', ' ')} | {row['score']:.1%} | {low:.1%} to {high:.1%} |")
-    return "\n".join(rows)
-
-
 def _parameters(folder: Path) -> dict[str, str]:
     pipeline = load_pipeline(folder)
     parts = {"unet": pipeline.unet, "vae": pipeline.vae, "text": pipeline.text_encoder}
@@ -127,7 +118,6 @@ def write_card() -> None:
         "attributes": _attribute_table(
             figures["model_heldout"]["by_attribute"], figures["model_novel"]["by_attribute"]
         ),
-        "sweep": _sweep_table(figures["steps_sweep"]),
         "pairs": ", ".join(f"{colour} {shape}" for shape, colour in sorted(NOVEL_PAIRS)),
         "prompts": "\n".join(f"{k + 1}. {text}" for k, text in enumerate(texts)),
     }

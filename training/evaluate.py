@@ -30,8 +30,7 @@ _RENDER_SEED = 70_004
 _TUNING_SEED = 70_005
 _NOISE_SEED = 500_000
 _CHUNK = 16
-_DDIM_STEPS = (8, 10, 12, 16, 20, 30, 50)
-_DPM_STEPS = (8, 10, 12, 16, 20)
+_FULL_STEPS = 50
 
 Figures = dict[str, Any]
 
@@ -128,30 +127,15 @@ def tune_guidance(count: int = 96, steps: int = 16) -> Figures:
     return {"prompts": count, "steps": steps, "scores": scores, "best": best}
 
 
-def _sweep(executor: Executor, captions: list[Caption], guidance: float) -> Figures:
-    """Scores by solver and number of steps, to find the fewest that do."""
-    rows: tuple[tuple[Solver, tuple[int, ...]], ...] = (("ddim", _DDIM_STEPS), ("dpm", _DPM_STEPS))
-    figures: Figures = {"pictures": len(captions)}
-    for solver, counts in rows:
-        for steps in counts:
-            result = judge_model(executor, captions, Setting(steps, guidance, solver))
-            figures[f"{solver}_{steps}"] = {
-                "score": round(float(result.score.mean()), 4),
-                "interval95": interval(result.score),
-            }
-    return figures
-
-
-def evaluate(count: int = 512, novel: int = 256, sweep: int = 192) -> Figures:
+def evaluate(count: int = 512, novel: int = 192) -> Figures:
     """All figures of the model card; also merged into ``models/evaluation.json``.
 
     Args:
         count: held-out prompts for the 50-step score.
-        novel: prompts with never-trained combinations.
-        sweep: prompts per solver and number of steps (the first of the held-out ones).
+        novel: prompts with never-trained combinations, likewise.
     """
     defaults = read_defaults()
-    chosen = Setting(defaults["default_steps"], defaults["default_guidance"])
+    chosen = Setting(_FULL_STEPS, defaults["default_guidance"])
     heldout = prompts("heldout", count)
     save_figures({"defaults": dict(defaults)})
     with workers() as executor:
@@ -159,7 +143,6 @@ def evaluate(count: int = 512, novel: int = 256, sweep: int = 192) -> Figures:
         result = judge_model(executor, prompts("novel", novel), chosen)
         save_figures({"model_novel": summary(result)})
         save_figures({"judge": judge_on_renders(*_models(), 400)})
-        save_figures({"steps_sweep": _sweep(executor, heldout[:sweep], chosen.guidance)})
     figures: Figures = json.loads(RESULTS.read_text())
     return figures
 

@@ -50,7 +50,7 @@ def test_what_may_share_a_partition(change: dict[str, object]) -> None:
 
 def test_other_weights_schedules_and_embedders_are_other_partitions() -> None:
     here = signature_of(request(), INFO, "e").digest
-    for change in ({"weights_digest": "v"}, {"schedule": "t"}, {"prediction_type": "epsilon"}):
+    for change in ({"weights_digest": "v"}, {"schedule": "t"}, {"prediction_type": "epsilon"}, {"dtype": "float16"}):
         assert signature_of(request(), replace(INFO, **change), "e").digest != here
     assert signature_of(request(), INFO, "f").digest != here
 

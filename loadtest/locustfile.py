@@ -120,14 +120,15 @@ class Replay:
 
     def report(self) -> None:
         """Print the figures, and write them where that was asked for."""
-        summary = summarise(self.outcomes, self.spent_gpu_seconds)
+        outcomes = sorted(self.outcomes, key=lambda one: (one.intended, one.line))
+        summary = summarise(outcomes, self.spent_gpu_seconds)
         sys.stdout.write(f"\nReplay of {self.options.log}\n{render(summary)}\n")
         if len(self.outcomes) < len(self.rows):
             sys.stdout.write(f"stopped early: {len(self.rows) - len(self.outcomes)} requests were not finished\n")
         if self.options.report:
             names = ("log", "speed", "limit", "cache_mode", "seed_column", "steps", "host", "num_users")
             options = {name: getattr(self.options, name) for name in names}
-            write_report(Path(self.options.report), summary, self.outcomes, options)
+            write_report(Path(self.options.report), summary, outcomes, options)
 
 
 def replay_log(user: "ReplayUser") -> None:

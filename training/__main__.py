@@ -53,7 +53,7 @@ def _tune(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    figures = evaluate.evaluate(options.prompts, options.prompts * 3 // 8)
+    figures = evaluate.evaluate(options.prompts, options.prompts // 4)
     if options.json:
         print(json.dumps(figures))
         return

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from service.settings import settings_table
+
 REPORTS = Path("benchmarks/reports")
 Report = dict[str, Any]
 
@@ -95,7 +97,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
 
 def main() -> None:
     """Rewrite RESULTS.md and the marked blocks of README.md."""
-    readme = Path("README.md").read_text()
+    readme = replace_block(Path("README.md").read_text(), "settings", settings_table().splitlines())
     document = ["# Results", "", "The last full runs. Compare ratios, never absolute times.", ""]
     for name, (title, table) in SECTIONS.items():
         path = REPORTS / f"{name}.json"

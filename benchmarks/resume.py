@@ -40,7 +40,7 @@ class Baselines:
 
 def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
     """Measure and return the report; `quick` takes fewer prompts and a coarser grid."""
-    prompts, pair_count = (32, 32) if quick else (200, 200)
+    prompts, pair_count = (24, 24) if quick else (128, 128)
     table = ThresholdTable.load(MODEL / "matching.json")
     embedder = Embedder()
     with Lab(str(MODEL), quiet=quiet) as lab:

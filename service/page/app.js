@@ -5,12 +5,12 @@ import { blobOf, paintNoise, paintQuick, paintSharp } from "./picture.js";
 import { StepStrip } from "./strip.js";
 import * as words from "./words.js";
 
-const EXAMPLES = [
-  ["a small red ball on a meadow", "a tiny crimson ball in a grassy field"],
-  ["a large striped pink star above a yellow ring at night", "under the stars, a big pink star with stripes over a golden yellow ring"],
-  ["a pink heart left of a white moon at sunset", "at dusk, a rosy heart to the left of a white crescent"],
-  ["a dotted purple flower on a beach", "by the seaside, a violet blossom with dots"],
-  ["a checkered cyan box in the snow", "on a winter day, a turquoise cube with checks"],
+const EXAMPLES = [ // each with a rewording, offered once the first is drawn
+  ["a large red ball in the middle on a meadow", "a big crimson ball in the centre of a grassy field"],
+  ["a pink heart to the left of a white moon at sunset", "at dusk, a rosy heart left of a white crescent"],
+  ["a large yellow star above a white moon at night", "under the stars, a big golden yellow star over a white crescent"],
+  ["a small orange box to the right of a large green ball on wood", "on a wooden table, a little orange cube right of a big green ball"],
+  ["a white moon at the top right in the night sky", "a white crescent in the top right corner, under the stars"],
 ];
 const PREVIEWS = 10;
 const RECENT = 24;

@@ -25,6 +25,7 @@ from training.pairs import Pair, sample_pairs
 MODEL = Path("models/scenes-unet")
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 TUNING_SEED = 1001
+FEWEST = 10  # fewer accepted trials are no evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +91,21 @@ def prompt_similarity(embedder: Embedder, pairs: Sequence[Pair]) -> NDArray[np.f
     return np.asarray((source * target).sum(axis=1), dtype=float)
 
 
-def fit_level(trials: Sequence[Trial], bound: float) -> tuple[float, float] | None:
-    """Largest divergence that keeps one level within the bound, and the similarity worth looking at.
+def fit_level(trials: Sequence[Trial], bound: float, steps: int) -> tuple[float, float] | None:
+    """Largest divergence that keeps one level within the bound, and the similarity from which trying it pays.
 
     Two conditions hold at the returned divergence d: the expected loss at d itself (isotonic fit of
     full - resumed on divergence) is at most `bound`, whatever the mix of prompts; and so is the mean loss
     of all trials below d.
 
+    Args:
+        trials: all of one level.
+        bound: largest expected loss.
+        steps: N; an accepted attempt saves skip x N steps, a refused one wastes one.
+
     Returns:
-        (max_divergence, min_similarity), or None when no divergence satisfies both. `min_similarity` is the
-        2nd percentile of the accepted trials: a neighbour less similar would almost surely waste a step.
+        (max_divergence, min_similarity), or None when no divergence satisfies both, or when no similarity is high
+        enough for the saved steps to outweigh the wasted ones.
     """
     ordered = sorted(trials, key=lambda trial: trial.divergence)
     divergence = np.array([trial.divergence for trial in ordered])
@@ -107,19 +113,33 @@ def fit_level(trials: Sequence[Trial], bound: float) -> tuple[float, float] | No
     marginal = IsotonicRegression(increasing=True).fit_transform(divergence, loss)
     mean_below = np.cumsum(loss) / np.arange(1, len(loss) + 1)
     allowed = np.flatnonzero((marginal <= bound) & (mean_below <= bound))
-    if len(allowed) == 0 or allowed[-1] < 9:
+    if len(allowed) == 0 or allowed[-1] < FEWEST - 1:
         return None
-    last = int(allowed[-1])
-    similar = np.array([trial.similarity for trial in ordered[: last + 1]])
-    return float(divergence[last]), float(np.percentile(similar, 2))
+    most = float(divergence[allowed[-1]])
+    floor = paying_similarity(trials, most, steps)
+    return None if floor is None else (most, floor)
 
 
-def fit_table(trials: Sequence[Trial], bound: float, key: dict[str, str], about: dict[str, str]) -> ThresholdTable:
+def paying_similarity(trials: Sequence[Trial], max_divergence: float, steps: int) -> float | None:
+    """The similarity floor under which attempts at this level save the most steps net of wasted ones."""
+    ordered = sorted(trials, key=lambda trial: -trial.similarity)
+    net = np.cumsum([t.skip * steps if t.divergence <= max_divergence else -1.0 for t in ordered])
+    # A floor lies between two different similarities, so only the last of equal ones can be one.
+    last_of_equals = [
+        i for i, t in enumerate(ordered) if i + 1 == len(ordered) or ordered[i + 1].similarity < t.similarity
+    ]
+    best = max(last_of_equals, key=lambda i: float(net[i]))
+    return ordered[best].similarity if net[best] > 0 else None
+
+
+def fit_table(
+    trials: Sequence[Trial], bound: float, key: dict[str, str], about: dict[str, str], steps: int
+) -> ThresholdTable:
     """Fit every level that occurs in the trials; levels that cannot hold the bound are left out."""
     rows = []
     for skip in sorted({trial.skip for trial in trials}):
         at_level = [trial for trial in trials if trial.skip == skip]
-        fitted = fit_level(at_level, bound)
+        fitted = fit_level(at_level, bound, steps)
         if fitted is not None:
             rows.append(ThresholdRow(skip=skip, max_divergence=fitted[0], min_similarity=fitted[1]))
     return ThresholdTable(rows=tuple(rows), key=key, metadata=about)
@@ -147,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     about = {"bound": str(args.bound), "pairs": str(args.pairs), "steps": str(run.steps), "solver": run.solver}
     args.trials.parent.mkdir(parents=True, exist_ok=True)
     args.trials.write_text(json.dumps([asdict(trial) for trial in trials]))
-    table = fit_table(trials, args.bound, key, about)
+    table = fit_table(trials, args.bound, key, about, run.steps)
     table.save(args.model / "matching.json")
     for row in table.rows:
         print(f"skip {row.skip:.2f}: divergence <= {row.max_divergence:.4f}, similarity >= {row.min_similarity:.3f}")

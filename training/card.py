@@ -24,7 +24,7 @@ from training.scenes import NOVEL_PAIRS
 
 HISTORY = MODELS / "training_log.json"
 _STAGES = ("vae", "text", "judge", "unet")
-_ROWS, _COLUMNS = 4, 6
+_ROWS, _COLUMNS = 3, 5
 _SHEET_SEED = 42
 
 
@@ -65,7 +65,7 @@ def contact_sheet(path: Path) -> list[str]:
     pictures = (torch.cat(list(parts)) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     grid = pictures.reshape(_ROWS, _COLUMNS, 128, 128, 3).swapaxes(1, 2)
     sheet = Image.fromarray(grid.reshape(_ROWS * 128, _COLUMNS * 128, 3))
-    sheet.quantize(160, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    sheet.save(path, optimize=True)
     return texts
 
 
@@ -108,8 +108,8 @@ def write_card() -> None:
         "unet_steps": str(logs["unet"]["records"][-1]["step"]),
         "size": _size_mb(UNET_FOLDER),
         "judge_size": _size_mb(MODELS / "scenes-judge"),
-        "guidance": str(figures["defaults"]["default_guidance"]),
-        "steps": str(figures["defaults"]["default_steps"]),
+        "guidance": str(read_defaults()["default_guidance"]),
+        "steps": str(read_defaults()["default_steps"]),
         "sweep_guidance": json.dumps(figures.get("guidance_sweep", {}).get("scores", {})),
         "model_heldout": _share(figures["model_heldout"]),
         "whole": f"{figures['model_heldout']['wholly_right']:.1%}",

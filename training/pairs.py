@@ -5,24 +5,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.scenes import EDIT_KINDS, Caption, Scene, caption, edit, sample_scene
-from training.scenes.spec import EditKind
 
-# A session mostly retries and rewords; each kind of edit is there often enough to be measured.
-SESSION_MIX: dict[EditKind, float] = {
-    kind: 0.4 if kind == "wording" else 0.6 / (len(EDIT_KINDS) - 1) for kind in EDIT_KINDS
+# What follows a prompt in a session: the same again, other words, or one thing changed; each kind of edit is there
+# often enough to be measured. "retry" is the identical text.
+SESSION_MIX: dict[str, float] = {"retry": 0.2, "wording": 0.3} | {
+    kind: 0.5 / (len(EDIT_KINDS) - 1) for kind in EDIT_KINDS if kind != "wording"
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A source prompt, the prompt that follows it, and how they differ (an `EDIT_KINDS` member)."""
+    """A source prompt, the prompt that follows it, and how they differ (a key of `SESSION_MIX`)."""
 
     source: Caption
     target: Caption
-    kind: EditKind
+    kind: str
 
 
-def sample_pairs(seed: int, count: int, mix: dict[EditKind, float] | None = None) -> list[Pair]:
+def sample_pairs(seed: int, count: int, mix: dict[str, float] | None = None) -> list[Pair]:
     """Draw `count` pairs over held-out scenes; the same arguments give the same pairs."""
     weights = mix or SESSION_MIX
     rng = np.random.default_rng(seed)
@@ -31,11 +31,18 @@ def sample_pairs(seed: int, count: int, mix: dict[EditKind, float] | None = None
     return [_pair(rng, kinds[pick]) for pick in rng.choice(len(kinds), size=count, p=odds / odds.sum())]
 
 
-def _pair(rng: np.random.Generator, kind: EditKind) -> Pair:
+def _pair(rng: np.random.Generator, kind: str) -> Pair:
     source = caption(sample_scene(rng, split="heldout"), rng)
-    scene = edit(source.scene, rng, kind)
-    target = caption(scene, rng) if kind == "wording" else nearest_wording(source, scene, rng)
-    return Pair(source=source, target=target, kind=kind)
+    return Pair(source=source, target=_follow(source, rng, kind), kind=kind)
+
+
+def _follow(source: Caption, rng: np.random.Generator, kind: str) -> Caption:
+    if kind == "retry":
+        return source
+    if kind == "wording":
+        return caption(source.scene, rng)
+    change = next(known for known in EDIT_KINDS if known == kind)
+    return nearest_wording(source, edit(source.scene, rng, change), rng)
 
 
 def nearest_wording(old: Caption, scene: Scene, rng: np.random.Generator) -> Caption:

@@ -11,7 +11,7 @@ from training.lab import Lab, RunSettings, jobs
 from training.scenes import Caption
 
 FULL = 50
-GRID = (6, 8, 10, 12, 14, 16, 20, 25)
+GRID = (8, 10, 12, 14, 16, 20)
 TOLERANCE = 0.99
 
 

@@ -26,6 +26,7 @@ MODEL = Path("models/scenes-unet")
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 TUNING_SEED = 1001
 FEWEST = 10  # fewer accepted trials are no evidence
+ROUNDING = 1e-4  # equal prompts may score a little under 1 in another library's arithmetic
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Trial:
         resumed: judge score of the resumed picture.
         full: judge score of the full run.
         neighbour: judge score of the source picture against the new prompt.
+        scratch: judge score of a run of the same prompt with as many steps as the resumed run took.
     """
 
     kind: str
@@ -49,6 +51,7 @@ class Trial:
     resumed: float
     full: float
     neighbour: float
+    scratch: float
 
 
 def run_trials(
@@ -72,9 +75,12 @@ def run_trials(
         ]
         results = lab.run(specs, f"resumed at {level:.0%}")
         scores = lab.judge(results, targets).score
+        fewer = RunSettings(run.steps - results[0].skipped, run.solver, run.guidance_scale)
+        short = lab.run(jobs(targets, [s.seed for s in specs], fewer, lab.info, f"scratch{level}"), "equal compute")
+        scratch = lab.judge(short, targets).score
         trials += [
-            Trial(p.kind, skipped_share(r), float(s), r.divergences[0], float(q), float(f), float(n))
-            for p, r, s, q, f, n in zip(pairs, results, similarity, scores, full, neighbour, strict=True)
+            Trial(p.kind, skipped_share(r), float(s), r.divergences[0], *map(float, row))
+            for p, r, s, *row in zip(pairs, results, similarity, scores, full, neighbour, scratch, strict=True)
         ]
     return trials
 
@@ -104,8 +110,8 @@ def fit_level(trials: Sequence[Trial], bound: float, steps: int) -> tuple[float,
         steps: N; an accepted attempt saves skip x N steps, a refused one wastes one.
 
     Returns:
-        (max_divergence, min_similarity), or None when no divergence satisfies both, or when no similarity is high
-        enough for the saved steps to outweigh the wasted ones.
+        (max_divergence, min_similarity), or None when no divergence satisfies both, when no similarity is high
+        enough for the saved steps to outweigh the wasted ones, or when fewer steps from scratch do better.
     """
     ordered = sorted(trials, key=lambda trial: trial.divergence)
     divergence = np.array([trial.divergence for trial in ordered])
@@ -117,7 +123,13 @@ def fit_level(trials: Sequence[Trial], bound: float, steps: int) -> tuple[float,
         return None
     most = float(divergence[allowed[-1]])
     floor = paying_similarity(trials, most, steps)
-    return None if floor is None else (most, floor)
+    return None if floor is None or not beats_scratch(trials, most, floor) else (most, floor)
+
+
+def beats_scratch(trials: Sequence[Trial], max_divergence: float, min_similarity: float) -> bool:
+    """Whether the accepted trials score at least as high as runs from scratch of equal compute."""
+    accepted = [t for t in trials if t.divergence <= max_divergence and t.similarity >= min_similarity]
+    return float(np.mean([t.resumed - t.scratch for t in accepted])) >= 0.0
 
 
 def paying_similarity(trials: Sequence[Trial], max_divergence: float, steps: int) -> float | None:
@@ -129,7 +141,7 @@ def paying_similarity(trials: Sequence[Trial], max_divergence: float, steps: int
         i for i, t in enumerate(ordered) if i + 1 == len(ordered) or ordered[i + 1].similarity < t.similarity
     ]
     best = max(last_of_equals, key=lambda i: float(net[i]))
-    return ordered[best].similarity if net[best] > 0 else None
+    return ordered[best].similarity - ROUNDING if net[best] > 0 else None
 
 
 def fit_table(
@@ -153,12 +165,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=0, help="N of the profiled runs; 0 = the model's default")
     parser.add_argument("--bound", type=float, default=0.01, help="largest mean loss of right attributes")
     parser.add_argument("--trials", type=Path, default=Path("training/runs/matching_trials.json"))
+    parser.add_argument("--refit", action="store_true", help="fit the saved trials again; run nothing")
     args = parser.parse_args(argv)
     embedder = Embedder()
     with Lab(str(args.model)) as lab:
         info = lab.info
         run = RunSettings(args.steps or info.default_steps, info.solvers[0], info.default_guidance)
-        trials = run_trials(lab, embedder, sample_pairs(TUNING_SEED, args.pairs), run, LEVELS)
+        if args.refit:
+            trials = [Trial(**row) for row in json.loads(args.trials.read_text())]
+        else:
+            trials = run_trials(lab, embedder, sample_pairs(TUNING_SEED, args.pairs), run, LEVELS)
         key = {
             "weights_digest": info.weights_digest,
             "embedder_digest": embedder.digest,

@@ -9,11 +9,11 @@ const EXAMPLES = [ // each with a rewording, offered once the first is drawn
   ["a large red ball in the middle on a meadow", "a big crimson ball in the centre of a grassy field"],
   ["a pink heart to the left of a white moon at sunset", "at dusk, a rosy heart left of a white crescent"],
   ["a large yellow star above a white moon at night", "under the stars, a big golden yellow star over a white crescent"],
-  ["a small orange box to the right of a large green ball on wood", "on a wooden table, a little orange cube right of a big green ball"],
   ["a white moon at the top right in the night sky", "a white crescent in the top right corner, under the stars"],
 ];
+const LOOKED = ["no-candidates", "low-similarity", "no-states", "veto", "gate"]; // reasons of a MISS that another prompt may not meet
 const PREVIEWS = 10;
-const RECENT = 24;
+const RECENT = 16;
 const REFRESH_MS = 15_000;
 
 const $ = (id) => document.getElementById(id);
@@ -229,8 +229,7 @@ async function compare() {
 
 /** After a first picture of a kind: show how to get a head start. */
 function hint(wish, cache) {
-  const wanted = cache.verdict === "MISS" && ["no-candidates", "low-similarity"].includes(cache.reason) && wish.cache.mode !== "exact" && !wish.seed;
-  if (!wanted) return;
+  if (cache.verdict !== "MISS" || !cache.stored || !LOOKED.includes(cache.reason)) return;
   const other = EXAMPLES.find(([prompt]) => prompt === wish.prompt)?.[1];
   if (other) {
     const button = make("button", { type: "button", textContent: other });
@@ -310,7 +309,8 @@ function service(kind, text) {
 let recentKey = "";
 
 async function refreshRecent() {
-  const entries = await api.entries(RECENT);
+  const found = await api.entries(3 * RECENT);
+  const entries = found.filter(({ prompt }, i) => i === found.findIndex((other) => other.prompt === prompt)).slice(0, RECENT);
   const key = entries.map((entry) => entry.id).join();
   if (key === recentKey) return;
   recentKey = key;

@@ -11,7 +11,7 @@ export function seconds(value) {
 export const clock = (value) => `${value.toFixed(1)} s`;
 export const steps = (n) => `${n} ${n === 1 ? "step" : "steps"}`;
 export const count = (n) => new Intl.NumberFormat("en").format(n);
-export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)}%`;
+export const percent = (share) => `${(100 * share).toFixed(share !== 0 && Math.abs(share) < 0.1 ? 1 : 0)}%`.replace("-", "−");
 export const similarity = (value) => value.toFixed(2);
 
 /** The one sentence: [emphasised beginning, rest]. */
@@ -31,7 +31,7 @@ const WHY = {
   "no-candidates": () => "There was no earlier picture to start from yet.",
   "low-similarity": (near) => `The nearest earlier prompt${near} was too different.`,
   "no-states": (near) => `The nearest earlier picture${near} no longer keeps a usable noise state.`,
-  veto: (near) => `The nearest earlier prompt${near} differs in a word that matters: a number, a colour, a side or a negation.`,
+  veto: (near) => `The nearest earlier prompt${near} differs in a word that matters: a number, a negation or a quote.`,
   gate: (near) => `An earlier prompt${near} looked close, but the model saw that it means another picture.`,
   "no-exact": () => "This prompt with this seed has not been drawn before.",
   "no-seed": () => "Exact repeats need a seed.",

@@ -243,6 +243,11 @@ class CacheStore:
         async with self._link.guard(self._deadline()):
             await self._parts.catalogue.touch_image(entry_id)
 
+    @property
+    def accepting(self) -> bool:
+        """Whether a generation remembered now is likely to be kept: the catalogue is there, the queue has room."""
+        return self._link.available and not self._writer.full
+
     def remember(self, entry: CacheEntry, states: Sequence[NoiseState], image: StoredImage) -> bool:
         """Queue a generation to be written behind the answer; never waits, never raises.
 

@@ -25,6 +25,11 @@ class WriteBehind(Generic[T]):
         """Items waiting."""
         return self._queue.qsize()
 
+    @property
+    def full(self) -> bool:
+        """Whether an item offered now would be refused."""
+        return self._worker is None or self._queue.full()
+
     def start(self) -> None:
         """Begin to write."""
         self._worker = asyncio.create_task(self._work(), name="cache-writer")
@@ -32,7 +37,7 @@ class WriteBehind(Generic[T]):
     def offer(self, item: T) -> bool:
         """Queue an item; False (and counted) when the queue is full or closed."""
         try:
-            if self._worker is None:
+            if self.full:
                 raise asyncio.QueueFull
             self._queue.put_nowait(item)
         except asyncio.QueueFull:

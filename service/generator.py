@@ -49,7 +49,7 @@ class Picture:
         data: encoded bytes.
         seed: the seed used.
         verdict: what the cache did.
-        stored: whether it will be remembered.
+        stored: whether it is queued to be remembered.
         queue_seconds: wait for the first step.
         denoise_seconds: device time of its steps.
         decode_seconds: device time of its decoding.

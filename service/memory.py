@@ -45,7 +45,7 @@ class Memory:
             self._behind(self._store.touch_image(plan.source.entry_id))
 
     def note_run(self, plan: Plan, result: JobResult, png: bytes | None) -> bool:
-        """Count the state used and remember the run; True when it will be written.
+        """Count the state used and remember the run; True when it is queued to be written to a store that is there.
 
         Args:
             plan: how the run was planned.
@@ -57,8 +57,9 @@ class Memory:
             self._behind(self._store.touch(used.entry_id, used.state))
         if not remembers(plan.request):
             return False
+        promised = self._store.accepting
         self._behind(self._remember(plan, result, png))
-        return True
+        return promised
 
     async def flush(self) -> None:
         """Wait until everything noted so far is in the store, or lost."""

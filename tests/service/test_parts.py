@@ -6,9 +6,11 @@ import socket
 import numpy as np
 import pytest
 from PIL import Image
+from service_samples import plan, result
 
 from service.embedder import Embedder, EmbedderError, packaged_model, verified_digest
 from service.logs import JsonLines
+from service.memory import Memory
 from service.pictures import decode, encode, encode_preview, transcode
 from service.turnstile import QueueFullError, Turnstile
 
@@ -83,3 +85,28 @@ def test_log_lines_are_json() -> None:
     line = JsonLines().format(record)
     assert "\n" not in line
     assert json.loads(line)["status"] == 200
+
+
+class FakeEmbedder:
+    async def embed(self, prompt: str) -> np.ndarray:
+        return np.zeros(384, np.float32)
+
+
+class FakeWriter:
+    """A store that is there or not, and takes what it is given."""
+
+    def __init__(self, accepting: bool) -> None:
+        self.accepting = accepting
+
+    def remember(self, *_: object) -> bool:
+        return self.accepting
+
+    async def flush(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("accepting", [True, False])
+async def test_a_run_is_called_stored_only_where_the_store_takes_it(accepting: bool) -> None:
+    memory = Memory(FakeWriter(accepting), FakeEmbedder(), max_depth=3)  # type: ignore[arg-type]
+    assert memory.note_run(plan(), result(), None) is accepting
+    await memory.flush()

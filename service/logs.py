@@ -32,6 +32,11 @@ def frames_of(error: BaseException) -> list[str]:
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-5:]]
 
 
+def fields_of(error: BaseException) -> dict[str, object]:
+    """Return the `extra` that tells of an error by its type and frames."""
+    return {"error": type(error).__name__, "at": frames_of(error)}
+
+
 def configure(level: str) -> None:
     """Send everything at `level` or above to stderr as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)

@@ -10,6 +10,7 @@ import torch
 
 from service.engine.base import Rows
 from service.engine.job import Job
+from service.logs import fields_of
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Evaluator:
     def _note(self, chunk: list[Job], error: Exception) -> Broken | None:
         code = failure_code(error)
         if len(chunk) == 1:
-            logger.error("job %s failed (%s)", chunk[0].spec.job_id, code, exc_info=error)
+            logger.error("job %s failed (%s)", chunk[0].spec.job_id, code, extra=fields_of(error))
             return Broken(chunk[0], code)
         logger.warning("a batch of %d jobs failed (%s); trying halves", len(chunk), code)
         if code == "out-of-memory":

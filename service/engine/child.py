@@ -15,10 +15,13 @@ from multiprocessing.connection import Connection
 
 import torch
 
+from service import logs
 from service.engine.base import EngineStartError
 from service.engine.loading import load_pipeline
 from service.engine.loop import StepLoop
 from service.engine.worker import Inbox, Ready, Refused, Setup, serve
+
+log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
 
@@ -34,11 +37,12 @@ def main(descriptor: int) -> int:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     connection = Connection(descriptor)
     setup: Setup = connection.recv()
     _die_with(setup.parent)
     config = setup.config
+    logs.configure(config.log_level)
+    logging.captureWarnings(True)
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     try:
@@ -49,7 +53,11 @@ def main(descriptor: int) -> int:
     connection.send(Ready(pipeline.info))
     inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=_pump, args=(connection, inbox), daemon=True).start()
-    serve(StepLoop(pipeline, max_batch=config.max_batch), inbox, connection.send)
+    try:
+        serve(StepLoop(pipeline, max_batch=config.max_batch), inbox, connection.send)
+    except Exception as error:  # the parent starts another; a traceback here would not be a line of JSON
+        log.error("the engine's loop broke", extra=logs.fields_of(error))
+        return 1
     return 0
 
 

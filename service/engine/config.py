@@ -14,6 +14,7 @@ class EngineConfig:
         max_batch: most jobs that advance together.
         threads: CPU threads of the network's maths; 0 = leave torch's default.
         kind: "process" (supervised child process) or "local" (a thread of this process).
+        log_level: least severe log line an engine process keeps.
     """
 
     model: str
@@ -22,3 +23,4 @@ class EngineConfig:
     max_batch: int = 8
     threads: int = 0
     kind: str = "process"
+    log_level: str = "info"

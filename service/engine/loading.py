@@ -27,6 +27,7 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "auto") -> Pipe
     """
     place = _device(device)
     precision = _dtype(dtype, place)
+    _hush_libraries()
     folder = _folder(model)
     family = _family(folder)
     if family not in FAMILIES:
@@ -41,6 +42,20 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "auto") -> Pipe
         raise
     except Exception as error:
         raise EngineStartError(f"cannot load model {name}: {_first_line(error)}") from error
+
+
+def _hush_libraries() -> None:
+    """Turn off progress bars and advice; errors go to our own log, which is one JSON object per line."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+        library.disable_default_handler()
+        library.enable_propagation()
+    disable_progress_bars()
 
 
 def _device(wish: str) -> torch.device:

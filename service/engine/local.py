@@ -14,6 +14,7 @@ from service.engine.front import Front
 from service.engine.loading import load_pipeline
 from service.engine.loop import StepLoop
 from service.engine.worker import Command, Inbox, Report, Stop, Ticked, serve
+from service.logs import fields_of
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +52,10 @@ class LocalEngine(Front):
     def _work(self, loop: StepLoop, send: Callable[[Report], None], owner: asyncio.AbstractEventLoop) -> None:
         try:
             serve(loop, self._inbox, send)
-        except Exception:
+        except Exception as error:
             if owner.is_closed():
                 return
-            logger.exception("the engine's loop broke")
+            logger.error("the engine's loop broke", extra=fields_of(error))
             owner.call_soon_threadsafe(self._broke)
 
     def _receive(self, report: Report) -> None:

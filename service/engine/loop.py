@@ -18,6 +18,7 @@ from service.engine.batch import Broken, Evaluator, failure_code, join
 from service.engine.gate import pool_prediction
 from service.engine.job import Job
 from service.engine.solvers import step
+from service.logs import fields_of
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class StepLoop:
             except torch.AcceleratorError:
                 raise
             except Exception as error:
-                logger.exception("job %s could not be admitted", spec.job_id)
+                logger.error("job %s could not be admitted", spec.job_id, extra=fields_of(error))
                 self._fail(spec.job_id, failure_code(error))
                 continue
             job.queue_seconds = time.monotonic() - submitted

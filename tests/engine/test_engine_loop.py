@@ -268,7 +268,7 @@ class TestWhatMayGoWrong:
         assert ends["wide"] == JobFailed("wide", "out-of-memory", ends["wide"].message)
         assert isinstance(ends["narrow"], JobResult)
 
-    def test_a_job_that_breaks_the_network_fails_alone(self, pipeline):
+    def test_a_job_that_breaks_the_network_fails_alone(self, pipeline, caplog):
         def predict(rows):
             if (rows.guidance == 9.0).any():
                 raise RuntimeError("secret /path")
@@ -278,6 +278,8 @@ class TestWhatMayGoWrong:
         ends = drive(StepLoop(Wrapped(pipeline, predict=predict)), *items)
         assert ends["3"].code == "internal"
         assert "secret" not in ends["3"].message
+        assert "secret" not in caplog.text
+        assert [record.error for record in caplog.records if record.levelname == "ERROR"] == ["RuntimeError"]
         assert sum(isinstance(end, JobResult) for end in ends.values()) == 4
 
     def test_a_broken_device_is_not_hidden(self, pipeline):
@@ -295,10 +297,11 @@ class TestWhatMayGoWrong:
         assert drive(loop, spec(preview_every=2))["a"].code == "internal"
         assert loop.idle
 
-    def test_bad_requests_fail_at_admission(self, pipeline):
+    def test_bad_requests_fail_at_admission(self, pipeline, caplog):
         loop = StepLoop(pipeline)
         ends = drive(loop, spec("solver", solver="nope"), spec("steps", steps=5000), spec("good"))
         assert (ends["solver"].code, ends["steps"].code) == ("internal", "internal")
+        assert [bool(record.at) and record.exc_info is None for record in caplog.records] == [True, True]
         assert isinstance(ends["good"], JobResult)
 
     def test_retired_jobs_leave_nothing_behind(self, pipeline, full):

@@ -1,5 +1,6 @@
 """One service through everything that can happen to it: Redis and engine killed, restarts, flipped bytes."""
 
+import json
 import os
 import signal
 import threading
@@ -99,6 +100,7 @@ def test_redis_killed_means_full_runs_until_it_is_back(client: Client) -> None:
     during = client.draw("a cube in trouble", negative_prompt="faults1")
     assert during["cache"]["verdict"] == "MISS"
     assert during["cache"]["reason"] == "cache-unavailable"
+    assert not during["cache"]["stored"]
     assert client.draw("a cube in trouble", negative_prompt="faults1", seed=4)["cache"]["verdict"] == "MISS"
     assert client.http.get("/readyz").status_code == 200
 
@@ -150,3 +152,4 @@ def test_nothing_is_left_behind(faulty: LiveServer, folder: Path) -> None:
     assert not alive
     assert gone
     assert "Traceback" not in faulty.log.read_text()
+    assert all(json.loads(line) for line in faulty.log.read_text().splitlines())

@@ -42,7 +42,7 @@ VOLUME /var/lib/headstart
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['HEADSTART_PORT'] + '/readyz', timeout=4)"]
 ENTRYPOINT ["headstart"]
 CMD ["serve"]
 

@@ -12,6 +12,7 @@ help: ## List the targets
 install: $(STAMP) ## Create .venv with pinned dependencies (idempotent)
 
 $(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt "setuptools>=77" wheel
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable ".[dev]"
@@ -33,6 +34,7 @@ format: install ## Rewrite the code in the house style
 	$(BIN)/ruff format .
 
 bench: install ## Run one benchmark: make bench NAME=resume
+	@test -n "$(NAME)" || { echo "which benchmark? make bench NAME=overhead|replay|resume" >&2; exit 2; }
 	$(BIN)/python -m benchmarks $(NAME) --json
 
 loadtest: install ## Replay the sample prompt log against a running service
@@ -41,6 +43,6 @@ loadtest: install ## Replay the sample prompt log against a running service
 train: install ## Train the shipped models again from nothing
 	$(BIN)/python -m training
 
-clean: ## Remove the environment and everything generated
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis var
+clean: ## Remove the environment and everything built (not var: that is the cache)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,12 @@
+import http.server
+import json
 import os
 import re
+import shutil
+import socketserver
 import subprocess
+import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -46,6 +52,92 @@ def test_everything_installed_is_pinned() -> None:
         for line in lines:
             if "pip install" in line:
                 assert "--constraint constraints.txt" in line or "--no-deps" in line
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    named = [
+        "wheel",  # installed by name, beside the build requirements
+        *project["build-system"]["requires"],
+        *project["project"]["dependencies"],
+        *(
+            name
+            for extra in ("dev", "loadtest", "training")
+            for name in project["project"]["optional-dependencies"][extra]
+        ),
+    ]
+    pins = [line.partition("==") for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    assert all(version for _, _, version in pins)
+    assert {distribution(name) for name in named} - {distribution(name) for name, _, _ in pins} == set()
+
+
+def distribution(requirement: str) -> str:
+    """The normalised name (PEP 503) at the head of a requirement."""
+    match = re.match(r"[\w.-]+", requirement)
+    assert match, requirement
+    return re.sub(r"[-_.]+", "-", match[0]).lower()
+
+
+def test_health_check_follows_the_port() -> None:
+    line = next(line for line in stages()["cpu"] if line.startswith("HEALTHCHECK"))
+    command = json.loads(line.partition("CMD ")[2])
+    with socketserver.TCPServer(("127.0.0.1", 0), Ready) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = str(server.server_address[1])
+        environment = {**os.environ, "HEADSTART_PORT": port}
+        subprocess.run([sys.executable, *command[1:]], env=environment, check=True, timeout=30)
+        server.shutdown()
+
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    """Answers /readyz, and nothing else."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/readyz" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run make in a folder that has nothing installed."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
+    old = tmp_path / "old-python"
+    old.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c 'import sys; sys.version_info = (3, 10); exec(sys.argv[1])' \"$2\"\n"
+    )
+    old.chmod(0o755)
+    done = make(tmp_path, "install", f"PYTHON={old}")
+    assert done.returncode != 0
+    assert "Python 3.11 or newer is needed" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_make_bench_asks_for_a_name(tmp_path: Path) -> None:
+    done = make(tmp_path, "bench", "--old-file=install")
+    assert done.returncode != 0
+    assert "make bench NAME=" in done.stderr
+
+
+def test_make_clean_keeps_the_cache(tmp_path: Path) -> None:
+    (tmp_path / "var").mkdir()
+    (tmp_path / "build").mkdir()
+    assert make(tmp_path, "clean").returncode == 0
+    assert (tmp_path / "var").exists()
+    assert not (tmp_path / "build").exists()
+
+
+def test_compose_shares_the_objects_with_the_catalogue() -> None:
+    service = read_yaml(COMPOSE)["services"]["headstart"]
+    assert "HEADSTART_REDIS_URL" in service["environment"]
+    folder = service["environment"]["HEADSTART_OBJECT_URL"].removeprefix("file://")
+    assert any(folder.startswith(mount.split(":")[1] + "/") for mount in service["volumes"])
 
 
 def test_settings_named_in_deployment_files_exist() -> None:

@@ -25,10 +25,14 @@ def run_verdict(plan: Plan, result: JobResult) -> Verdict:
     """Return the verdict of a run: resumed, refused by the gate, or full from the start."""
     if result.resumed is not None:
         return _resumed(plan, result, result.resumed)
-    refused = bool(plan.attempts)
+    reason = plan.reason
+    if plan.attempts:
+        # A state that does not fit is passed over unjudged: its divergence is NaN.
+        judged = any(math.isfinite(divergence) for divergence in result.divergences)
+        reason = "gate" if judged else "state-unreadable"
     return Verdict(
-        kind=VerdictKind.MISS if refused else plan.kind,
-        reason="gate" if refused else plan.reason,
+        kind=VerdictKind.MISS if plan.attempts else plan.kind,
+        reason=reason,
         steps=result.steps,
         skipped=result.skipped,
         wasted=result.wasted,

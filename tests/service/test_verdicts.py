@@ -42,6 +42,13 @@ def test_a_gate_that_had_nothing_to_compare_reports_nothing() -> None:
     assert verdict.divergence is None
 
 
+def test_states_that_could_not_be_compared_are_not_the_gates_doing() -> None:
+    tried = plan(VerdictKind.APPROX, "match", attempts=2)
+    verdict = run_verdict(tried, result(divergences=(math.nan, math.nan)))
+    assert (verdict.kind, verdict.reason) == (VerdictKind.MISS, "state-unreadable")
+    assert run_verdict(tried, result(wasted=1, divergences=(0.3, math.nan))).reason == "gate"
+
+
 def test_refusals_are_paid_back_before_savings_count() -> None:
     metrics = Metrics()
     for saved, total in ((-0.3, 0.0), (0.2, 0.0), (0.5, 0.4), (-0.1, 0.4), (0.2, 0.5)):

@@ -45,10 +45,11 @@ def signature_of(request: GenerationRequest, info: ModelInfo, embedder_digest: s
     )
 
 
-def exact_key(request: GenerationRequest, info: ModelInfo) -> str:
+def exact_key(request: GenerationRequest, info: ModelInfo, capture: tuple[float, ...]) -> str:
     """Return the hash two requests share exactly when the full run gives both the same picture.
 
-    The full prompt text counts, however long: the embedder's and the text encoder's cuts play no part.
+    The full prompt text counts, however long: the embedder's and the text encoder's cuts play no part. So do
+    the capture shares: they decide where the running latent is rounded.
     """
     parts = [
         request.tenant,
@@ -64,6 +65,7 @@ def exact_key(request: GenerationRequest, info: ModelInfo) -> str:
         request.scheduler,
         request.width,
         request.height,
+        capture,
     ]
     return text_hash(json.dumps(parts))
 

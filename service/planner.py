@@ -75,7 +75,7 @@ class Planner:
         return Plan(
             request=request,
             signature=signature_of(request, self._info, self._embedder.digest),
-            exact_key=exact_key(request, self._info),
+            exact_key=exact_key(request, self._info, self._capture),
             kind=VerdictKind.MISS,
             reason="",
             job=self._job(request, preview_every),

@@ -24,6 +24,8 @@ INFO = ModelInfo(
     latent_channels=4,
 )
 
+CAPTURE = (0.25, 0.5)
+
 
 def request(prompt: str = "a red cube", **changes: object) -> GenerationRequest:
     fields = {
@@ -57,7 +59,7 @@ def plan(kind: VerdictKind = VerdictKind.MISS, reason: str = "no-candidates", at
     return Plan(
         request=wanted,
         signature=signature(),
-        exact_key=exact_key(wanted, INFO),
+        exact_key=exact_key(wanted, INFO, CAPTURE),
         kind=kind,
         reason=reason,
         job=job,

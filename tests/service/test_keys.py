@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from service_samples import INFO, request
+from service_samples import CAPTURE, INFO, request
 
 from service.keys import exact_key, guidance_band, inexact_key, signature_of
 
@@ -70,21 +70,25 @@ def test_other_weights_schedules_and_embedders_are_other_partitions() -> None:
     ],
 )
 def test_every_difference_is_another_picture(change: dict[str, object]) -> None:
-    assert exact_key(request(), INFO) != exact_key(replace(request(), **change), INFO)
+    assert exact_key(request(), INFO, CAPTURE) != exact_key(replace(request(), **change), INFO, CAPTURE)
+
+
+def test_other_capture_shares_are_another_picture() -> None:
+    assert exact_key(request(), INFO, CAPTURE) != exact_key(request(), INFO, (0.25,))
 
 
 def test_a_long_prompts_last_word_counts() -> None:
     head = "word " * 600
-    assert exact_key(request(head + "cat"), INFO) != exact_key(request(head + "dog"), INFO)
+    assert exact_key(request(head + "cat"), INFO, CAPTURE) != exact_key(request(head + "dog"), INFO, CAPTURE)
 
 
 def test_fields_cannot_run_into_each_other() -> None:
     left = request("a", negative_prompt='b", "c')
     right = request('a", "b', negative_prompt="c")
-    assert exact_key(left, INFO) != exact_key(right, INFO)
+    assert exact_key(left, INFO, CAPTURE) != exact_key(right, INFO, CAPTURE)
 
 
 def test_a_resumed_runs_key_answers_nobody() -> None:
-    key = exact_key(request(), INFO)
+    key = exact_key(request(), INFO, CAPTURE)
     assert inexact_key(key, "r1") != key
     assert inexact_key(key, "r1") != inexact_key(key, "r2")

@@ -114,6 +114,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         max_batch=settings.max_batch,
         threads=settings.threads,
         kind=settings.engine,
+        log_level=settings.log_level,
     )
 
 
@@ -128,7 +129,7 @@ def choose_matching(settings: Settings, info: ModelInfo, embedder_digest: str) -
 
 def _table(settings: Settings, info: ModelInfo, embedder_digest: str) -> ThresholdTable | None:
     path = settings.table_path
-    if not path.is_file():
+    if path is None or not path.is_file():
         if settings.matching_table is not None:
             raise StartError(f"HEADSTART_MATCHING_TABLE: there is no file {path}")
         log.warning("no threshold table beside the model: exact repeats only")

@@ -73,12 +73,11 @@ class Settings(BaseSettings):
         "table without a gate, `off` exact repeats only.",
     )
     matching_table: Path | None = Field(
-        None, description="Table of the `calibrated` matching; unset = `matching.json` beside the model."
+        None,
+        description="Table of the `calibrated` matching; unset = `matching.json` in the model's folder.",
     )
     candidates: int = Field(8, ge=1, le=256, description="Neighbours looked at per request.")
-    tenant: str = Field(
-        "default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Tenant of requests without a key of their own."
-    )
+    tenant: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Tenant all requests belong to.")
     queue_limit: int = Field(64, ge=1, description="Pictures in work or waiting; beyond it requests get 429.")
     max_prompt_chars: int = Field(4000, ge=1, le=100_000, description="Longest prompt accepted, in characters.")
     drain_seconds: float = Field(
@@ -109,9 +108,12 @@ class Settings(BaseSettings):
         return path.expanduser().absolute()
 
     @property
-    def table_path(self) -> Path:
-        """Where the matching table is expected."""
-        return self.matching_table or Path(self.model) / "matching.json"
+    def table_path(self) -> Path | None:
+        """Where the matching table is expected; None for a hub id without one of its own."""
+        if self.matching_table is not None:
+            return self.matching_table
+        folder = Path(self.model)
+        return folder / "matching.json" if folder.is_dir() else None
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -25,6 +25,12 @@ def test_defaults_serve_the_shipped_model_on_this_machine_only() -> None:
     assert not settings.log_prompts
 
 
+def test_a_hub_id_has_no_table_of_its_own(tmp_path: Path) -> None:
+    assert load_settings(model="org/name").table_path is None
+    table = tmp_path / "table.json"
+    assert load_settings(model="org/name", matching_table=table).table_path == table
+
+
 def test_variables_fill_the_tree_and_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTART_REDIS_URL", "redis://elsewhere:6379/0")
     monkeypatch.setenv("HEADSTART_CAPTURE", "0.25, 0.5")

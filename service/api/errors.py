@@ -1,4 +1,4 @@
-"""One table from exceptions to answers. Nothing a client sent, no path and no traceback is ever echoed."""
+"""One table from exceptions to answers. Of what a client sent only field names are echoed; no path, no traceback."""
 
 import logging
 from collections.abc import Mapping

@@ -6,10 +6,10 @@ import { StepStrip } from "./strip.js";
 import * as words from "./words.js";
 
 const EXAMPLES = [ // each with a rewording, offered once the first is drawn
-  ["a large red ball in the middle on a meadow", "a big crimson ball in the centre of a grassy field"],
-  ["a pink heart to the left of a white moon at sunset", "at dusk, a rosy heart left of a white crescent"],
-  ["a large yellow star above a white moon at night", "under the stars, a big golden yellow star over a white crescent"],
-  ["a white moon at the top right in the night sky", "a white crescent in the top right corner, under the stars"],
+  ["a large red ball in the middle on a meadow", "on a meadow, a large red ball in the middle"],
+  ["a pink heart to the left of a white moon at sunset", "a pink heart on the left of a white moon in a sunset sky"],
+  ["a large yellow star above a white moon at night", "a large yellow star over a white moon in the night sky"],
+  ["a white moon at the top right in the night sky", "in the night sky, a white moon at the top right"],
 ];
 const LOOKED = ["no-candidates", "low-similarity", "no-states", "veto", "gate"]; // reasons of a MISS that another prompt may not meet
 const PREVIEWS = 10;
@@ -235,7 +235,7 @@ function hint(wish, cache) {
     const button = make("button", { type: "button", textContent: other });
     button.addEventListener("click", () => usePrompt(other));
     $("hint").replaceChildren("Now say it in other words: ", button);
-  } else $("hint").replaceChildren("Now say the same thing in other words: the next picture can start from this one.");
+  } else $("hint").replaceChildren("Now draw it again, or say it in slightly other words: the next picture can start from this one.");
   show($("hint"), true);
 }
 

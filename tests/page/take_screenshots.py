@@ -1,0 +1,63 @@
+"""Take the README's screenshots of a running service: `python tests/page/take_screenshots.py http://127.0.0.1:8000`.
+
+Start the service with an empty HEADSTART_DATA_DIR on a quiet machine, so that times and totals mean something.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from browser import Page, chromium, find_chromium
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+STOCK = (
+    "a white moon at the top right in the night sky",
+    "in the night sky, a white moon at the top right",
+    "a large red ball in the middle on a meadow",
+    "on a meadow, a large red ball in the middle",
+    "a large purple ring in the centre, in the desert",
+    "a big purple ring in the centre, in the desert",
+)
+SHOTS = {
+    "headstart": (
+        "light",
+        "a pink heart to the left of a white moon at sunset",
+        "a pink heart on the left of a white moon in a sunset sky",
+    ),
+    "headstart-dark": (
+        "dark",
+        "a large yellow star above a white moon at night",
+        "a large yellow star over a white moon in the night sky",
+    ),
+}
+
+
+def draw(page: Page, prompt: str) -> None:
+    page.fill("#prompt", prompt)
+    page.click("#generate")
+    page.wait("document.querySelector('#stage').dataset.state === 'done'", timeout=300)
+    time.sleep(2)
+
+
+def main(url: str) -> None:
+    path = find_chromium()
+    if path is None:
+        sys.exit("no Chromium on this machine")
+    with chromium(path) as page:
+        page.send("Emulation.setScrollbarsHidden", hidden=True)
+        page.screen(1280, 1000)
+        page.open(url)
+        for prompt in STOCK:
+            draw(page, prompt)
+        for name, (scheme, first, second) in SHOTS.items():
+            page.prefer(color_scheme=scheme)
+            draw(page, first)
+            draw(page, second)
+            page.run("document.activeElement.blur(); scrollTo(0, 0)")
+            page.send("Input.dispatchMouseEvent", type="mouseMoved", x=5, y=5)
+            time.sleep(0.5)
+            page.screenshot(IMAGES / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -31,6 +31,9 @@ def cells(page: Page, kind: str) -> int:
 def test_prompt_in_picture_and_verdict_out_then_a_rewording_starts_from_it(
     fresh: Page, live_client: Client, shots: Path
 ) -> None:
+    # A guidance of its own is a partition of its own: other tests share the service and draw similar things.
+    fresh.run("document.querySelector('#settings').open = true")
+    fresh.fill("#guidance", "11")
     fresh.fill("#prompt", "a large red ball in a green meadow")
     fresh.press("Enter", ctrl=True)
     fresh.wait(DONE, timeout=60)

@@ -21,7 +21,7 @@ from benchmarks.live import live_service
 from training.judge import Judge
 
 LOG = Path("loadtest/sample_log.jsonl")
-SPEED = 6.0
+SPEED = 3.0
 
 
 def run(*, quick: bool, quiet: bool) -> dict[str, Any]:

@@ -98,7 +98,12 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
 def main() -> None:
     """Rewrite RESULTS.md and the marked blocks of README.md."""
     readme = replace_block(Path("README.md").read_text(), "settings", settings_table().splitlines())
-    document = ["# Results", "", "The last full runs. Compare ratios, never absolute times.", ""]
+    document = [
+        "# Results",
+        "",
+        "The last runs (`--quick` where it says so). Compare ratios, never absolute times.",
+        "",
+    ]
     for name, (title, table) in SECTIONS.items():
         path = REPORTS / f"{name}.json"
         if not path.exists():
@@ -107,7 +112,11 @@ def main() -> None:
         lines = table(report)
         readme = replace_block(readme, name, lines)
         machine = report["machine"]
-        document += [f"## {title}", "", f"`python -m benchmarks {name} --out {path}`: {report['seconds']:.0f} s on "]
+        document += [
+            f"## {title}",
+            "",
+            f"`python -m benchmarks {name}{' --quick' * report['quick']} --out {path}`: {report['seconds']:.0f} s on ",
+        ]
         document[-1] += (
             f"{machine['cores']} cores ({machine['processor']}, {machine['device']}, torch {machine['torch']})."
         )

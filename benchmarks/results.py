@@ -112,14 +112,9 @@ def main() -> None:
         lines = table(report)
         readme = replace_block(readme, name, lines)
         machine = report["machine"]
-        document += [
-            f"## {title}",
-            "",
-            f"`python -m benchmarks {name}{' --quick' * report['quick']} --out {path}`: {report['seconds']:.0f} s on ",
-        ]
-        document[-1] += (
-            f"{machine['cores']} cores ({machine['processor']}, {machine['device']}, torch {machine['torch']})."
-        )
+        command = f"python -m benchmarks {name}{' --quick' * report['quick']} --out {path}"
+        where = f"{machine['cores']} cores ({machine['processor']}, {machine['device']}, torch {machine['torch']})"
+        document += [f"## {title}", "", f"`{command}`: {report['seconds']:.0f} s on {where}."]
         document += ["", *lines, "", "```json", json.dumps({"headline": report["headline"]}, indent=1), "```", ""]
     Path("README.md").write_text(readme)
     Path("benchmarks/RESULTS.md").write_text("\n".join(document))

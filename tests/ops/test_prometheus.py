@@ -112,10 +112,15 @@ def draw_one_of_each(client: Client) -> None:
 
 
 def test_every_query_of_the_dashboard_runs(scraper: Scraper) -> None:
-    empty = [title for title, query in dashboard_queries() if not scraper.query(query)]
     # These count what has not happened here; a missing series is their zero.
     quiet = {"Cancelled and rejected", "Evictions", "Gate refusals", "Why pictures got no head start"}
-    assert set(empty) <= quiet
+    deadline = time.monotonic() + 90  # a rate needs two scrapes, which a busy machine may delay
+    while True:
+        empty = {title for title, query in dashboard_queries() if not scraper.query(query)}
+        if empty <= quiet or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    assert empty <= quiet
 
 
 def test_savings_come_out_as_the_service_counts_them(scraper: Scraper, live_client: Client) -> None:

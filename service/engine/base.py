@@ -4,7 +4,7 @@ The engine owns the device: one loop, one owner, no locks. All active jobs advan
 joint batches, whatever step each of them is at; a cache hit is only a job that enters at step K.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,7 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.engine.levels import Grid, Level
+
 ImageArray = NDArray[np.uint8]
+Condition = Mapping[str, Tensor]
+"""What the text encoders make of one prompt: named tensors without a batch dimension. The shapes are the same for
+every prompt of one picture size, so that rows of a joint batch can be stacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,8 @@ class JobSpec:
         negative_prompt: the negative prompt ("" = unconditional).
         seed: of the initial noise.
         steps: N.
-        guidance_scale: classifier-free guidance; 1.0 = none.
-        solver: "ddim" or "dpmpp_2m".
+        guidance_scale: classifier-free guidance (1.0 = none), or the number a guidance-distilled model is told.
+        solver: one of the model's `ModelInfo.solvers`.
         width: pixels.
         height: pixels.
         resume: entry points in the order to try them; all refused = full run.
@@ -170,7 +175,7 @@ class ModelInfo:
         model_id: folder name or hub id.
         weights_digest: hash of the weights and configs that decide the pictures.
         family: e.g. "stable-diffusion".
-        prediction_type: "epsilon", "v_prediction" or "sample".
+        prediction_type: "epsilon", "v_prediction", "sample" or "flow".
         schedule: a stable name of the noise schedule (betas, terminal SNR, spacing), e.g. a short hash.
         width: default pixels.
         height: default pixels.
@@ -181,6 +186,8 @@ class ModelInfo:
         solvers: solver names it can run, default first.
         latent_channels: C.
         dtype: number type the networks compute in: other rounding, other pictures.
+        guidance: "classifier-free" (a guided job costs a second network row), "embedded" (the network is told the
+            scale) or "none".
     """
 
     model_id: str
@@ -197,6 +204,7 @@ class ModelInfo:
     solvers: tuple[str, ...]
     latent_channels: int
     dtype: str = "float32"
+    guidance: str = "classifier-free"
 
 
 @dataclass(frozen=True)
@@ -204,17 +212,21 @@ class Rows:
     """A joint batch for one network evaluation; row i of every tensor belongs to one job.
 
     Attributes:
-        latents: float32 [B, C, h, w], variance-preserving x_t.
-        timesteps: float32 [B].
-        conditions: [B, L, D] text-encoder states of the prompts.
-        negatives: [B, L, D] of the negative prompts.
+        latents: float32 [B, C, h, w], variance-preserving x_t = alpha x0 + sigma noise, whatever the family.
+        timesteps: float32 [B], the model's own time values.
+        alphas: float32 [B].
+        sigmas: float32 [B].
+        conditions: of the prompts, each tensor [B, ...].
+        negatives: of the negative prompts, each tensor [B, ...]; rows without guidance hold anything finite.
         guidance: float32 [B].
     """
 
     latents: Tensor
     timesteps: Tensor
-    conditions: Tensor
-    negatives: Tensor
+    alphas: Tensor
+    sigmas: Tensor
+    conditions: Condition
+    negatives: Condition
     guidance: Tensor
 
 
@@ -223,20 +235,20 @@ class Pipeline(Protocol):
 
     info: ModelInfo
 
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Return text-encoder states [B, L, D]."""
+    def encode(self, prompt: str, width: int, height: int, *, negative: bool = False) -> Condition:
+        """Return what the text encoders make of a prompt, and the size conditions that go with it.
+
+        A pure function of its arguments: every prompt is encoded alone, and remembered.
+        """
 
     def initial_noise(self, seed: int, width: int, height: int) -> Tensor:
         """Return unit Gaussian noise float32 [C, h, w], a pure function of its arguments, equal on all devices."""
 
-    def timesteps(self, steps: int) -> Tensor:
-        """Return the descending time values float32 [N] of an N-step run."""
+    def grid(self, solver: str, steps: int, width: int, height: int) -> Grid:
+        """Return the time values and noise levels of an N-step run, as diffusers' scheduler of that name has them."""
 
-    def alpha_sigma(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (alpha, sigma), float64 on the CPU, of the variance-preserving process at `timesteps`.
-
-        t < 0 is the level a run ends at: clean (1, 0), or the first training level for models that say so.
-        """
+    def level(self, timestep: float) -> Level:
+        """Return the noise level at a time value, whole or fractional."""
 
     def predict(self, rows: Rows) -> Tensor:
         """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from service.engine.base import Rows
+from service.engine.base import Condition, Rows
 from service.engine.job import Job
 from service.logs import fields_of
 
@@ -36,13 +36,20 @@ class Broken:
 def join(jobs: Sequence[Job]) -> Rows:
     """Stack jobs of one latent shape into a batch, whatever step, N, guidance or solver each has."""
     latents = torch.stack([job.latent for job in jobs])
+    levels = [job.route.levels[job.index] for job in jobs]
     return Rows(
         latents=latents,
         timesteps=latents.new_tensor([job.route.times[job.index] for job in jobs]),
-        conditions=torch.stack([job.condition for job in jobs]),
-        negatives=torch.stack([job.negative for job in jobs]),
+        alphas=latents.new_tensor([level.alpha for level in levels]),
+        sigmas=latents.new_tensor([level.sigma for level in levels]),
+        conditions=_stack([job.condition for job in jobs]),
+        negatives=_stack([job.negative for job in jobs]),
         guidance=latents.new_tensor([job.spec.guidance_scale for job in jobs]),
     )
+
+
+def _stack(conditions: Sequence[Condition]) -> Condition:
+    return {name: torch.stack([condition[name] for condition in conditions]) for name in conditions[0]}
 
 
 class Evaluator:

@@ -8,9 +8,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.engine.base import CapturedState, ImageArray, JobResult, JobSpec, Pipeline, Progress, ResumePoint
+from service.engine.base import (
+    CapturedState,
+    Condition,
+    ImageArray,
+    JobResult,
+    JobSpec,
+    Pipeline,
+    Progress,
+    ResumePoint,
+)
 from service.engine.gate import divergence, passes
-from service.engine.solvers import SOLVERS, Coefficients, Level, Solver
+from service.engine.levels import Level
+from service.engine.solvers import SOLVERS, Memory, Solver, Update, plan_step
 
 # Two time values closer than this are the same noise level (discrete models count in whole training steps).
 SAME_TIME = 0.5
@@ -40,12 +50,14 @@ class Route:
         levels: noise level at each of them and, last, the one the run ends at.
         skipped: K, steps of N this route does not run (negative if it runs more).
         captures: position in `times` -> share k / N of the N-step run that lies before it.
+        start: what the initial unit noise is multiplied by.
     """
 
     times: tuple[float, ...]
     levels: tuple[Level, ...]
     skipped: int
     captures: dict[int, float]
+    start: float = 1.0
 
 
 def plan_route(pipeline: Pipeline, spec: JobSpec, entry: float | None = None) -> Route:
@@ -62,17 +74,20 @@ def plan_route(pipeline: Pipeline, spec: JobSpec, entry: float | None = None) ->
     Returns:
         The route, with the capture levels that lie after its entry.
     """
-    grid = [float(t) for t in pipeline.timesteps(spec.steps)]
-    times = grid if entry is None else [entry, *(t for t in grid if t < entry - SAME_TIME)]
-    alphas, sigmas = pipeline.alpha_sigma(torch.tensor([*times, -1.0]))
-    levels = tuple(Level(a, s) for a, s in zip(alphas.tolist(), sigmas.tolist(), strict=True))
+    grid = pipeline.grid(spec.solver, spec.steps, spec.width, spec.height)
+    times, levels = list(grid.times), list(grid.levels)
+    if entry is not None:
+        kept = [k for k, time in enumerate(times) if time < entry - SAME_TIME]
+        first = levels[times.index(entry)] if entry in times else pipeline.level(entry)
+        times = [entry, *(times[k] for k in kept)]
+        levels = [first, *(levels[k] for k in kept), levels[-1]]
     offset = spec.steps - len(times)
     captures = {
         k - offset: k / spec.steps
         for k in capture_steps(spec.capture, spec.steps)
         if k - offset >= (0 if entry is None else 1)
     }
-    return Route(tuple(times), levels, offset, captures)
+    return Route(tuple(times), tuple(levels), offset, captures, grid.start)
 
 
 @dataclass
@@ -82,21 +97,24 @@ class Job:
     Attributes:
         spec: what was asked.
         submitted: time.monotonic() at submission.
-        condition: text-encoder states [L, D] of the prompt.
-        negative: [L, D] of the negative prompt.
+        condition: what the text encoders make of the prompt.
+        negative: and of the negative prompt.
+        guided: whether classifier-free guidance applies (a second network row).
     """
 
     spec: JobSpec
     submitted: float
-    condition: Tensor
-    negative: Tensor
+    condition: Condition
+    negative: Condition
+    guided: bool
     solver: Solver
     route: Route
     latent: Tensor
     point: ResumePoint | None = None
     resumed: int | None = None
     index: int = 0
-    previous: Tensor | None = None
+    denoised: Tensor | None = None
+    memory: Memory = field(default_factory=Memory)
     divergences: list[float] = field(default_factory=list)
     captured: list[CapturedState] = field(default_factory=list)
     wasted: int = 0
@@ -111,14 +129,18 @@ class Job:
         """Encode the prompts and enter the first attempt.
 
         Raises:
-            ValueError: the spec names a solver the engine does not have.
+            ValueError: the spec names a solver the model does not have.
         """
-        if spec.solver not in SOLVERS:
+        if spec.solver not in pipeline.info.solvers:
             raise ValueError(f"unknown solver {spec.solver!r}")
-        condition, negative = pipeline.encode([spec.prompt, spec.negative_prompt])
+        guided = pipeline.info.guidance == "classifier-free" and spec.guidance_scale > 1.0
+        condition = pipeline.encode(spec.prompt, spec.width, spec.height)
+        negative = condition
+        if guided:
+            negative = pipeline.encode(spec.negative_prompt, spec.width, spec.height, negative=True)
         noise = pipeline.initial_noise(spec.seed, spec.width, spec.height)
         route = plan_route(pipeline, spec)
-        job = cls(spec, submitted, condition, negative, SOLVERS[spec.solver], route, noise)
+        job = cls(spec, submitted, condition, negative, guided, SOLVERS[spec.solver], route, noise)
         job.next_attempt(pipeline)
         return job
 
@@ -138,11 +160,12 @@ class Job:
     def enter_full(self, pipeline: Pipeline) -> None:
         """Start (again) from the seed's own noise, with all capture levels."""
         noise = pipeline.initial_noise(self.spec.seed, self.spec.width, self.spec.height)
-        self._enter(plan_route(pipeline, self.spec), noise, None, None)
+        route = plan_route(pipeline, self.spec)
+        self._enter(route, noise * route.start, None, None)
 
     def _enter(self, route: Route, latent: Tensor, point: ResumePoint | None, resumed: int | None) -> None:
         self.route, self.latent, self.point, self.resumed = route, latent, point, resumed
-        self.index, self.previous, self.captured = 0, None, []
+        self.index, self.memory, self.denoised, self.captured = 0, Memory(), None, []
 
     def _fits(self, point: ResumePoint, route: Route) -> bool:
         """Tell whether a point saves steps, has this job's shape and lies on this model's noise schedule."""
@@ -153,11 +176,6 @@ class Job:
             and bool(np.isfinite(point.latent).all())
             and abs(route.levels[0].log_snr - point.log_snr) <= SAME_LOG_SNR
         )
-
-    @property
-    def guided(self) -> bool:
-        """Whether classifier-free guidance applies (a second network row)."""
-        return self.spec.guidance_scale > 1.0
 
     @property
     def done(self) -> bool:
@@ -173,11 +191,6 @@ class Job:
     def gated_now(self) -> bool:
         """Whether the coming step is the one the divergence gate judges."""
         return self.index == 0 and self.point is not None and self.point.prediction is not None
-
-    @property
-    def last_now(self) -> bool:
-        """Whether the coming step is the last."""
-        return self.index == len(self.route.times) - 1
 
     def round_for_capture(self) -> None:
         """Round the latent to what a stored state can hold, at every capture level, stored or not.
@@ -221,15 +234,27 @@ class Job:
             )
         )
 
-    def coefficients(self) -> Coefficients:
+    def update(self) -> Update:
         """Return the coming step of this row's solver."""
-        before = self.route.levels[self.index - 1] if self.previous is not None else None
         now, after = self.route.levels[self.index : self.index + 2]
-        return self.solver(before, now, after, self.last_now)
+        return plan_step(self.solver, self.memory, now, after, len(self.route.times) - self.index)
 
-    def advance(self, latent: Tensor, denoised: Tensor) -> None:
-        """Take over the stepped latent and remember this step's prediction."""
-        self.latent, self.previous = latent, denoised
+    def fresh_noise(self) -> Tensor | None:
+        """Return this step's own unit noise [C, h, w], a pure function of seed and step; None if it needs none."""
+        if not self.solver.random:
+            return None
+        mixed = np.random.SeedSequence([self.spec.seed, self.route.skipped + self.index]).generate_state(1, np.uint64)
+        generator = torch.Generator("cpu").manual_seed(int(mixed[0]) >> 1)
+        return torch.randn(self.latent.shape, generator=generator).to(self.latent.device)
+
+    def advance(self, latent: Tensor, corrected: Tensor, denoised: Tensor, update: Update) -> None:
+        """Take over the stepped latent and remember what the solver needs of this step."""
+        depth = self.solver.depth
+        self.memory.past = [denoised, *self.memory.past][:depth]
+        self.memory.levels = [self.route.levels[self.index], *self.memory.levels][:depth]
+        self.memory.anchor = corrected if self.solver.corrects else None
+        self.memory.order = update.order
+        self.latent, self.denoised = latent, denoised
         self.index += 1
 
     def charge(self, seconds: float) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from service.engine.base import EngineStartError, Pipeline
+from service.engine.families import NAMES, make_pipeline
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-FAMILIES = ("StableDiffusionPipeline",)
 
 
 def load_pipeline(model: str, device: str = "auto", dtype: str = "auto") -> Pipeline:
@@ -30,14 +30,11 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "auto") -> Pipe
     _hush_libraries()
     folder = _folder(model)
     family = _family(folder)
-    if family not in FAMILIES:
-        raise EngineStartError(f"model family {family} is not supported; supported: {', '.join(FAMILIES)}")
-    # Imported late: diffusers takes seconds, and the parent of an engine process never needs it.
-    from service.engine.stable_diffusion import StableDiffusion
-
+    if family not in NAMES:
+        raise EngineStartError(f"model family {family} is not supported; supported: {', '.join(NAMES)}")
     name = Path(model).name if Path(model).is_dir() else model
     try:
-        return StableDiffusion(folder, name, place, precision)
+        return make_pipeline(family, folder, name, place, precision)
     except EngineStartError:
         raise
     except Exception as error:

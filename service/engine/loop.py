@@ -137,8 +137,10 @@ class StepLoop:
         """Let the gate judge, keep states, step the rows, and see to rows that went wrong."""
         signatures = _signatures(jobs, made.denoised)
         refused = {row for row, job in enumerate(jobs) if job.gated_now and job.refuses(signatures[row])}
-        coefficients = [job.coefficients() for job in jobs]
-        stepped = step(made.latents, made.denoised, [job.previous for job in jobs], coefficients)
+        updates = [job.update() for job in jobs]
+        noises = [job.fresh_noise() for job in jobs]
+        memories = [job.memory for job in jobs]
+        stepped, corrected = step(made.latents, made.denoised, memories, updates, noises)
         finite = torch.isfinite(stepped).flatten(1).all(1).tolist()
         for row, job in enumerate(jobs):
             if row in refused:
@@ -148,7 +150,7 @@ class StepLoop:
             else:
                 if job.captures_now:
                     job.capture(signatures[row])
-                job.advance(stepped[row], made.denoised[row])
+                job.advance(stepped[row], corrected[row], made.denoised[row], updates[row])
         self._report([job for row, job in enumerate(jobs) if row not in refused and finite[row]])
 
     def _refuse(self, job: Job) -> None:
@@ -191,7 +193,7 @@ class StepLoop:
                 yield from zip((job.spec.job_id for job in outcome.jobs), outcome.value, strict=True)
 
     def _decode(self, jobs: list[Job], *, preview: bool) -> ImageArray:
-        latents = torch.stack([job.previous if preview and job.previous is not None else job.latent for job in jobs])
+        latents = torch.stack([job.denoised if preview and job.denoised is not None else job.latent for job in jobs])
         with _Stopwatch(latents) as watch:
             images = self._pipeline.decode(latents)
         for job in jobs:

@@ -1,13 +1,22 @@
-"""The discrete variance-preserving noise schedule of a trained model, read through diffusers' DDIMScheduler."""
+"""The noise schedules of trained models, read through diffusers' own schedulers: one grid of levels per solver."""
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
-from torch import Tensor
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+from service.engine.levels import Grid, Level
 
 # What of a scheduler's configuration decides noise levels and time values.
 SCHEDULE_KEYS = (
@@ -21,10 +30,32 @@ SCHEDULE_KEYS = (
     "timestep_spacing",
     "rescale_betas_zero_snr",
 )
+# Spacings of their own, chosen by a switch; only those that are on count.
+SPACING_SWITCHES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+FLOW_KEYS = (
+    "num_train_timesteps",
+    "shift",
+    "use_dynamic_shifting",
+    "base_shift",
+    "max_shift",
+    "base_image_seq_len",
+    "max_image_seq_len",
+    "invert_sigmas",
+    "shift_terminal",
+    "time_shift_type",
+)
+DISCRETE_SOLVERS = ("ddim", "euler", "dpmpp_2m", "unipc", "euler_ancestral")
+FLOW_SOLVERS = ("flow_match_euler", "dpmpp_2m", "unipc")
+_SCHEDULERS = {
+    "euler": EulerDiscreteScheduler,
+    "euler_ancestral": EulerAncestralDiscreteScheduler,
+    "dpmpp_2m": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
 
 
 class NoiseSchedule:
-    """Time values and noise levels of runs of any length.
+    """The discrete variance-preserving schedule of Stable Diffusion, SDXL, PixArt and their like.
 
     Where N does not divide the number of training steps, diffusers' DDIM steps to t - T // N although its next
     evaluation is at another time (up to one training step off with trailing spacing); here a step always ends at the
@@ -35,30 +66,109 @@ class NoiseSchedule:
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self._scheduler = DDIMScheduler.from_config(config)
-        kept = {key: self._scheduler.config[key] for key in SCHEDULE_KEYS}
-        digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()
-        self.name = f"{kept['beta_schedule']}-{kept['timestep_spacing']}-{digest[:8]}"
-        self.prediction_type = str(self._scheduler.config.prediction_type)
-        cumulative = self._scheduler.alphas_cumprod
-        final = self._scheduler.final_alpha_cumprod.reshape(1)
-        # The end level lies behind the last training step, where index -1 finds it. 1 - a in float32, as trained.
-        table = torch.cat([cumulative, final])
-        self.alphas = table.double().sqrt()
-        self.sigmas = (1 - table).double().sqrt()
+        self._config = dict(config)
+        self._ddim = DDIMScheduler.from_config(config)
+        kept = {key: self._ddim.config[key] for key in SCHEDULE_KEYS}
+        kept |= {key: True for key in SPACING_SWITCHES if self._config.get(key)}
+        self.name = f"{kept['beta_schedule']}-{kept['timestep_spacing']}-{_digest(kept)}"
+        self.prediction_type = str(self._ddim.config.prediction_type)
+        # 1 - a in float32, as trained.
+        self._table = [_level(a) for a in self._ddim.alphas_cumprod]
+        self._end = _level(self._ddim.final_alpha_cumprod)
 
-    def timesteps(self, steps: int) -> Tensor:
-        """Return the descending time values float32 [N] of diffusers' DDIMScheduler.
+    def level(self, timestep: float) -> Level:
+        """Return the noise level at a time value; between whole steps sigma / alpha is linear, as in diffusers' Euler."""
+        below = min(max(math.floor(timestep), 0), len(self._table) - 1)
+        share = timestep - below
+        if share <= 0 or below + 1 == len(self._table):
+            return self._table[below]
+        ratios = [level.ratio for level in self._table[below : below + 2]]
+        return Level.of_ratio(ratios[0] + share * (ratios[1] - ratios[0]))
+
+    def grid(self, solver: str, steps: int) -> Grid:
+        """Return the N time values and N + 1 levels of diffusers' scheduler for `solver`.
+
+        Args:
+            solver: one of DISCRETE_SOLVERS.
+            steps: N.
 
         Raises:
             ValueError: N is larger than the number of training steps.
         """
-        self._scheduler.set_timesteps(steps)
-        times: Tensor = self._scheduler.timesteps
-        # Rounding gives diffusers' trailing spacing one time too many for some N (61, 103, …): -1, past the end.
-        return times[times >= 0][:steps].float()
+        if solver == "ddim":
+            return self._ddim_grid(steps)
+        scheduler = _SCHEDULERS[solver].from_config(self._config)
+        scheduler.set_timesteps(steps)
+        times = tuple(float(t) for t in scheduler.timesteps)
+        if any(self._config.get(key) for key in SPACING_SWITCHES):
+            # Its times are rounded; the levels are what it means.
+            levels = tuple(Level.of_ratio(float(sigma)) for sigma in scheduler.sigmas[:-1])
+        else:
+            levels = tuple(self.level(t) for t in times)
+        levels = (*levels, Level(1.0, 0.0))
+        return Grid(times, levels, _start(scheduler, levels[0]))
 
-    def alpha_sigma(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (alpha, sigma), float64 on the CPU, at time values; t < 0 is the end of a run."""
-        index = timesteps.round().long().clamp(min=-1).cpu()
-        return self.alphas[index], self.sigmas[index]
+    def _ddim_grid(self, steps: int) -> Grid:
+        self._ddim.set_timesteps(steps)
+        times = self._ddim.timesteps
+        # Rounding gives diffusers' trailing spacing one time too many for some N (61, 103, …): -1, past the end.
+        kept = tuple(float(t) for t in times[times >= 0][:steps])
+        return Grid(kept, (*(self.level(t) for t in kept), self._end))
+
+
+class FlowSchedule:
+    """The schedule of rectified-flow models: x = (1 - s) x0 + s noise at time value 1000 s.
+
+    Args:
+        config: configuration of the model's FlowMatchEulerDiscreteScheduler.
+        linear: the family's pipeline hands its scheduler linear shares 1 … 1/N instead of leaving them to it.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, linear: bool) -> None:
+        self._scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
+        self._linear = linear
+        self._config = self._scheduler.config
+        kept = {key: self._config[key] for key in FLOW_KEYS} | {"linear": linear}
+        self.name = f"flow-{_digest(kept)}"
+        self.prediction_type = "flow"
+
+    def level(self, timestep: float) -> Level:
+        """Return the noise level at a time value, whole or fractional."""
+        return Level.of_flow(timestep / int(self._config.num_train_timesteps))
+
+    def grid(self, steps: int, tokens: int) -> Grid:
+        """Return the N time values and N + 1 levels; the same for every solver.
+
+        Args:
+            steps: N.
+            tokens: image tokens of the transformer, which move the noise levels of models with dynamic shifting.
+        """
+        shares = torch.linspace(1.0, 1 / steps, steps).tolist() if self._linear else None
+        moved = {"mu": self._mu(tokens)} if self._config.use_dynamic_shifting else {}
+        if shares is None:
+            self._scheduler.set_timesteps(steps, **moved)
+        else:
+            self._scheduler.set_timesteps(sigmas=shares, **moved)
+        times = tuple(float(t) for t in self._scheduler.timesteps)
+        return Grid(times, tuple(Level.of_flow(float(share)) for share in self._scheduler.sigmas))
+
+    def _mu(self, tokens: int) -> float:
+        """Linear in the number of tokens (Esser et al. 2024, arXiv 2403.03206, section 5.3.2, as FLUX uses it)."""
+        few, many = self._config.base_image_seq_len, self._config.max_image_seq_len
+        low, high = self._config.base_shift, self._config.max_shift
+        return float(low + (tokens - few) * (high - low) / (many - few))
+
+
+def _start(scheduler: Any, first: Level) -> float:
+    """What diffusers' variance-exploding schedulers make of unit noise, in variance-preserving form."""
+    if isinstance(scheduler, EulerDiscreteScheduler | EulerAncestralDiscreteScheduler):
+        return float(scheduler.init_noise_sigma) / math.sqrt(1 + first.ratio**2)
+    return 1.0
+
+
+def _level(alpha_squared: torch.Tensor) -> Level:
+    return Level(math.sqrt(float(alpha_squared)), math.sqrt(float(1 - alpha_squared)))
+
+
+def _digest(kept: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:8]

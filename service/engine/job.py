@@ -148,8 +148,8 @@ class Job:
         """Enter at the next resume point that fits this job, or in full when none is left."""
         while (tried := len(self.divergences)) < len(self.spec.resume):
             point = self.spec.resume[tried]
-            route = plan_route(pipeline, self.spec, point.timestep)
-            if self._fits(point, route):
+            route = self._route_from(point, pipeline)
+            if route is not None:
                 self._enter(route, torch.tensor(point.latent).to(self.latent), point, tried)
                 if point.prediction is None:
                     self.divergences.append(math.nan)
@@ -167,15 +167,15 @@ class Job:
         self.route, self.latent, self.point, self.resumed = route, latent, point, resumed
         self.index, self.memory, self.denoised, self.captured = 0, Memory(), None, []
 
-    def _fits(self, point: ResumePoint, route: Route) -> bool:
-        """Tell whether a point saves steps, has this job's shape and lies on this model's noise schedule."""
-        return (
-            route.skipped > 0
-            and point.timestep >= 0
-            and point.latent.shape == tuple(self.latent.shape)
-            and bool(np.isfinite(point.latent).all())
-            and abs(route.levels[0].log_snr - point.log_snr) <= SAME_LOG_SNR
-        )
+    def _route_from(self, point: ResumePoint, pipeline: Pipeline) -> Route | None:
+        """Return the route from a point that saves steps, has this job's shape and lies on this model's schedule."""
+        if not (math.isfinite(point.timestep) and point.timestep >= 0):
+            return None
+        if point.latent.shape != tuple(self.latent.shape) or not np.isfinite(point.latent).all():
+            return None
+        route = plan_route(pipeline, self.spec, point.timestep)
+        fits = route.skipped > 0 and abs(route.levels[0].log_snr - point.log_snr) <= SAME_LOG_SNR
+        return route if fits else None
 
     @property
     def done(self) -> bool:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -46,6 +47,8 @@ FLOW_KEYS = (
 )
 DISCRETE_SOLVERS = ("ddim", "euler", "dpmpp_2m", "unipc", "euler_ancestral")
 FLOW_SOLVERS = ("flow_match_euler", "dpmpp_2m", "unipc")
+# The share of noise that stands in for 1 where ln(1 - share) is needed: in float32, as diffusers keeps its shares.
+NEARLY_NOISE = float(np.float32(1 - 1e-6))
 _SCHEDULERS = {
     "euler": EulerDiscreteScheduler,
     "euler_ancestral": EulerAncestralDiscreteScheduler,
@@ -75,6 +78,7 @@ class NoiseSchedule:
         # 1 - a in float32, as trained.
         self._table = [_level(a) for a in self._ddim.alphas_cumprod]
         self._end = _level(self._ddim.final_alpha_cumprod)
+        self._grids: dict[tuple[str, int], Grid] = {}
 
     def level(self, timestep: float) -> Level:
         """Return the noise level at a time value; between whole steps sigma / alpha is linear, as in diffusers' Euler."""
@@ -95,25 +99,27 @@ class NoiseSchedule:
         Raises:
             ValueError: N is larger than the number of training steps.
         """
-        if solver == "ddim":
-            return self._ddim_grid(steps)
+        key = (solver, steps)
+        if key not in self._grids:
+            # At most one per solver and N, and N is bounded.
+            self._grids[key] = self._ddim_grid(steps) if solver == "ddim" else self._grid_of(solver, steps)
+        return self._grids[key]
+
+    def _grid_of(self, solver: str, steps: int) -> Grid:
         scheduler = _SCHEDULERS[solver].from_config(self._config)
         scheduler.set_timesteps(steps)
-        times = tuple(float(t) for t in scheduler.timesteps)
+        times = _proper(scheduler.timesteps, steps)
         if any(self._config.get(key) for key in SPACING_SWITCHES):
             # Its times are rounded; the levels are what it means.
-            levels = tuple(Level.of_ratio(float(sigma)) for sigma in scheduler.sigmas[:-1])
+            levels = tuple(Level.of_ratio(float(sigma)) for sigma in scheduler.sigmas[:steps])
         else:
             levels = tuple(self.level(t) for t in times)
-        levels = (*levels, Level(1.0, 0.0))
-        return Grid(times, levels, _start(scheduler, levels[0]))
+        return Grid(times, (*levels, Level(1.0, 0.0)), _start(scheduler, levels[0]))
 
     def _ddim_grid(self, steps: int) -> Grid:
         self._ddim.set_timesteps(steps)
-        times = self._ddim.timesteps
-        # Rounding gives diffusers' trailing spacing one time too many for some N (61, 103, …): -1, past the end.
-        kept = tuple(float(t) for t in times[times >= 0][:steps])
-        return Grid(kept, (*(self.level(t) for t in kept), self._end))
+        times = _proper(self._ddim.timesteps, steps)
+        return Grid(times, (*(self.level(t) for t in times), self._end))
 
 
 class FlowSchedule:
@@ -129,34 +135,42 @@ class FlowSchedule:
         self._linear = linear
         self._config = self._scheduler.config
         kept = {key: self._config[key] for key in FLOW_KEYS} | {"linear": linear}
+        kept |= {key: True for key in SPACING_SWITCHES if self._config.get(key)}
         self.name = f"flow-{_digest(kept)}"
         self.prediction_type = "flow"
 
     def level(self, timestep: float) -> Level:
         """Return the noise level at a time value, whole or fractional."""
-        return Level.of_flow(timestep / int(self._config.num_train_timesteps))
+        return Level.of_flow(min(max(timestep / int(self._config.num_train_timesteps), 0.0), 1.0))
 
-    def grid(self, steps: int, tokens: int) -> Grid:
-        """Return the N time values and N + 1 levels; the same for every solver.
+    def grid(self, solver: str, steps: int, tokens: int) -> Grid:
+        """Return the N time values and N + 1 levels of diffusers' FlowMatchEulerDiscreteScheduler.
+
+        Every solver walks through them. Those that need the logarithm of the first level start from a share of noise
+        of 1 - 1e-6 instead of 1, as diffusers' UniPCMultistepScheduler does.
 
         Args:
+            solver: one of FLOW_SOLVERS.
             steps: N.
             tokens: image tokens of the transformer, which move the noise levels of models with dynamic shifting.
         """
-        shares = torch.linspace(1.0, 1 / steps, steps).tolist() if self._linear else None
-        moved = {"mu": self._mu(tokens)} if self._config.use_dynamic_shifting else {}
-        if shares is None:
-            self._scheduler.set_timesteps(steps, **moved)
-        else:
-            self._scheduler.set_timesteps(sigmas=shares, **moved)
-        times = tuple(float(t) for t in self._scheduler.timesteps)
-        return Grid(times, tuple(Level.of_flow(float(share)) for share in self._scheduler.sigmas))
+        linear = np.linspace(1.0, 1 / steps, steps) if self._linear else None
+        mu = self._mu(tokens) if self._config.use_dynamic_shifting else None
+        self._scheduler.set_timesteps(None if self._linear else steps, sigmas=linear, mu=mu)
+        shares = [float(share) for share in self._scheduler.sigmas]
+        if solver != "flow_match_euler":
+            shares[0] = min(shares[0], NEARLY_NOISE)
+        levels = tuple(Level.of_flow(share) for share in shares)
+        # diffusers starts from unit noise, whatever the first share.
+        start = levels[0].alpha + levels[0].sigma
+        return Grid(tuple(float(t) for t in self._scheduler.timesteps), levels, start)
 
     def _mu(self, tokens: int) -> float:
         """Linear in the number of tokens (Esser et al. 2024, arXiv 2403.03206, section 5.3.2, as FLUX uses it)."""
         few, many = self._config.base_image_seq_len, self._config.max_image_seq_len
         low, high = self._config.base_shift, self._config.max_shift
-        return float(low + (tokens - few) * (high - low) / (many - few))
+        slope = (high - low) / (many - few)
+        return float(tokens * slope + (low - slope * few))
 
 
 def _start(scheduler: Any, first: Level) -> float:
@@ -164,6 +178,11 @@ def _start(scheduler: Any, first: Level) -> float:
     if isinstance(scheduler, EulerDiscreteScheduler | EulerAncestralDiscreteScheduler):
         return float(scheduler.init_noise_sigma) / math.sqrt(1 + first.ratio**2)
     return 1.0
+
+
+def _proper(times: torch.Tensor, steps: int) -> tuple[float, ...]:
+    """Rounding gives diffusers' trailing spacing one time too many for some N (61, 103, …): -1, past the end."""
+    return tuple(float(t) for t in times[times >= 0][:steps])
 
 
 def _level(alpha_squared: torch.Tensor) -> Level:

@@ -252,7 +252,9 @@ def step(
     stepped = _column([row.latent for row in rows], latents) * corrected
     stepped = stepped + _column([row.denoised for row in rows], latents) * denoised
     for age in range(PAST):
-        stepped = _add(stepped, [row.past[age] for row in rows], denoised, [_aged(memory, age) for memory in memories])
+        stepped = _add(
+            stepped, [row.past[age] for row in rows], denoised, [_aged(memory, age) for memory in memories]
+        )
     stepped = _add(stepped, [row.noise for row in rows], denoised, noises)
     return stepped, corrected
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from engine_helpers import alone, drive, finish, point, spec
+from engine_helpers import SIDE, alone, drive, finish, point, spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +32,10 @@ class Wrapped:
 @pytest.fixture(scope="module")
 def full(pipeline):
     return alone(pipeline, spec(capture=SHARES))
+
+
+def grid_times(pipeline, steps, solver="ddim"):
+    return list(pipeline.grid(solver, steps, SIDE, SIDE).times)
 
 
 def assert_same(image, other, levels=0):
@@ -60,13 +64,13 @@ class TestResume:
             assert mine.depth == 1
 
     def test_what_is_captured(self, pipeline, full):
-        assert [s.timestep for s in full.captured] == [float(t) for t in pipeline.timesteps(8)[[2, 4]]]
+        assert [s.timestep for s in full.captured] == [grid_times(pipeline, 8)[k] for k in (2, 4)]
         assert [s.skip for s in full.captured] == [0.25, 0.5]
         for state in full.captured:
             assert (state.latent.shape, state.latent.dtype) == ((4, 16, 16), np.float16)
             assert (state.prediction.shape, state.prediction.dtype) == ((4, 8, 8), np.float16)
-            alpha, sigma = pipeline.alpha_sigma(torch.tensor([state.timestep]))
-            assert state.log_snr == pytest.approx(math.log(alpha**2 / sigma**2))
+            level = pipeline.level(state.timestep)
+            assert state.log_snr == pytest.approx(math.log(level.alpha**2 / level.sigma**2))
             assert state.depth == 0
 
     def test_another_n_enters_at_the_noise_level_not_at_the_index(self, pipeline):
@@ -75,7 +79,7 @@ class TestResume:
             item = spec("b", steps=30, capture=(0.1, 0.2, 0.5), resume=(point(state),))
             route = plan_route(pipeline, item, state.timestep)
             assert route.times[0] == state.timestep
-            grid = pipeline.timesteps(30).tolist()
+            grid = grid_times(pipeline, 30)
             assert list(route.times[1:]) == [t for t in grid if t < state.timestep]
             assert route.levels[0].log_snr == pytest.approx(state.log_snr)
             result = alone(pipeline, item)
@@ -85,15 +89,40 @@ class TestResume:
                 grid[k] for k in (3, 6, 15) if grid[k] < state.timestep
             ]
 
-    def test_dpmpp_2m_resumes_with_a_first_order_step(self, pipeline):
-        source = alone(pipeline, spec(solver="dpmpp_2m", steps=20, capture=(0.5,)))
-        again = alone(pipeline, spec("b", solver="dpmpp_2m", steps=20, resume=(point(source.captured[0], 0.0),)))
+    @pytest.mark.parametrize("solver", ["euler", "euler_ancestral"])
+    def test_solvers_without_memory_resume_exactly(self, pipeline, solver):
+        source = alone(pipeline, spec(solver=solver, steps=20, capture=SHARES))
+        for state in source.captured:
+            item = spec("b", solver=solver, steps=20, capture=SHARES, resume=(point(state, 0.0),))
+            again = alone(pipeline, item)
+            assert again.skipped == round(20 * state.skip)
+            assert_same(again.image, source.image)
+
+    @pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc"])
+    def test_solvers_with_memory_resume_with_a_first_order_step(self, pipeline, solver):
+        source = alone(pipeline, spec(solver=solver, steps=20, capture=(0.5,)))
+        again = alone(pipeline, spec("b", solver=solver, steps=20, resume=(point(source.captured[0], 0.0),)))
         assert again.skipped == 10
         assert_same(again.image, source.image, levels=4)
 
-    def test_a_state_may_cross_solvers(self, pipeline, full):
-        result = alone(pipeline, spec("b", solver="dpmpp_2m", resume=(point(full.captured[0]),)))
+    @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "unipc", "euler_ancestral"])
+    def test_a_state_may_cross_solvers(self, pipeline, full, solver):
+        result = alone(pipeline, spec("b", solver=solver, resume=(point(full.captured[0]),)))
         assert result.skipped == 2
+
+    def test_a_state_taken_under_ddim_50_is_resumed_under_euler_30_by_noise_level(self, pipeline):
+        source = alone(pipeline, spec(steps=50, capture=(0.2,)))
+        item = spec("b", solver="euler", steps=30, resume=(point(source.captured[0], 0.0),))
+        result = alone(pipeline, item)
+        assert result.skipped == 6
+        assert result.divergences == (0.0,)
+        assert_same(result.image, source.image, levels=6)
+
+    def test_fresh_noise_is_a_function_of_seed_and_step(self, pipeline):
+        one, same = (alone(pipeline, spec(name, solver="euler_ancestral")) for name in "ab")
+        other = alone(pipeline, spec("c", solver="euler_ancestral", seed=8))
+        assert_same(one.image, same.image)
+        assert np.abs(one.image.astype(int) - other.image).max() > 6
 
     def test_points_that_do_not_fit_are_passed_over_at_no_cost(self, pipeline, full):
         state = full.captured[1]
@@ -173,7 +202,7 @@ JOBS = st.fixed_dictionaries(
         "seed": st.integers(0, 3),
         "steps": st.sampled_from([3, 5, 8]),
         "guidance_scale": st.sampled_from([1.0, 2.0, 5.0]),
-        "solver": st.sampled_from(["ddim", "dpmpp_2m"]),
+        "solver": st.sampled_from(["ddim", "euler", "dpmpp_2m", "unipc", "euler_ancestral"]),
         "width": st.sampled_from([32, 48]),
         "capture": st.sampled_from([(), SHARES]),
     }

@@ -6,10 +6,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
 from engine_helpers import SIDE, alone, build_tiny_model, spec
 
 from service.engine.base import EngineStartError, Rows
+from service.engine.families.common import EncodedPrompts
 from service.engine.job import Job
 from service.engine.loading import load_pipeline
 from service.engine.loop import StepLoop
@@ -58,14 +64,25 @@ def test_pictures_equal_diffusers(tmp_path, kind, guidance):
     assert np.abs(alone(pipeline, item).image - expected).max() <= 1
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' DPM scheduler
-def test_dpmpp_2m_pictures_equal_diffusers(tiny_model, pipeline):
-    item = spec(solver="dpmpp_2m", steps=10)
-    pipe = reference(tiny_model)
-    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
-    pipe.scheduler.set_timesteps(10)
-    assert pipe.scheduler.timesteps.tolist() == pipeline.timesteps(10).tolist()
-    torch.testing.assert_close(final_latent(pipeline, item), draw(pipe, item, "latent")[0], atol=1e-4, rtol=0)
+SWAPPED = {
+    "euler": EulerDiscreteScheduler,
+    "dpmpp_2m": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+
+
+@pytest.mark.parametrize("solver", SWAPPED)
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+def test_other_solvers_pictures_equal_diffusers(tmp_path, solver, spacing):
+    folder = build_tiny_model(
+        tmp_path, beta_schedule="scaled_linear", beta_end=0.012, beta_start=0.00085, timestep_spacing=spacing
+    )
+    pipeline, pipe = load_pipeline(str(folder), "cpu"), reference(folder)
+    item = spec(solver=solver, steps=10)
+    pipe.scheduler = SWAPPED[solver].from_config(pipe.scheduler.config)
+    latent = final_latent(pipeline, item)
+    torch.testing.assert_close(latent, draw(pipe, item, "latent")[0], atol=2e-4, rtol=0)
+    assert pipe.scheduler.timesteps.tolist() == list(pipeline.grid(solver, 10, SIDE, SIDE).times)
 
 
 def test_oblong_pictures(tiny_model, pipeline):
@@ -76,32 +93,37 @@ def test_oblong_pictures(tiny_model, pipeline):
 
 
 def test_encoding_is_exact_and_done_once(pipeline, monkeypatch):
-    together = pipeline.encode(["one thing", "another thing", "one thing"])
-    assert torch.equal(together[0], together[2])
-    assert not torch.equal(together[0], together[1])
-    monkeypatch.setattr(pipeline, "_run_text_encoder", lambda prompt: pytest.fail("encoded twice"))
-    assert torch.equal(pipeline.encode(["one thing"])[0], together[0])
+    one, other = (pipeline.encode(prompt, SIDE, SIDE)["states"] for prompt in ("one thing", "another thing"))
+    assert one.shape == (24, 16)
+    assert not torch.equal(one, other)
+    assert pipeline.encode("one thing", SIDE, SIDE)["states"] is one
 
 
-def test_the_memory_of_encoded_prompts_is_bounded(pipeline, monkeypatch):
-    monkeypatch.setattr("service.engine.stable_diffusion.ENCODED_PROMPTS", 2)
-    monkeypatch.setattr(pipeline, "_encoded", type(pipeline._encoded)())
-    for prompt in ("a", "b", "a", "c"):
-        pipeline.encode([prompt])
-    assert len(pipeline._encoded) == 2
-    kept = dict(pipeline._encoded)
-    pipeline.encode(["a"])
-    assert dict(pipeline._encoded) == kept
+def test_the_memory_of_encoded_prompts_is_bounded():
+    made = []
+    memory = EncodedPrompts(lambda prompt: made.append(prompt) or {}, limit=2)
+    for prompt in ("a", "b", "a", "c", "a", "b"):
+        memory.get(prompt)
+    assert made == ["a", "b", "c", "b"]
+    assert len(memory) == 2
 
 
 def test_rows_without_guidance_cost_one_network_row(pipeline, monkeypatch):
     seen = []
     network = pipeline._network
-    monkeypatch.setattr(pipeline, "_network", lambda x, t, s: seen.append(len(x)) or network(x, t, s))
-    states = pipeline.encode(["a", "b", "c"])
-    latents = torch.randn(3, 4, 16, 16)
-    rows = Rows(latents, torch.tensor([999.0, 500.0, 20.0]), states, states, torch.tensor([1.0, 2.0, 1.0]))
-    assert pipeline.predict(rows).shape == latents.shape
+    monkeypatch.setattr(pipeline, "_network", lambda order, *rest: seen.append(len(order)) or network(order, *rest))
+    states = {"states": torch.stack([pipeline.encode(prompt, SIDE, SIDE)["states"] for prompt in "abc"])}
+    levels = [pipeline.level(t) for t in (999.0, 500.0, 20.0)]
+    rows = Rows(
+        latents=torch.randn(3, 4, 16, 16),
+        timesteps=torch.tensor([999.0, 500.0, 20.0]),
+        alphas=torch.tensor([level.alpha for level in levels]),
+        sigmas=torch.tensor([level.sigma for level in levels]),
+        conditions=states,
+        negatives=states,
+        guidance=torch.tensor([1.0, 2.0, 1.0]),
+    )
+    assert pipeline.predict(rows).shape == rows.latents.shape
     assert seen == [4]
 
 
@@ -119,7 +141,8 @@ def test_what_the_service_is_told(pipeline, tiny_model):
     assert (info.model_id, info.family) == (tiny_model.name, "stable-diffusion")
     assert (info.width, info.height, info.size_multiple, info.max_size) == (32, 32, 4, 64)
     assert (info.default_steps, info.default_guidance, info.latent_channels) == (8, 2.0, 4)
-    assert info.solvers == ("ddim", "dpmpp_2m")
+    assert info.solvers == ("ddim", "euler", "dpmpp_2m", "unipc", "euler_ancestral")
+    assert info.guidance == "classifier-free"
     assert info.schedule.startswith("squaredcos_cap_v2-trailing-")
 
 
@@ -166,8 +189,8 @@ def test_bad_settings_are_one_clear_line(tiny_model, changes, line):
 
 
 def test_other_families_are_refused(tmp_path):
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(EngineStartError, match="FluxPipeline is not supported"):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
+    with pytest.raises(EngineStartError, match="KandinskyPipeline is not supported"):
         load_pipeline(str(tmp_path), "cpu")
 
 

@@ -58,7 +58,9 @@ class StableDiffusion:
 
     def initial_noise(self, seed: int, width: int, height: int) -> Tensor:
         """Return unit Gaussian noise float32 [C, h, w]."""
-        return seeded_noise(seed, (self.info.latent_channels, height // self._scale, width // self._scale), self._device)
+        return seeded_noise(
+            seed, (self.info.latent_channels, height // self._scale, width // self._scale), self._device
+        )
 
     def grid(self, solver: str, steps: int, width: int, height: int) -> Grid:
         """Return the time values and noise levels of an N-step run; the size plays no part."""

@@ -10,6 +10,10 @@ from service.engine.base import Pipeline
 # diffusers' pipeline class, as `model_index.json` names it -> our module and class.
 _FAMILIES = {
     "StableDiffusionPipeline": ("stable_diffusion", "StableDiffusion"),
+    "StableDiffusionXLPipeline": ("sdxl", "StableDiffusionXL"),
+    "PixArtSigmaPipeline": ("pixart_sigma", "PixArtSigma"),
+    "StableDiffusion3Pipeline": ("sd3", "StableDiffusion3"),
+    "FluxPipeline": ("flux", "Flux"),
 }
 NAMES = tuple(_FAMILIES)
 

@@ -1,0 +1,152 @@
+"""What the rectified-flow families share: schedule, noise, tokens, decoding, defaults."""
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from service.engine.base import Condition, EngineStartError, ImageArray, ModelInfo, Rows
+from service.engine.digest import weights_digest
+from service.engine.families.common import EncodedPrompts, own_defaults, preferred_first, seeded_noise, to_pictures
+from service.engine.levels import Grid, Level
+from service.engine.schedule import FLOW_SOLVERS, FlowSchedule
+
+# One encoded prompt takes megabytes: hundreds of states as wide as T5-XXL.
+ENCODED_PROMPTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a family serves when neither the request nor `headstart.json` says otherwise.
+
+    Attributes:
+        family: its name.
+        side: of the picture, pixels.
+        steps: N.
+        guidance_scale: guidance.
+        guidance: as in `ModelInfo`.
+        limit: largest side the network can place its tokens on, pixels; None = any.
+    """
+
+    family: str
+    side: int
+    steps: int
+    guidance_scale: float
+    guidance: str
+    limit: int | None = None
+
+
+class RectifiedFlow(ABC):
+    """The part of a `Pipeline` that SD3 and FLUX have in common.
+
+    Args:
+        parts: diffusers' own pipeline, loaded.
+        device: where the networks run.
+        dtype: what they compute in; latents and solvers stay float32.
+        patch: side of the square of latent cells that makes one image token.
+        linear: diffusers' pipeline hands its scheduler linear shares.
+        needs: components the model must have.
+
+    Raises:
+        EngineStartError: a component is missing, or the scheduler is not a plain flow-matching one.
+    """
+
+    info: ModelInfo
+
+    def __init__(
+        self,
+        parts: Any,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        patch: int,
+        linear: bool,
+        needs: tuple[str, ...],
+    ) -> None:
+        missing = [name for name in needs if parts.components[name] is None]
+        if missing:
+            raise EngineStartError(f"the model lacks {', '.join(missing)}")
+        self._schedule = _schedule(parts.scheduler, linear=linear)
+        self._parts = parts.to(device)
+        self._transformer = parts.transformer
+        self._vae = parts.vae
+        self._scale = int(parts.vae_scale_factor)
+        self._channels = int(parts.vae.config.latent_channels)
+        self._patch = patch
+        self._device = device
+        self._dtype = dtype
+        self._encoded = EncodedPrompts(self._encode_one, ENCODED_PROMPTS)
+
+    def encode(self, prompt: str, width: int, height: int, *, negative: bool = False) -> Condition:
+        """Return {"states": of the tokens [L, D], "pooled": of the whole prompt [P]}, whatever the picture's size."""
+        return self._encoded.get(prompt)
+
+    def initial_noise(self, seed: int, width: int, height: int) -> Tensor:
+        """Return unit Gaussian noise float32 [C, h, w]."""
+        return seeded_noise(seed, (self._channels, height // self._scale, width // self._scale), self._device)
+
+    def grid(self, solver: str, steps: int, width: int, height: int) -> Grid:
+        """Return the time values and noise levels of an N-step run."""
+        cells = self._scale * self._patch
+        return self._schedule.grid(solver, steps, (height // cells) * (width // cells))
+
+    def level(self, timestep: float) -> Level:
+        """Return the noise level at a time value, whole or fractional."""
+        return self._schedule.level(timestep)
+
+    @abstractmethod
+    def predict(self, rows: Rows) -> Tensor:
+        """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> ImageArray:
+        """Return uint8 [B, H, W, 3] pictures of clean latents [B, C, h, w]."""
+        config = self._vae.config
+        scaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
+        return to_pictures(self._vae.decode(scaled.to(self._dtype), return_dict=False)[0])
+
+    @abstractmethod
+    def _encode_one(self, prompt: str) -> Condition:
+        """Return what `encode` promises."""
+
+    def _describe(self, folder: Path, model_id: str, own: Defaults) -> ModelInfo:
+        wishes = own_defaults(folder, FLOW_SOLVERS)
+        side = int(wishes.get("image_size", own.side))
+        largest = int(wishes.get("max_size", 2 * side))
+        return ModelInfo(
+            model_id=model_id,
+            weights_digest=weights_digest(folder),
+            family=own.family,
+            prediction_type=self._schedule.prediction_type,
+            schedule=self._schedule.name,
+            width=side,
+            height=side,
+            size_multiple=self._scale * self._patch,
+            max_size=largest if own.limit is None else min(largest, own.limit),
+            default_steps=int(wishes.get("default_steps", own.steps)),
+            default_guidance=float(wishes.get("default_guidance", own.guidance_scale)),
+            solvers=preferred_first(FLOW_SOLVERS, wishes),
+            latent_channels=self._channels,
+            dtype=str(self._dtype).removeprefix("torch."),
+            guidance=own.guidance,
+        )
+
+
+def absent(folder: Path) -> dict[str, None]:
+    """Return the components the model says it does without; diffusers wants to be told so again when it loads."""
+    index: dict[str, Any] = json.loads((folder / "model_index.json").read_text())
+    return {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
+
+
+def _schedule(scheduler: Any, *, linear: bool) -> FlowSchedule:
+    if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        raise EngineStartError(f"the scheduler is {type(scheduler).__name__}, not FlowMatchEulerDiscreteScheduler")
+    refused = [name for name in ("stochastic_sampling", "invert_sigmas") if scheduler.config[name]]
+    if refused:
+        raise EngineStartError(f"the scheduler's {refused[0]} is not supported")
+    return FlowSchedule(scheduler.config, linear=linear)

@@ -1,0 +1,77 @@
+"""Stable Diffusion 3 and 3.5 over diffusers' own model classes."""
+
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusion3Pipeline
+from torch import Tensor
+
+from service.engine.base import Condition, EngineStartError, Rows
+from service.engine.families.common import clean_from_flow, flow_latents, with_guidance
+from service.engine.families.flow import Defaults, RectifiedFlow, absent
+
+NEEDS = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+
+
+class StableDiffusion3(RectifiedFlow):
+    """A `Pipeline` over SD3Transformer2DModel, AutoencoderKL, two CLIP text encoders and, if present, T5.
+
+    Esser et al. 2024, arXiv 2403.03206. Without T5 its states are zeros, as in diffusers.
+
+    Args:
+        folder: local folder in diffusers' layout.
+        model_id: the name it is known by.
+        device: where the networks run.
+        dtype: what they compute in; latents and solvers stay float32.
+
+    Raises:
+        EngineStartError: the folder is not a plain text-to-image Stable Diffusion 3.
+    """
+
+    def __init__(self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype) -> None:
+        parts = StableDiffusion3Pipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, **absent(folder))
+        super().__init__(parts, device, dtype, patch=int(parts.patch_size), linear=False, needs=NEEDS)
+        self._check()
+        config = self._transformer.config
+        self.info = self._describe(
+            folder,
+            model_id,
+            Defaults(
+                family="stable-diffusion-3",
+                side=int(config.sample_size) * self._scale,
+                steps=28,
+                guidance_scale=7.0,
+                guidance="classifier-free",
+                limit=int(config.pos_embed_max_size) * self._patch * self._scale,
+            ),
+        )
+
+    @torch.inference_mode()
+    def predict(self, rows: Rows) -> Tensor:
+        """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
+        return clean_from_flow(with_guidance(rows, self._network), rows)
+
+    def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
+        velocity: Tensor = self._transformer(
+            hidden_states=flow_latents(rows)[order].to(self._dtype),
+            timestep=rows.timesteps[order],
+            encoder_hidden_states=conditions["states"],
+            pooled_projections=conditions["pooled"],
+            return_dict=False,
+        )[0]
+        return velocity.float()
+
+    @torch.inference_mode()
+    def _encode_one(self, prompt: str) -> Condition:
+        states, _, pooled, _ = self._parts.encode_prompt(
+            prompt, None, None, device=self._device, do_classifier_free_guidance=False
+        )
+        return {"states": states[0], "pooled": pooled[0]}
+
+    def _check(self) -> None:
+        config = self._transformer.config
+        if (config.in_channels, self._transformer.out_channels) != (self._channels, self._channels):
+            raise EngineStartError(
+                f"the transformer takes {config.in_channels} channels, the VAE {self._channels}: "
+                "not a plain text-to-image model"
+            )

@@ -12,6 +12,7 @@ from service.memory import Memory
 from service.metrics import Metrics
 from service.pictures import OutputFormat, encode, transcode
 from service.planner import Planner
+from service.previews import Previews, paced
 from service.totals import Totals
 from service.turnstile import Turnstile
 from service.types import GenerationRequest, Plan, Verdict, VerdictKind
@@ -34,11 +35,17 @@ class NotCachedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """How the client wants a picture delivered."""
+    """How the client wants a picture delivered.
+
+    Attributes:
+        output_format: encoding of the picture.
+        compression: OpenAI's 0 to 100; None = the encoding's own default.
+        previews: most pictures in progress to show on the way; they are spread evenly over the steps that run.
+    """
 
     output_format: OutputFormat = "png"
     compression: int | None = None
-    preview_every: int = 0
+    previews: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,7 @@ class Generator:
         """
         way = _Way(place="planning", started=time.perf_counter())
         try:
-            plan = await self._planner.plan(request, preview_every=wish.preview_every)
+            plan = paced(await self._planner.plan(request), wish.previews)
             for stage, seconds in plan.seconds.items():
                 self._metrics.stage.labels(stage).observe(seconds)
             _refuse_if_uncached(request, hit=plan.kind in (VerdictKind.EXACT, VerdictKind.APPROX))
@@ -132,10 +139,11 @@ class Generator:
             yield picture
             return
         way.place = "denoise"
+        previews = Previews(wish.previews)
         async with aclosing(self._run(plan, plan.job)) as events:
             async for event in events:
                 if isinstance(event, Progress):
-                    yield event
+                    yield previews.screen(event)
                     continue
                 way.place = "encode"
                 picture = await self._finish(plan, event, wish, way)

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from service.api import errors, page, routes_cache, routes_events, routes_images, routes_status
+from service.api.documented import IMAGE_EVENT_PARTS
 from service.api.middleware import Envelope
 from service.assembly import StartError, open_service
 from service.metrics import Metrics
@@ -44,12 +45,12 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     app.add_middleware(Envelope, metrics=metrics)
     page.install(app)
-    _document_errors(app)
+    _complete_description(app)
     return app
 
 
-def _document_errors(app: FastAPI) -> None:
-    """Drop the framework's 422 from the description: a wrong field is answered with the envelope and 400."""
+def _complete_description(app: FastAPI) -> None:
+    """Add the events' parts, drop the framework's 422: a wrong field is answered with the envelope and 400."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -57,8 +58,10 @@ def _document_errors(app: FastAPI) -> None:
         for operations in document["paths"].values():
             for operation in operations.values():
                 operation["responses"].pop("422", None)
+        parts = document["components"]["schemas"]
+        parts |= IMAGE_EVENT_PARTS
         for name in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(name, None)
+            parts.pop(name, None)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

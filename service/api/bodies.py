@@ -9,12 +9,16 @@ from service.api.schema import (
     CacheSummary,
     CompletedEvent,
     GenerationAnswer,
+    ImageCompletedEvent,
+    ImagePartialEvent,
     PictureBody,
     SourceBody,
+    TimingsBody,
     VerdictBody,
 )
 from service.api.wishes import Order
 from service.generator import Picture
+from service.previews import foreseen_step
 from service.types import Plan
 
 
@@ -30,7 +34,7 @@ def answer_of(pictures: Sequence[Picture], order: Order, created: int) -> Genera
 
 
 def completed_event(picture: Picture, order: Order, created: int) -> CompletedEvent:
-    """Return the last event of a stream."""
+    """Return the last event of a watched picture."""
     item = picture_body(picture)
     return CompletedEvent(
         b64_json=item.b64_json,
@@ -42,6 +46,44 @@ def completed_event(picture: Picture, order: Order, created: int) -> CompletedEv
     )
 
 
+def image_partial(data: bytes, index: int, order: Order, created: int) -> ImagePartialEvent:
+    """Return OpenAI's event of a picture in progress, already encoded."""
+    return ImagePartialEvent(
+        b64_json=text_of(data),
+        partial_image_index=index,
+        created_at=created,
+        size=order.size,
+        quality=order.quality,
+        output_format=order.output_format,
+        seed=order.requests[0].seed,
+    )
+
+
+def image_completed(picture: Picture, order: Order, created: int) -> ImageCompletedEvent:
+    """Return OpenAI's last event of a stream, with the cache's part."""
+    item = picture_body(picture)
+    return ImageCompletedEvent(
+        b64_json=item.b64_json,
+        created_at=created,
+        size=order.size,
+        quality=order.quality,
+        output_format=order.output_format,
+        seed=item.seed,
+        cache=item.cache,
+        timings=TimingsBody(
+            queue_seconds=picture.queue_seconds,
+            denoise_seconds=picture.denoise_seconds,
+            decode_seconds=picture.decode_seconds,
+            total_seconds=picture.total_seconds,
+        ),
+    )
+
+
+def text_of(data: bytes) -> str:
+    """Return an encoded picture as text for JSON."""
+    return base64.b64encode(data).decode("ascii")
+
+
 def picture_body(picture: Picture) -> PictureBody:
     """Return one item of `data`."""
     verdict = picture.verdict
@@ -49,7 +91,7 @@ def picture_body(picture: Picture) -> PictureBody:
     if verdict.source_id is not None:
         source = SourceBody(id=str(verdict.source_id), prompt=verdict.source_prompt)
     return PictureBody(
-        b64_json=base64.b64encode(picture.data).decode("ascii"),
+        b64_json=text_of(picture.data),
         seed=picture.seed,
         cache=VerdictBody(
             verdict=verdict.kind.value,
@@ -82,15 +124,6 @@ def plan_event(plan: Plan) -> dict[str, Any]:
         "source": source,
         "seed": plan.request.seed,
     }
-
-
-def foreseen_step(plan: Plan) -> int:
-    """Return K as far as it is known before the run."""
-    if plan.job is None:
-        return plan.request.steps
-    if not plan.job.resume:
-        return 0
-    return round(plan.job.resume[0].skip * plan.request.steps)
 
 
 def _summary(pictures: Sequence[Picture]) -> CacheSummary:

@@ -1,8 +1,10 @@
-"""Error answers, as OpenAPI describes them."""
+"""Error answers and event streams, as OpenAPI describes them."""
 
 from typing import Any
 
-from service.api.schema import ErrorBody
+from pydantic import TypeAdapter
+
+from service.api.schema import ErrorBody, ImageEvent
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -25,3 +27,16 @@ LOOKUP_ERRORS: Responses = _errors(
     _404="There is nothing of that name, or it is not yours.",
     _503="The cache is unavailable.",
 )
+
+_event_schema: dict[str, Any] = TypeAdapter(ImageEvent).json_schema(
+    ref_template="#/components/schemas/{model}", mode="serialization"
+)
+IMAGE_EVENT_PARTS: dict[str, Any] = _event_schema.pop("$defs")
+"""The components that `IMAGE_STREAM` refers to; the framework knows only those of JSON answers."""
+IMAGE_STREAM: Responses = {
+    200: {
+        "description": "The pictures. With `stream: true` events instead: `image_generation.partial_image`, at most "
+        "`partial_images` times, then `image_generation.completed`, or `error` with the error envelope as its data.",
+        "content": {"text/event-stream": {"schema": _event_schema}},
+    }
+}

@@ -1,4 +1,4 @@
-"""`POST /v1/images/generations`: OpenAI's Images API."""
+"""`POST /v1/images/generations`: OpenAI's Images API, at once or as a stream."""
 
 import asyncio
 import time
@@ -7,14 +7,17 @@ from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Header, Request, Response
 
-from service.api.bodies import answer_of
+from service.api.bodies import answer_of, image_completed, image_partial
 from service.api.dependencies import ServiceOf
-from service.api.documented import GENERATION_ERRORS
-from service.api.errors import ClientGoneError, InvalidRequestError
+from service.api.documented import GENERATION_ERRORS, IMAGE_STREAM
+from service.api.errors import ClientGoneError
 from service.api.schema import GenerationAnswer, GenerationBody
+from service.api.streams import Event, EventStream
 from service.api.verdict_headers import cache_label, headers_of
-from service.api.wishes import Order, order_of
-from service.generator import Generator, Picture
+from service.api.wishes import Order, check_streaming, order_of
+from service.engine.base import Progress
+from service.generator import GenerationEvent, Generator, Picture
+from service.pictures import encode
 
 router = APIRouter()
 Result = TypeVar("Result")
@@ -23,7 +26,7 @@ Result = TypeVar("Result")
 @router.post(
     "/v1/images/generations",
     response_model=GenerationAnswer,
-    responses=GENERATION_ERRORS,
+    responses={**GENERATION_ERRORS, **IMAGE_STREAM},
     summary="Draw pictures",
 )
 async def generate(
@@ -32,17 +35,41 @@ async def generate(
     service: ServiceOf,
     cache_control: Annotated[str, Header(max_length=500)] = "",
 ) -> Response:
-    """Draw `n` pictures and return them with what the cache did for each."""
+    """Draw `n` pictures and return them with what the cache did for each, or stream one with `stream: true`."""
     started = time.perf_counter()
-    if body.partial_images:
-        raise InvalidRequestError("partial_images", "partial_images: only POST /v1/generations/events sends previews")
-    order = order_of(body, cache_control, service.info, service.settings)
+    check_streaming(body)
+    order = order_of(body, cache_control, service.info, service.settings, previews=body.partial_images or 0)
+    if body.stream:
+        return _ImageStream(service.generator, order, request)
     with service.generator.turnstile.enter(len(order.requests)):
         pictures = await unless_gone(request, _draw_all(service.generator, order))
     request.state.cache_label = cache_label(pictures)
     answer: GenerationAnswer = answer_of(pictures, order, int(time.time()))
     headers = headers_of(pictures, time.perf_counter() - started)
     return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
+
+
+class _ImageStream(EventStream):
+    """Tells what OpenAI's clients know: pictures in progress, and the picture."""
+
+    _partials = 0
+
+    async def begin(self) -> None:
+        """Wait for the plan: `only-if-cached` is refused with a status as long as there is one to choose."""
+        await anext(self.events)
+
+    async def tell(self, event: GenerationEvent) -> Event | None:
+        created = int(time.time())
+        if isinstance(event, Picture):
+            completed = image_completed(event, self.order, created)
+            return completed.type, completed.model_dump()
+        if not isinstance(event, Progress) or event.preview is None:
+            return None
+        wish = self.order.wish
+        data = await asyncio.to_thread(encode, event.preview, wish.output_format, wish.compression)
+        partial = image_partial(data, self._partials, self.order, created)
+        self._partials += 1
+        return partial.type, partial.model_dump()
 
 
 async def _draw_all(generator: Generator, order: Order) -> list[Picture]:

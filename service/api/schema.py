@@ -17,8 +17,12 @@ Text = Annotated[str, AfterValidator(_unicode)]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 Quality = Literal["standard", "hd", "low", "medium", "high", "auto"]
+StreamedQuality = Literal["low", "medium", "high", "auto"]
+Format = Literal["png", "jpeg", "webp"]
 
 MAX_PICTURES = 10
+MAX_PARTIAL_IMAGES = 3
+MAX_WATCHED_PREVIEWS = 10
 MAX_STEPS = 200
 MAX_GUIDANCE = 30.0
 MAX_SEED = 2**63 - 1
@@ -47,11 +51,13 @@ class GenerationBody(_Strict):
     model: Text | None = Field(default=None, description="The served model's id, or nothing.")
     n: int | None = Field(default=None, ge=1, le=MAX_PICTURES, description="How many pictures (default 1).")
     size: Text | None = Field(default=None, description="`WIDTHxHEIGHT` in pixels, or `auto`.")
-    output_format: Literal["png", "jpeg", "webp"] | None = Field(default=None, description="Default `png`.")
+    output_format: Format | None = Field(default=None, description="Default `png`.")
     output_compression: int | None = Field(default=None, ge=0, le=100, description="Quality of JPEG and WebP.")
     response_format: Literal["b64_json", "url"] | None = Field(default=None, description="Only `b64_json` is served.")
-    stream: bool | None = Field(default=None, description="Only false; `/v1/generations/events` streams.")
-    partial_images: int | None = Field(default=None, ge=0, le=10, description="Previews of an event stream.")
+    stream: bool | None = Field(default=None, description="True: answer with server-sent events (one picture).")
+    partial_images: int | None = Field(
+        default=None, ge=0, le=MAX_PARTIAL_IMAGES, description="Most previews of a stream (default 0)."
+    )
     quality: Quality | None = Field(default=None, description="Ignored.")
     style: Literal["vivid", "natural"] | None = Field(default=None, description="Ignored.")
     background: Literal["opaque", "auto"] | None = Field(default=None, description="Pictures are always opaque.")
@@ -70,6 +76,15 @@ class GenerationBody(_Strict):
     negative_prompt: Text | None = Field(default=None, description="What not to draw.")
     scheduler: Text | None = Field(default=None, description="One of the model's solvers.")
     cache: CacheBody | None = Field(default=None, description="Wishes towards the cache.")
+
+
+class WatchBody(GenerationBody):
+    """The same request to the route that always streams, and tells more on the way."""
+
+    stream: bool | None = Field(default=None, description="Only false: this route has events of its own.")
+    partial_images: int | None = Field(
+        default=None, ge=0, le=MAX_WATCHED_PREVIEWS, description="Most previews on the way (default 6)."
+    )
 
 
 class SourceBody(BaseModel):
@@ -120,17 +135,76 @@ class GenerationAnswer(BaseModel):
     created: int
     data: list[PictureBody]
     background: Literal["opaque"] = "opaque"
-    output_format: Literal["png", "jpeg", "webp"]
+    output_format: Format
     size: str
     cache: CacheSummary
 
 
 class CompletedEvent(PictureBody):
-    """The last event of a stream: a picture and how it was encoded."""
+    """The last event of a watched picture: the picture and how it was encoded."""
 
     created: int
-    output_format: Literal["png", "jpeg", "webp"]
+    output_format: Format
     size: str
+
+
+class TimingsBody(BaseModel):
+    """Where the seconds of one picture went: device time of its steps and its decoding, the rest by the clock."""
+
+    queue_seconds: float
+    denoise_seconds: float
+    decode_seconds: float
+    total_seconds: float
+
+
+class _Whole(BaseModel):
+    # What has a default is sent all the same, and clients tell events apart by such a field.
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+class UsageDetails(_Whole):
+    """Tokens by kind: none, see `UsageBody`."""
+
+    image_tokens: int = 0
+    text_tokens: int = 0
+
+
+class UsageBody(_Whole):
+    """OpenAI's token counts, all 0: nothing is metered here."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    input_tokens_details: UsageDetails = UsageDetails()
+
+
+class _ImageEvent(_Whole):
+    b64_json: str
+    created_at: int
+    size: str
+    quality: StreamedQuality
+    background: Literal["opaque"] = "opaque"
+    output_format: Format
+    seed: int
+
+
+class ImagePartialEvent(_ImageEvent):
+    """OpenAI's event of a picture in progress, and the seed."""
+
+    type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
+    partial_image_index: int
+
+
+class ImageCompletedEvent(_ImageEvent):
+    """OpenAI's last event of a stream, and what the cache did."""
+
+    type: Literal["image_generation.completed"] = "image_generation.completed"
+    usage: UsageBody = UsageBody()
+    cache: VerdictBody
+    timings: TimingsBody
+
+
+ImageEvent = Annotated[ImagePartialEvent | ImageCompletedEvent, Field(discriminator="type")]
 
 
 class ErrorDetail(BaseModel):

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass, replace
 
 from service.api.errors import InvalidRequestError
-from service.api.schema import MAX_SEED, CacheBody, GenerationBody
+from service.api.schema import MAX_SEED, CacheBody, GenerationBody, Quality, StreamedQuality
 from service.engine.base import ModelInfo
 from service.generator import Wish
 from service.pictures import OutputFormat
@@ -20,10 +20,11 @@ RANDOM_SEEDS = 2**32
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Everything one HTTP request asks for."""
+    """Everything one HTTP request asks for; `quality` is only repeated to the client."""
 
     requests: tuple[GenerationRequest, ...]
     wish: Wish
+    quality: StreamedQuality
 
     @property
     def size(self) -> str:
@@ -36,8 +37,17 @@ class Order:
         return self.wish.output_format
 
 
-def order_of(body: GenerationBody, cache_control: str, info: ModelInfo, settings: Settings) -> Order:
+def order_of(
+    body: GenerationBody, cache_control: str, info: ModelInfo, settings: Settings, *, previews: int = 0
+) -> Order:
     """Check what the schema alone cannot, and fill in the model's defaults.
+
+    Args:
+        body: the request's body.
+        cache_control: its `Cache-Control` header.
+        info: the served model.
+        settings: bounds and tenant.
+        previews: most pictures in progress to show.
 
     Raises:
         InvalidRequestError: a field does not fit the served model; it is named.
@@ -62,7 +72,8 @@ def order_of(body: GenerationBody, cache_control: str, info: ModelInfo, settings
     requests = tuple(
         replace(first, request_id=uuid.uuid4().hex, seed=_seed(body.seed, index)) for index in range(count)
     )
-    return Order(requests, Wish(body.output_format or "png", body.output_compression))
+    wish = Wish(body.output_format or "png", body.output_compression, previews)
+    return Order(requests, wish, _quality(body.quality))
 
 
 def cache_options(body: CacheBody | None, cache_control: str) -> CacheOptions:
@@ -79,6 +90,18 @@ def cache_options(body: CacheBody | None, cache_control: str) -> CacheOptions:
     )
 
 
+def check_streaming(body: GenerationBody) -> None:
+    """Check the fields that only a stream has, or that it has not.
+
+    Raises:
+        InvalidRequestError: previews without a stream, or a stream of several pictures.
+    """
+    if body.partial_images and not body.stream:
+        raise InvalidRequestError("partial_images", "partial_images: only with stream: true")
+    if body.stream and body.n not in (None, 1):
+        raise InvalidRequestError("n", "n: must be 1 with stream: true")
+
+
 def _check_unsupported(body: GenerationBody, info: ModelInfo) -> None:
     if body.model is not None and body.model != info.model_id:
         raise InvalidRequestError(
@@ -89,8 +112,6 @@ def _check_unsupported(body: GenerationBody, info: ModelInfo) -> None:
         )
     if body.response_format == "url":
         raise InvalidRequestError("response_format", "response_format: only b64_json is served")
-    if body.stream:
-        raise InvalidRequestError("stream", "stream: not supported here; POST /v1/generations/events streams")
 
 
 def _text(name: str, text: str, limit: int, *, may_be_blank: bool = True) -> str:
@@ -128,6 +149,17 @@ def _solver(name: str | None, info: ModelInfo) -> str:
     if name not in info.solvers:
         raise InvalidRequestError("scheduler", f"scheduler: must be one of {', '.join(info.solvers)}")
     return name
+
+
+def _quality(asked: Quality | None) -> StreamedQuality:
+    """Return the nearest word that OpenAI's events have."""
+    match asked:
+        case None | "standard":
+            return "auto"
+        case "hd":
+            return "high"
+        case _:
+            return asked
 
 
 def _seed(given: int | None, index: int) -> int:

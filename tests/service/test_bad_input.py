@@ -77,9 +77,21 @@ def _assert_refused(answer: httpx.Response, param: str | None, status: int = 400
         ({"output_compression": 101}, "output_compression"),
         ({"response_format": "url"}, "response_format"),
         ({"response_format": "binary"}, "response_format"),
-        ({"stream": True}, "stream"),
         ({"stream": "no"}, "stream"),
+        ({"stream": 1}, "stream"),
         ({"partial_images": 2}, "partial_images"),
+        ({"partial_images": 2, "stream": False}, "partial_images"),
+        ({"partial_images": 4, "stream": True}, "partial_images"),
+        ({"partial_images": -1, "stream": True}, "partial_images"),
+        ({"partial_images": "2", "stream": True}, "partial_images"),
+        ({"partial_images": 1.5, "stream": True}, "partial_images"),
+        ({"partial_images": True, "stream": True}, "partial_images"),
+        ({"n": 2, "stream": True}, "n"),
+        ({"n": 0, "stream": True}, "n"),
+        ({"size": "33x32", "stream": True}, "size"),
+        ({"output_format": "gif", "stream": True}, "output_format"),
+        ({"response_format": "url", "stream": True}, "response_format"),
+        ({"prompt": "", "stream": True}, "prompt"),
         ({"background": "transparent"}, "background"),
         ({"guidance": 3.0}, "guidance"),
         ({"steps": 8}, "steps"),
@@ -212,7 +224,9 @@ def test_wrong_paths_have_the_envelope_too(client: Client, method: str, path: st
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize("fields", [{"prompt": ""}, {"n": 2}, {"guidance_scale": -1}, {"stream": True}])
+@pytest.mark.parametrize(
+    "fields", [{"prompt": ""}, {"n": 2}, {"guidance_scale": -1}, {"stream": True}, {"partial_images": 11}]
+)
 def test_the_event_stream_refuses_before_it_starts(client: Client, fields: dict[str, Any]) -> None:
     answer = client.http.post("/v1/generations/events", json={"prompt": SECRET, **fields})
     _assert_refused(answer, next(iter(fields)))

@@ -55,9 +55,9 @@ class Planner:
         self._capture = capture
         self._candidates = candidates
 
-    async def plan(self, request: GenerationRequest, *, preview_every: int = 0) -> Plan:
+    async def plan(self, request: GenerationRequest) -> Plan:
         """Return the plan; every fault of the cache becomes a full run."""
-        full = self._full(request, preview_every)
+        full = self._full(request)
         if request.cache.mode is CacheMode.OFF:
             return replace(full, kind=VerdictKind.BYPASS, reason="cache-off")
         if not request.cache.read:
@@ -71,17 +71,17 @@ class Planner:
             log.error("planning failed, running in full", extra=extra)
             return replace(full, reason="cache-error")
 
-    def _full(self, request: GenerationRequest, preview_every: int) -> Plan:
+    def _full(self, request: GenerationRequest) -> Plan:
         return Plan(
             request=request,
             signature=signature_of(request, self._info, self._embedder.digest),
             exact_key=exact_key(request, self._info, self._capture),
             kind=VerdictKind.MISS,
             reason="",
-            job=self._job(request, preview_every),
+            job=self._job(request),
         )
 
-    def _job(self, request: GenerationRequest, preview_every: int) -> JobSpec:
+    def _job(self, request: GenerationRequest) -> JobSpec:
         return JobSpec(
             job_id=request.request_id,
             prompt=request.prompt,
@@ -93,7 +93,6 @@ class Planner:
             width=request.width,
             height=request.height,
             capture=self._capture,  # always: it decides where latents are rounded, so a seed gives one picture
-            preview_every=preview_every,
         )
 
     async def _consult(self, full: Plan) -> Plan:

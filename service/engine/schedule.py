@@ -81,7 +81,7 @@ class NoiseSchedule:
         self._grids: dict[tuple[str, int], Grid] = {}
 
     def level(self, timestep: float) -> Level:
-        """Return the noise level at a time value; between whole steps sigma / alpha is linear, as in diffusers' Euler."""
+        """Return the noise level at a time value; between whole steps sigma / alpha is linear, as in Euler."""
         below = min(max(math.floor(timestep), 0), len(self._table) - 1)
         share = timestep - below
         if share <= 0 or below + 1 == len(self._table):

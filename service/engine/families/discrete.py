@@ -1,0 +1,154 @@
+"""What the families on a discrete variance-preserving schedule share: schedule, noise, decoding, defaults."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.engine.base import Condition, EngineStartError, ImageArray, ModelInfo, Rows
+from service.engine.digest import weights_digest
+from service.engine.families.common import (
+    clean_from,
+    own_defaults,
+    preferred_first,
+    seeded_noise,
+    to_pictures,
+    with_guidance,
+)
+from service.engine.levels import Grid, Level
+from service.engine.schedule import DISCRETE_SOLVERS, NoiseSchedule
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+# diffusers' scheduler class, as a model ships it -> the solver of that name.
+SHIPPED_SOLVERS = {
+    "DDIMScheduler": "ddim",
+    "EulerDiscreteScheduler": "euler",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "UniPCMultistepScheduler": "unipc",
+    "EulerAncestralDiscreteScheduler": "euler_ancestral",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a discrete family knows of the loaded model, for its `ModelInfo`.
+
+    Attributes:
+        family: e.g. "stable-diffusion-xl".
+        sample_size: latent cells of the trained picture, a side or (height, width).
+        cell: latent cells that one cell of the network's coarsest grid covers.
+        channels: C of the latents.
+        steps: N when neither the request nor the model names one.
+        guidance: classifier-free guidance when neither names one.
+    """
+
+    family: str
+    sample_size: int | tuple[int, int]
+    cell: int
+    channels: int
+    steps: int
+    guidance: float
+
+
+class DiscreteFamily(ABC):
+    """What families on a discrete variance-preserving schedule share; each adds its text encoders and its network.
+
+    Args:
+        parts: diffusers' pipeline, loaded.
+        device: where the networks run.
+        dtype: what they compute in; latents and solvers stay float32.
+
+    Attributes:
+        info: set by the family, with `_describe`.
+
+    Raises:
+        EngineStartError: the scheduler is of another kind.
+    """
+
+    info: ModelInfo
+
+    def __init__(self, parts: Any, device: torch.device, dtype: torch.dtype) -> None:
+        config, name = parts.scheduler.config, type(parts.scheduler).__name__
+        if "beta_schedule" not in config:
+            raise EngineStartError(f"{name} has no table of betas: not a schedule this family is trained on")
+        if config.prediction_type not in PREDICTION_TYPES:
+            raise EngineStartError(
+                f"prediction type {config.prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}"
+            )
+        self._schedule = NoiseSchedule(config)
+        self._shipped = SHIPPED_SOLVERS.get(name, DISCRETE_SOLVERS[0])
+        self._vae = decoder_of(parts.vae, device, dtype)
+        self._scale = int(parts.vae_scale_factor)
+        self._device = device
+        self._dtype = dtype
+
+    def initial_noise(self, seed: int, width: int, height: int) -> Tensor:
+        """Return unit Gaussian noise float32 [C, h, w]."""
+        return seeded_noise(
+            seed, (self.info.latent_channels, height // self._scale, width // self._scale), self._device
+        )
+
+    def grid(self, solver: str, steps: int, width: int, height: int) -> Grid:
+        """Return the time values and noise levels of an N-step run; the size plays no part."""
+        return self._schedule.grid(solver, steps)
+
+    def level(self, timestep: float) -> Level:
+        """Return the noise level at a time value, whole or fractional."""
+        return self._schedule.level(timestep)
+
+    @torch.inference_mode()
+    def predict(self, rows: Rows) -> Tensor:
+        """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
+        return clean_from(with_guidance(rows, self._network), self.info.prediction_type, rows)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> ImageArray:
+        """Return uint8 [B, H, W, 3] pictures of clean latents [B, C, h, w]."""
+        ready = unscaled(latents, self._vae.config).to(self._vae.dtype)
+        return to_pictures(self._vae.decode(ready, return_dict=False)[0])
+
+    @abstractmethod
+    def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
+        """Run the network as `with_guidance` wants it."""
+
+    def _describe(self, folder: Path, model_id: str, traits: Traits) -> ModelInfo:
+        wishes = {"default_solver": self._shipped, **own_defaults(folder, DISCRETE_SOLVERS)}
+        sample = traits.sample_size
+        sides = (sample, sample) if isinstance(sample, int) else sample
+        side = wishes.get("image_size")
+        height, width = (side, side) if side else (cells * self._scale for cells in sides)
+        return ModelInfo(
+            model_id=model_id,
+            weights_digest=weights_digest(folder),
+            family=traits.family,
+            prediction_type=self._schedule.prediction_type,
+            schedule=self._schedule.name,
+            width=width,
+            height=height,
+            size_multiple=self._scale * traits.cell,
+            max_size=int(wishes.get("max_size", 2 * max(width, height))),
+            default_steps=int(wishes.get("default_steps", traits.steps)),
+            default_guidance=float(wishes.get("default_guidance", traits.guidance)),
+            solvers=preferred_first(DISCRETE_SOLVERS, wishes),
+            latent_channels=traits.channels,
+            dtype=str(self._dtype).removeprefix("torch."),
+        )
+
+
+def decoder_of(vae: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return a VAE ready to decode: in float32 where it would overflow in float16 and its config says so."""
+    upcast = dtype == torch.float16 and vae.config.get("force_upcast")
+    return vae.to(device, torch.float32 if upcast else dtype).eval()
+
+
+def unscaled(latents: Tensor, config: Mapping[str, Any]) -> Tensor:
+    """Turn clean latents [B, C, h, w] into what the VAE decodes, by its config's scale and, if any, mean and std."""
+    scaled = latents / config["scaling_factor"]
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is None or std is None:
+        return scaled
+    return scaled * latents.new_tensor(std).view(-1, 1, 1) + latents.new_tensor(mean).view(-1, 1, 1)

@@ -1,0 +1,106 @@
+"""PixArt-Σ (Chen et al. 2024, arXiv 2403.04692) over diffusers' own model classes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import PixArtSigmaPipeline
+from torch import Tensor
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
+from service.engine.base import Condition, EngineStartError, Rows
+from service.engine.families.common import EncodedPrompts
+from service.engine.families.discrete import DiscreteFamily, Traits
+
+PROMPT_TOKENS = 300
+"""Longest prompt the model was trained on, in T5 tokens; every prompt is padded to it."""
+
+
+class PixArtSigma(DiscreteFamily):
+    """A `Pipeline` over PixArtTransformer2DModel, AutoencoderKL and the T5 encoder.
+
+    A picture is drawn at the very size asked for, not at the nearest trained aspect ratio. As in diffusers without
+    caption cleaning, prompts are lower-cased and stripped.
+
+    Args:
+        folder: local folder in diffusers' layout.
+        model_id: the name it is known by.
+        device: where the networks run.
+        dtype: what they compute in; latents and solvers stay float32.
+
+    Raises:
+        EngineStartError: the folder is not a complete text-to-image PixArt-Σ.
+    """
+
+    def __init__(self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype) -> None:
+        _check_tokenizer(folder / "tokenizer")
+        parts = PixArtSigmaPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        _check(parts)
+        super().__init__(parts, device, dtype)
+        self._transformer = parts.transformer.to(device).eval()
+        self._text_encoder = parts.text_encoder.to(device).eval()
+        self._tokenizer = parts.tokenizer
+        self._encoded = EncodedPrompts(self._encode_one)
+        config = self._transformer.config
+        traits = Traits(
+            "pixart-sigma", config.sample_size, config.patch_size, config.in_channels, steps=20, guidance=4.5
+        )
+        self.info = self._describe(folder, model_id, traits)
+
+    def encode(self, prompt: str, width: int, height: int, *, negative: bool = False) -> Condition:
+        """Return {"states": text-encoder states [300, D], "mask": 1 where there is text [300]}.
+
+        Transformers that are told the picture's size also get {"resolution": [2], "aspect_ratio": [1]}.
+        """
+        text = self._encoded.get(prompt)
+        if not self._transformer.use_additional_conditions:
+            return text
+        resolution = torch.tensor([height, width], dtype=torch.float32, device=self._device)
+        return {**text, "resolution": resolution, "aspect_ratio": resolution[:1] / resolution[1:]}
+
+    def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
+        output: Tensor = self._transformer(
+            rows.latents[order].to(self._dtype),
+            encoder_hidden_states=conditions["states"],
+            encoder_attention_mask=conditions["mask"],
+            timestep=rows.timesteps[order],
+            added_cond_kwargs={name: conditions.get(name) for name in ("resolution", "aspect_ratio")},
+            return_dict=False,
+        )[0]
+        # The other half, if any, is the learned variance, which no solver here uses.
+        return output[:, : self.info.latent_channels].float()
+
+    @torch.inference_mode()
+    def _encode_one(self, prompt: str) -> Condition:
+        tokens = self._tokenizer(
+            [prompt.lower().strip()],
+            padding="max_length",
+            max_length=PROMPT_TOKENS,
+            truncation=True,
+            return_tensors="pt",
+        )
+        mask: Tensor = tokens.attention_mask.to(self._device)
+        states: Tensor = self._text_encoder(tokens.input_ids.to(self._device), attention_mask=mask)[0]
+        return {"states": states[0].to(self._dtype), "mask": mask[0]}
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Say what is missing: the released models hold a SentencePiece file, which transformers cannot read alone."""
+    if not (folder / "spiece.model").is_file() or (folder / "tokenizer.json").is_file():
+        return
+    if not (is_sentencepiece_available() and is_protobuf_available()):
+        raise EngineStartError(
+            "the tokenizer is a SentencePiece model: install sentencepiece and protobuf to read it"
+        )
+
+
+def _check(parts: Any) -> None:
+    if parts.text_encoder is None or parts.tokenizer is None:
+        raise EngineStartError("the T5 text encoder is missing: not a complete PixArt-Σ model")
+    network, channels = parts.transformer, parts.vae.config.latent_channels
+    if network.config.in_channels != channels or network.out_channels not in (channels, 2 * channels):
+        raise EngineStartError(
+            f"the transformer takes {network.config.in_channels} channels: not a plain text-to-image model"
+        )
+    if network.config.caption_channels not in (None, parts.text_encoder.config.d_model):
+        raise EngineStartError("the transformer was trained with another text encoder than the one beside it")

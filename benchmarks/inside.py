@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.facts import Floats
-from benchmarks.n_star import FULL, StepSweep
+from benchmarks.n_star import FULL, REFERENCE, StepSweep
 from policies.matching.table import ThresholdRow, ThresholdTable
 from service.embedder import Embedder
 from service.engine.base import JobResult, JobSpec
@@ -124,13 +124,13 @@ def _star_runs(lab: Lab, sweep: StepSweep, hits: Sequence[_Hit], skip: float) ->
         "resume_30pct": np.asarray(lab.judge([hit.hit for hit in hits], targets).score, dtype=float),
         "scratch_70pct": _scratch(lab, hits, fewer, sweep.best_at(fewer)),
         "neighbour": np.asarray(lab.judge([hit.source for hit in hits], targets).score, dtype=float),
-        "full_50": _scratch(lab, hits, FULL, lab.info.solvers[0]),
+        "full_50": _scratch(lab, hits, FULL, REFERENCE),
     }
 
 
 def _runs_of_50(lab: Lab, sweep: StepSweep, hits: Sequence[_Hit], row: ThresholdRow) -> dict[str, Floats]:
     """K = 15 of 50, the paper's own middle rung, beside 35 steps from scratch."""
-    solver, guidance = lab.info.solvers[0], lab.info.default_guidance
+    solver, guidance = REFERENCE, lab.info.default_guidance
     capturing = RunSettings(OF, solver, guidance, capture=(K / OF,))
     seeds = list(range(len(hits)))
     sources = lab.run(jobs([h.pair.source for h in hits], seeds, capturing, lab.info, "s50"), "50 steps, sources")

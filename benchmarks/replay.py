@@ -95,7 +95,7 @@ def _step_ms(replay: dict[str, Any]) -> float:
     Shows what the cache's own work does to a step when it shares the engine's cores, and what smaller batches do.
     """
     steps = sum(o["steps"] - o["skipped"] + o["wasted"] for o in replay["outcomes"] if o["error"] is None)
-    return 1000 * _spent(replay) / steps
+    return 1000 * _spent(replay) / int(steps)
 
 
 def _spent(replay: dict[str, Any]) -> float:

@@ -16,10 +16,10 @@ import numpy as np
 
 from benchmarks.facts import Floats, mean_interval, ratio_interval
 from benchmarks.inside import Inside, accepted, measure_inside
-from benchmarks.n_star import FULL, QUICK_GRID, StepSweep, held_out, sweep_steps
+from benchmarks.n_star import FULL, QUICK_GRID, REFERENCE, StepSweep, held_out, sweep_steps
 from policies.matching.table import ThresholdTable
 from service.embedder import Embedder
-from training.calibrate import MODEL, Trial, run_trials
+from training.calibrate import MODEL, Trial, distinct_levels, run_trials
 from training.lab import Lab, RunSettings, jobs
 from training.pairs import Pair, sample_pairs
 from training.scenes import Caption
@@ -49,8 +49,9 @@ def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
         sweep = _sweep(lab, quick=quick)
         solver, n_star = sweep.best
         pairs = sample_pairs(TEST_SEED, pair_count)
-        trials = run_trials(lab, embedder, pairs, RunSettings(n_star, solver, lab.info.default_guidance), SKIPS)
-        base = _baselines(lab, sweep, pairs, trials)
+        skips = distinct_levels(SKIPS, n_star)
+        trials = run_trials(lab, embedder, pairs, RunSettings(n_star, solver, lab.info.default_guidance), skips)
+        base = _baselines(lab, sweep, pairs, trials, skips)
         inside = measure_inside(lab, embedder, table, sweep, BLOCK, wanted)
         captions = held_out(24 if quick else 96)
         coarse = _star_scores(lab, captions, sweep)
@@ -76,7 +77,9 @@ def _star_scores(lab: Lab, captions: Sequence[Caption], sweep: StepSweep) -> Flo
     return np.asarray(lab.judge(results, captions).score, dtype=float)
 
 
-def _baselines(lab: Lab, sweep: StepSweep, pairs: Sequence[Pair], trials: Sequence[Trial]) -> Baselines:
+def _baselines(
+    lab: Lab, sweep: StepSweep, pairs: Sequence[Pair], trials: Sequence[Trial], skips: Sequence[float]
+) -> Baselines:
     """From-scratch runs of the new prompts; N* steps and the neighbours' pictures come with the trials."""
     targets = [pair.target for pair in pairs]
     seeds = [10_000 + index for index in range(len(pairs))]
@@ -96,10 +99,10 @@ def _baselines(lab: Lab, sweep: StepSweep, pairs: Sequence[Pair], trials: Sequen
         return np.array([trial.scratch for trial in trials[row * len(pairs) : (row + 1) * len(pairs)]])
 
     return Baselines(
-        full_50=score(FULL, lab.info.solvers[0]),
+        full_50=score(FULL, REFERENCE),
         full_n_star=np.array([trial.full for trial in trials[: len(pairs)]]),
         neighbour=np.array([trial.neighbour for trial in trials[: len(pairs)]]),
-        scratch={skip: scratch(row, skip) for row, skip in enumerate(SKIPS)},
+        scratch={skip: scratch(row, skip) for row, skip in enumerate(skips)},
     )
 
 
@@ -111,8 +114,8 @@ def _report(
     table: ThresholdTable,
     count: int,
 ) -> dict[str, Any]:
-    by_skip = [trials[i * count : (i + 1) * count] for i in range(len(SKIPS))]
-    curve = [_level(rows, base, table, skip) for skip, rows in zip(SKIPS, by_skip, strict=True)]
+    by_skip = [trials[i * count : (i + 1) * count] for i in range(len(base.scratch))]
+    curve = [_level(rows, base, table, skip) for skip, rows in zip(base.scratch, by_skip, strict=True)]
     scores = inside.scores
     return {
         "headline": {"n_star": sweep.best[1]} | {name: float(values.mean()) for name, values in scores.items()},
@@ -142,7 +145,6 @@ def _level(rows: Sequence[Trial], base: Baselines, table: ThresholdTable, skip: 
     kinds = np.array([t.kind for t in rows])
     return {
         "skip": rows[0].skip,
-        "nominal": skip,
         "all": _figures(rows, base, skip, every),
         "inside_table": _figures(rows, base, skip, inside),
         "accepted_share": float(inside.mean()),

@@ -1,18 +1,48 @@
-"""N*: the fewest steps, with the best solver, whose judge score is within 1 % of 50 steps."""
+"""N*: the fewest steps, with the best solver, whose judge score is within 1 % of 50 steps.
 
+On held-out prompts that no threshold was tuned on. The result decides the model's default N, and `resume` takes it
+over from the saved report while it was measured on the same weights.
+"""
+
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 from benchmarks.facts import Floats, mean_interval, ratio_interval
+from training.calibrate import MODEL
 from training.lab import Lab, RunSettings, jobs
-from training.scenes import Caption
+from training.scenes import Caption, caption, sample_scene
 
-FULL = 50
-GRID = (8, 10, 12, 14, 16, 20)
+FULL, REFERENCE = 50, "ddim"
+GRID = (5, 6, 8, 10, 12, 16, 20)
+QUICK_GRID = (8, 12, 20)
 TOLERANCE = 0.99
+TEST_SEED = 2003
+SAVED = Path("benchmarks/reports/n_star.json")
+
+
+def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
+    """Measure and return the report; `quick` takes fewer prompts and a coarser grid."""
+    with Lab(str(MODEL), quiet=quiet) as lab:
+        sweep = sweep_steps(lab, held_out(24 if quick else 200), QUICK_GRID if quick else GRID)
+        figures = sweep.report()
+        return {
+            "headline": {"n_star": sweep.best[1], "full_50": figures["full_50"]["value"]},
+            **figures,
+            "weights_digest": lab.info.weights_digest,
+            "guidance": lab.info.default_guidance,
+            "scores": sweep.plain(),
+        }
+
+
+def held_out(count: int) -> list[Caption]:
+    """Captions of scenes that the model was not trained on; the same count gives the same captions."""
+    rng = np.random.default_rng(TEST_SEED)
+    return [caption(sample_scene(rng, split="heldout"), rng) for _ in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +51,24 @@ class StepSweep:
 
     scores: dict[tuple[str, int], Floats]
     reference: Floats
+
+    @classmethod
+    def saved(cls, lab: Lab) -> Self | None:
+        """The full sweep of the saved report, if it was made with these very weights and this guidance."""
+        if not SAVED.exists():
+            return None
+        report = json.loads(SAVED.read_text())
+        key = (report["weights_digest"], report["guidance"], report["quick"])
+        if key != (lab.info.weights_digest, lab.info.default_guidance, False):
+            return None
+        plain = {name: np.array(values) for name, values in report["scores"].items()}
+        reference = plain.pop("reference")
+        return cls({(name.split()[0], int(name.split()[1])): values for name, values in plain.items()}, reference)
+
+    def plain(self) -> dict[str, list[float]]:
+        """Scores per prompt as JSON holds them; `saved` reads them back."""
+        rows = {f"{solver} {steps}": values for (solver, steps), values in self.scores.items()}
+        return {name: np.round(v, 5).tolist() for name, v in [*rows.items(), ("reference", self.reference)]}
 
     @property
     def best(self) -> tuple[str, int]:
@@ -56,7 +104,7 @@ class StepSweep:
 
 
 def sweep_steps(lab: Lab, captions: Sequence[Caption], grid: Sequence[int] = GRID) -> StepSweep:
-    """Score every solver at every N of the grid, and 50 steps with the default solver as the reference."""
+    """Score every solver at every N of the grid, and 50 DDIM steps as the reference."""
     seeds = list(range(50_000, 50_000 + len(captions)))
 
     def score(solver: str, steps: int) -> Floats:
@@ -65,6 +113,6 @@ def sweep_steps(lab: Lab, captions: Sequence[Caption], grid: Sequence[int] = GRI
         results = lab.run(specs, f"{solver}, {steps} steps")
         return np.asarray(lab.judge(results, captions).score, dtype=float)
 
-    reference = score(lab.info.solvers[0], FULL)
+    reference = score(REFERENCE, FULL)
     scores = {(solver, steps): score(solver, steps) for solver in lab.info.solvers for steps in grid}
     return StepSweep(scores, reference)

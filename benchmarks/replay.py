@@ -46,6 +46,7 @@ def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
         "judge_by_verdict": _by_verdict(cached),
         "cached": summary,
         "uncached": uncached["summary"],
+        "step_ms": {"cached": _step_ms(cached), "uncached": _step_ms(uncached)},
         "speed": SPEED,
     }
 
@@ -86,6 +87,15 @@ def _judge(outcomes: list[dict[str, Any]], folder: Path) -> Floats:
 def _by_verdict(replay: dict[str, Any]) -> dict[str, Any]:
     verdicts = np.array([outcome["verdict"] or "FAILED" for outcome in replay["outcomes"]])
     return {str(kind): mean_interval(replay["scores"][verdicts == kind]) for kind in np.unique(verdicts)}
+
+
+def _step_ms(replay: dict[str, Any]) -> float:
+    """Device milliseconds per step that was run, decoding included.
+
+    Shows what the cache's own work does to a step when it shares the engine's cores, and what smaller batches do.
+    """
+    steps = sum(o["steps"] - o["skipped"] + o["wasted"] for o in replay["outcomes"] if o["error"] is None)
+    return 1000 * _spent(replay) / int(steps)
 
 
 def _spent(replay: dict[str, Any]) -> float:

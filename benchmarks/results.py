@@ -21,6 +21,21 @@ def interval(figure: dict[str, float], scale: float = 1.0, digits: int = 3) -> s
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def n_star_table(report: Report) -> list[str]:
+    """Score by solver and number of steps."""
+    lines = [
+        f"N\\* = **{report['n_star']}** ({report['solver']}): the fewest steps within 1 % of 50, which score "
+        f"{interval(report['full_50'])} over {report['full_50']['n']} held-out prompts.",
+        "",
+        "| solver | steps | judge score | ratio to 50 steps |",
+        "|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        score, ratio = interval(row["score"]), interval(row["ratio_to_50"])
+        lines.append(f"| {row['solver']} | {row['steps']} | {score} | {ratio} |")
+    return lines
+
+
 def resume_table(report: Report) -> list[str]:
     """Score by skipped share inside the shipped table, and how much of the traffic that is."""
     star = report["n_star"]
@@ -34,12 +49,21 @@ def resume_table(report: Report) -> list[str]:
     ]
     for level in report["curve"]:
         lines.append(_resume_row(level, report["table"]))
-    ratio = report["resume_30pct_over_full_nstar"]
+    inside, kinds = report["inside"], report["headline_kinds"]
+    mix = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items(), key=lambda item: -item[1]))
     lines += [
         "",
-        f"Resumed at 30 % inside the table ÷ full N\\*: {interval(ratio)} over {report['headline_pairs']} pairs.",
+        f"More pairs for the question that matters: {report['headline_pairs']} inside the table at 30 %, out of "
+        f"{report['headline_sessions']} sessions' pairs (kinds of edit: {mix}).",
+        "",
+        "| resumed at 30 % | N\\* steps | 70 % of N\\* from scratch | 50 steps | neighbour's picture |",
+        "|---|---|---|---|---|",
+        "| " + " | ".join(interval(inside[name]) for name in INSIDE) + " |",
+        "",
+        f"Resumed ÷ full N\\*: **{interval(report['resume_30pct_over_full_nstar'])}**; "
+        f"÷ 70 % of N\\* from scratch: **{interval(report['resume_30pct_over_scratch_70pct'])}**; "
+        f"÷ the neighbour's picture unchanged: {interval(report['resume_30pct_over_neighbour'])}.",
     ]
-    lines += [f"Resumed at 30 % ÷ 70 % of N\\* from scratch: {interval(report['resume_30pct_over_scratch_70pct'])}."]
     return lines
 
 
@@ -78,6 +102,7 @@ def replay_table(report: Report) -> list[str]:
         "|---|---|---|",
         f"| judge score | {interval(report['judge_cached'])} | {interval(report['judge_uncached'])} |",
         f"| GPU seconds spent | {cached['spent_gpu_seconds']:.1f} | {uncached['spent_gpu_seconds']:.1f} |",
+        f"| the same per step run, ms | {report['step_ms']['cached']:.1f} | {report['step_ms']['uncached']:.1f} |",
         f"| latency p50 / p95, s | {cached['latency_p50']:.2f} / {cached['latency_p95']:.2f} "
         f"| {uncached['latency_p50']:.2f} / {uncached['latency_p95']:.2f} |",
         "",
@@ -88,7 +113,9 @@ def replay_table(report: Report) -> list[str]:
     ]
 
 
+INSIDE = ("resume_30pct", "full_nstar", "scratch_70pct", "full_50", "neighbour")
 SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
+    "n_star": ("How few steps are enough?", n_star_table),
     "resume": ("Does resuming beat fewer steps?", resume_table),
     "replay": ("Is a log of sessions served cheaper?", replay_table),
     "overhead": ("What does the cache cost?", overhead_table),
@@ -110,7 +137,8 @@ def main() -> None:
             continue
         report = json.loads(path.read_text())
         lines = table(report)
-        readme = replace_block(readme, name, lines)
+        if name != "n_star":  # the README has room for the answer, not for the sweep
+            readme = replace_block(readme, name, lines)
         machine = report["machine"]
         command = f"python -m benchmarks {name}{' --quick' * report['quick']} --out {path}"
         where = f"{machine['cores']} cores ({machine['processor']}, {machine['device']}, torch {machine['torch']})"

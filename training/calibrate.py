@@ -19,6 +19,7 @@ from sklearn.isotonic import IsotonicRegression
 from policies.matching.table import ThresholdRow, ThresholdTable
 from service.embedder import Embedder
 from service.engine.base import JobResult
+from service.engine.job import capture_steps
 from training.lab import Lab, RunSettings, jobs, nearest_state, resume_point, resumed
 from training.pairs import Pair, sample_pairs
 
@@ -52,6 +53,11 @@ class Trial:
     full: float
     neighbour: float
     scratch: float
+
+
+def distinct_levels(shares: Sequence[float], steps: int) -> tuple[float, ...]:
+    """The shares an N-step run can be entered at: k / N of the steps nearest to `shares`, each once."""
+    return tuple(k / steps for k in capture_steps(tuple(shares), steps))
 
 
 def run_trials(
@@ -174,7 +180,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.refit:
             trials = [Trial(**row) for row in json.loads(args.trials.read_text())]
         else:
-            trials = run_trials(lab, embedder, sample_pairs(TUNING_SEED, args.pairs), run, LEVELS)
+            levels = distinct_levels(LEVELS, run.steps)
+            trials = run_trials(lab, embedder, sample_pairs(TUNING_SEED, args.pairs), run, levels)
         key = {
             "weights_digest": info.weights_digest,
             "embedder_digest": embedder.digest,

@@ -19,7 +19,7 @@ from PIL import Image
 from training.evaluate import RESULTS, prompts
 from training.export import MODELS, UNET_FOLDER, load_pipeline, read_defaults
 from training.loop import RUNS
-from training.sampling import sample
+from training.sampling import sample, with_solver
 from training.scenes import NOVEL_PAIRS
 
 HISTORY = MODELS / "training_log.json"
@@ -61,7 +61,8 @@ def contact_sheet(path: Path) -> list[str]:
     """A grid of pictures for held-out prompts; returns the prompts in reading order."""
     defaults = read_defaults()
     texts = [one.text for one in prompts("heldout", _ROWS * _COLUMNS, _SHEET_SEED)]
-    parts = sample(load_pipeline(), texts, defaults["default_steps"], defaults["default_guidance"], _SHEET_SEED)
+    pipeline = with_solver(load_pipeline(), defaults.get("default_solver", "ddim"))
+    parts = sample(pipeline, texts, defaults["default_steps"], defaults["default_guidance"], _SHEET_SEED)
     pictures = (torch.cat(list(parts)) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     grid = pictures.reshape(_ROWS, _COLUMNS, 128, 128, 3).swapaxes(1, 2)
     sheet = Image.fromarray(grid.reshape(_ROWS * 128, _COLUMNS * 128, 3))
@@ -110,6 +111,7 @@ def write_card() -> None:
         "judge_size": _size_mb(MODELS / "scenes-judge"),
         "guidance": str(read_defaults()["default_guidance"]),
         "steps": str(read_defaults()["default_steps"]),
+        "solver": read_defaults().get("default_solver", "ddim"),
         "sweep_guidance": json.dumps(figures.get("guidance_sweep", {}).get("scores", {})),
         "model_heldout": _share(figures["model_heldout"]),
         "whole": f"{figures['model_heldout']['wholly_right']:.1%}",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from diffusers import StableDiffusionPipeline
 
 from training.latents import standard_vae
 from training.loop import RUNS
+from training.sampling import Solver
 from training.text import load_text
 from training.unet import load_unet, new_scheduler
 
@@ -26,6 +27,7 @@ class Defaults(TypedDict):
     default_guidance: float
     default_steps: int
     image_size: int
+    default_solver: NotRequired[Solver]
 
 
 def build_pipeline() -> StableDiffusionPipeline:

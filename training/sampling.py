@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 
-Solver = Literal["ddim", "dpm"]
+Solver = Literal["ddim", "dpmpp_2m"]
 
 
 def with_solver(pipeline: StableDiffusionPipeline, solver: Solver) -> StableDiffusionPipeline:

@@ -97,5 +97,5 @@ def test_the_interval_holds_the_mean() -> None:
 
 def test_the_defaults_are_recorded() -> None:
     facts = json.loads((UNET_FOLDER / "headstart.json").read_text())
-    assert facts.keys() == {"default_guidance", "default_steps", "image_size"}
+    assert facts.keys() == {"default_guidance", "default_solver", "default_steps", "image_size"}
     assert facts["image_size"] == 128

@@ -147,8 +147,9 @@ def decoder_of(vae: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 def unscaled(latents: Tensor, config: Mapping[str, Any]) -> Tensor:
     """Turn clean latents [B, C, h, w] into what the VAE decodes, by its config's scale and, if any, mean and std."""
-    scaled = latents / config["scaling_factor"]
+    scaled: Tensor = latents / config["scaling_factor"]
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
         return scaled
-    return scaled * latents.new_tensor(std).view(-1, 1, 1) + latents.new_tensor(mean).view(-1, 1, 1)
+    deviation, centre = (latents.new_tensor(values).view(-1, 1, 1) for values in (std, mean))
+    return scaled * deviation + centre

@@ -14,6 +14,8 @@ from service.engine.families.discrete import DiscreteFamily, Traits
 
 PROMPT_TOKENS = 300
 """Longest prompt the model was trained on, in T5 tokens; every prompt is padded to it."""
+# One encoded prompt takes megabytes: 300 states as wide as T5-XXL.
+ENCODED_PROMPTS = 64
 
 
 class PixArtSigma(DiscreteFamily):
@@ -40,7 +42,7 @@ class PixArtSigma(DiscreteFamily):
         self._transformer = parts.transformer.to(device).eval()
         self._text_encoder = parts.text_encoder.to(device).eval()
         self._tokenizer = parts.tokenizer
-        self._encoded = EncodedPrompts(self._encode_one)
+        self._encoded = EncodedPrompts(self._encode_one, ENCODED_PROMPTS)
         config = self._transformer.config
         traits = Traits(
             "pixart-sigma", config.sample_size, config.patch_size, config.in_channels, steps=20, guidance=4.5

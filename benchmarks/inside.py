@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from benchmarks.facts import Floats
 from benchmarks.n_star import FULL, REFERENCE, StepSweep
 from policies.matching.table import ThresholdRow, ThresholdTable
 from service.embedder import Embedder
-from service.engine.base import JobResult, JobSpec
+from service.engine.base import JobResult, JobSpec, ResumePoint
 from training.calibrate import Trial, prompt_similarity
 from training.lab import Lab, RunSettings, jobs, nearest_state, resume_point, resumed
 from training.pairs import Pair, sample_pairs
@@ -30,6 +30,7 @@ class Inside:
 
     Attributes:
         scores: judge score against the new prompt.
+        evaluations: mean network evaluations of the resumed runs, as a share of N*'s.
         sessions: pairs looked at.
         kinds: accepted pairs by kind of edit.
     """
@@ -37,6 +38,7 @@ class Inside:
     scores: dict[str, Floats]
     sessions: int
     kinds: dict[str, int]
+    evaluations: float
 
     @property
     def pairs(self) -> int:
@@ -65,7 +67,7 @@ def accepted(trials: Sequence[Trial], table: ThresholdTable, skip: float) -> NDA
     row = nearest_row(table, skip)
     if row is None:
         return np.zeros(len(trials), dtype=bool)
-    return np.array([t.similarity >= row.min_similarity and t.divergence <= row.max_divergence for t in trials])
+    return np.array([t.similarity >= row.min_similarity and t.early <= row.max_divergence for t in trials])
 
 
 def measure_inside(
@@ -77,10 +79,10 @@ def measure_inside(
         RuntimeError: the table ships no row at `skip`, or no pair is inside it.
     """
     row = nearest_row(table, skip)
-    if row is None:
-        raise RuntimeError(f"the shipped table has no row at {skip:.0%}")
+    if row is None or table.judged_at is None:
+        raise RuntimeError(f"the shipped table has no row at {skip:.0%} judged at an earlier level")
     solver, n_star = sweep.best
-    star = RunSettings(n_star, solver, lab.info.default_guidance, capture=(skip,))
+    star = RunSettings(n_star, solver, lab.info.default_guidance, capture=(table.judged_at, row.skip))
     hits: list[_Hit] = []
     sessions = 0
     while len(hits) < wanted and sessions < CHUNK * MOST_CHUNKS:
@@ -90,8 +92,10 @@ def measure_inside(
     if not hits:
         raise RuntimeError("no pair is inside the shipped table")
     hits = hits[:wanted]
-    scores = _star_runs(lab, sweep, hits, skip) | _runs_of_50(lab, sweep, hits[:COSTLY], row)
-    return Inside(scores, sessions, dict(Counter(hit.pair.kind for hit in hits)))
+    scores = _star_runs(lab, sweep, hits) | _runs_of_50(lab, sweep, hits[:COSTLY], row)
+    evaluated = [(hit.hit.steps - hit.hit.skipped + hit.hit.wasted) / hit.hit.steps for hit in hits]
+    kinds = dict(Counter(hit.pair.kind for hit in hits))
+    return Inside(scores, sessions, kinds, float(np.mean(evaluated)))
 
 
 def _find(lab: Lab, embedder: Embedder, pairs: Sequence[Pair], star: RunSettings, row: ThresholdRow) -> list[_Hit]:
@@ -105,24 +109,28 @@ def _find(lab: Lab, embedder: Embedder, pairs: Sequence[Pair], star: RunSettings
     sources = lab.run(jobs([p.source for p in close], list(seeds), star, lab.info, "in-source"), "source runs")
     plain = RunSettings(star.steps, star.solver, star.guidance_scale)
     specs = jobs([p.target for p in close], [10_000 + s for s in seeds], plain, lab.info, "in-target")
-    states = [nearest_state(source.captured, row.skip) for source in sources]
-    entering = [resumed(spec, [resume_point(state)], "in") for spec, state in zip(specs, states, strict=True)]
+    points = [_entry(pair, source, row) for pair, source in zip(close, sources, strict=True)]
+    entering = [resumed(spec, [point], "in") for spec, point in zip(specs, points, strict=True)]
     hits = lab.run(entering, "resumed, looking for pairs inside the table")
-    return [
-        _Hit(*found)
-        for found in zip(close, sources, specs, hits, strict=True)
-        if found[3].divergences[0] <= row.max_divergence
-    ]
+    found = [_Hit(*parts) for parts in zip(close, sources, specs, hits, strict=True)]
+    return [one for one in found if one.hit.deeper is not None or one.pair.kind == "retry"]
 
 
-def _star_runs(lab: Lab, sweep: StepSweep, hits: Sequence[_Hit], skip: float) -> dict[str, Floats]:
+def _entry(pair: Pair, source: JobResult, row: ThresholdRow) -> ResumePoint:
+    """As the service enters: the same text at once, another where the table judges, and deeper if it may."""
+    judge, state = source.captured[0], source.captured[-1]
+    if pair.kind == "retry":
+        return resume_point(state)
+    return replace(resume_point(judge), deeper=(resume_point(state, row.max_divergence),))
+
+
+def _star_runs(lab: Lab, sweep: StepSweep, hits: Sequence[_Hit]) -> dict[str, Floats]:
     solver, n_star = sweep.best
     targets = [hit.pair.target for hit in hits]
-    fewer = n_star - round(skip * n_star)
     return {
         "full_nstar": _scratch(lab, hits, n_star, solver),
         "resume_30pct": np.asarray(lab.judge([hit.hit for hit in hits], targets).score, dtype=float),
-        "scratch_70pct": _scratch(lab, hits, fewer, sweep.best_at(fewer)),
+        "scratch_70pct": _equal_compute(lab, sweep, hits),
         "neighbour": np.asarray(lab.judge([hit.source for hit in hits], targets).score, dtype=float),
         "full_50": _scratch(lab, hits, FULL, REFERENCE),
     }
@@ -144,6 +152,16 @@ def _runs_of_50(lab: Lab, sweep: StepSweep, hits: Sequence[_Hit], row: Threshold
         "resume_k15_of_50": np.asarray(lab.judge(results, targets).score, dtype=float),
         "scratch_35": _scratch(lab, hits, OF - K, sweep.best_at(OF - K)),
     }
+
+
+def _equal_compute(lab: Lab, sweep: StepSweep, hits: Sequence[_Hit]) -> Floats:
+    """From scratch with as many evaluations as each resumed run took, the judging one included."""
+    costs = np.array([hit.hit.steps - hit.hit.skipped + hit.hit.wasted for hit in hits])
+    scores = np.zeros(len(hits))
+    for cost in sorted(set(costs.tolist())):
+        rows = np.flatnonzero(costs == cost).tolist()
+        scores[rows] = _scratch(lab, [hits[row] for row in rows], cost, sweep.best_at(cost))
+    return scores
 
 
 def _scratch(lab: Lab, hits: Sequence[_Hit], steps: int, solver: str) -> Floats:

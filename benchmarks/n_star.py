@@ -21,6 +21,7 @@ FULL, REFERENCE = 50, "ddim"
 GRID = (5, 6, 8, 10, 12, 16, 20)
 QUICK_GRID = (8, 12, 20)
 TOLERANCE = 0.99
+SWEPT = ("ddim", "dpmpp_2m")
 TEST_SEED = 2003
 SAVED = Path("benchmarks/reports/n_star.json")
 
@@ -114,5 +115,5 @@ def sweep_steps(lab: Lab, captions: Sequence[Caption], grid: Sequence[int] = GRI
         return np.asarray(lab.judge(results, captions).score, dtype=float)
 
     reference = score(REFERENCE, FULL)
-    scores = {(solver, steps): score(solver, steps) for solver in lab.info.solvers for steps in grid}
+    scores = {(solver, steps): score(solver, steps) for solver in SWEPT for steps in grid}
     return StepSweep(scores, reference)

@@ -54,14 +54,16 @@ def resume_table(report: Report) -> list[str]:
     lines += [
         "",
         f"More pairs for the question that matters: {report['headline_pairs']} inside the table at 30 %, out of "
-        f"{report['headline_sessions']} sessions' pairs (kinds of edit: {mix}).",
+        f"{report['headline_sessions']} sessions' pairs (kinds of edit: {mix}); the resumed runs took "
+        f"{report['headline_evaluations']:.0%} of N\\*'s network evaluations, the judging one included, and so did "
+        "those from scratch.",
         "",
-        "| resumed at 30 % | N\\* steps | 70 % of N\\* from scratch | 50 steps | neighbour's picture |",
+        "| resumed at 30 % | N\\* steps | from scratch, equal compute | 50 steps | neighbour's picture |",
         "|---|---|---|---|---|",
         "| " + " | ".join(interval(inside[name]) for name in INSIDE) + " |",
         "",
         f"Resumed ÷ full N\\*: **{interval(report['resume_30pct_over_full_nstar'])}**; "
-        f"÷ 70 % of N\\* from scratch: **{interval(report['resume_30pct_over_scratch_70pct'])}**; "
+        f"÷ from scratch at equal compute: **{interval(report['resume_30pct_over_scratch_70pct'])}**; "
         f"÷ the neighbour's picture unchanged: {interval(report['resume_30pct_over_neighbour'])}.",
     ]
     return lines

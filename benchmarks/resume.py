@@ -92,11 +92,19 @@ def _baselines(
     solver, n_star = sweep.best
 
     def scratch(row: int, skip: float) -> Floats:
-        """Equal compute with the best solver there; the trials hold it when that is N*'s own."""
+        """Equal compute with the best solver there; the trials hold it when that is N*'s own.
+
+        One evaluation more for pairs that are judged early before they enter deeper.
+        """
+        rows = trials[row * len(pairs) : (row + 1) * len(pairs)]
         steps = max(1, n_star - round(skip * n_star))
-        if sweep.best_at(steps) != solver:
-            return score(steps, sweep.best_at(steps))
-        return np.array([trial.scratch for trial in trials[row * len(pairs) : (row + 1) * len(pairs)]])
+        judged = np.array([row > 0 and trial.kind != "retry" for trial in rows])
+
+        def at(count: int, held: Sequence[float]) -> Floats:
+            return np.array(held) if sweep.best_at(count) == solver else score(count, sweep.best_at(count))
+
+        straight = at(steps, [trial.scratch for trial in rows])
+        return np.where(judged, at(steps + 1, [trial.scratch_judged for trial in rows]), straight)
 
     return Baselines(
         full_50=score(FULL, REFERENCE),
@@ -123,6 +131,7 @@ def _report(
         "headline_pairs_of_50": len(scores["scratch_35"]),
         "headline_sessions": inside.sessions,
         "headline_kinds": inside.kinds,
+        "headline_evaluations": inside.evaluations,
         "inside": {name: mean_interval(values) for name, values in scores.items()},
         "resume_30pct_over_full_nstar": ratio_interval(scores["resume_30pct"], scores["full_nstar"]),
         "resume_30pct_over_scratch_70pct": ratio_interval(scores["resume_30pct"], scores["scratch_70pct"]),

@@ -55,6 +55,8 @@ class Memory:
         if result.resumed is not None:
             used = plan.attempts[result.resumed]
             self._behind(self._store.touch(used.entry_id, used.state))
+            if result.deeper is not None:
+                self._behind(self._store.touch(used.entry_id, used.deeper[result.deeper].state))
         if not remembers(plan.request):
             return False
         promised = self._store.accepting

@@ -15,7 +15,7 @@ import numpy as np
 
 from cache_store.store import CacheStore
 from cache_store.types import CacheUnavailable, NoiseState
-from policies.matching.base import Attempt, Candidate, MatchingPolicy
+from policies.matching.base import Attempt, Candidate, MatchingPolicy, StateRef
 from service.embedder import Embedder
 from service.engine.base import JobSpec, ModelInfo, ResumePoint
 from service.keys import exact_key, signature_of
@@ -138,12 +138,9 @@ class Planner:
 
     async def _load(self, looked: Plan, attempts: tuple[Attempt, ...], found: list[Candidate]) -> Plan:
         prompts = {candidate.entry_id: candidate.prompt for candidate in found}
-        states, seconds = await _timed(asyncio.gather(*(self._read(attempt) for attempt in attempts)))
-        usable = [
-            (attempt, _resume_point(attempt, state))
-            for attempt, state in zip(attempts, states, strict=True)
-            if state is not None and self._fits(looked.request, attempt, state, prompts[attempt.entry_id])
-        ]
+        loading = asyncio.gather(*(self._enter(looked.request, a, prompts[a.entry_id]) for a in attempts))
+        entries, seconds = await _timed(loading)
+        usable = [entry for entry in entries if entry is not None]
         timed = {**looked.seconds, "load": seconds}
         if not usable or looked.job is None:
             return replace(looked, reason="state-unreadable", seconds=timed)
@@ -160,18 +157,31 @@ class Planner:
             seconds=timed,
         )
 
-    async def _read(self, attempt: Attempt) -> NoiseState | None:
-        try:
-            return await self._store.load(attempt.entry_id, attempt.state)
-        except CacheUnavailable:
-            return None
-
-    def _fits(self, request: GenerationRequest, attempt: Attempt, state: NoiseState, prompt: str | None) -> bool:
-        if state.latent.shape[0] != self._info.latent_channels or not np.isfinite(state.latent).all():
-            return False
+    async def _enter(
+        self, request: GenerationRequest, attempt: Attempt, prompt: str | None
+    ) -> tuple[Attempt, ResumePoint] | None:
+        """Load an attempt's states; None if its own cannot be used, without those deeper ones that cannot."""
+        refs = [attempt.state, *(rung.state for rung in attempt.deeper)]
+        state, *deeper = await asyncio.gather(*(self._read(attempt.entry_id, ref) for ref in refs))
         gated = np.isfinite(attempt.max_divergence)
         # Without the source's prediction the gate cannot judge; only the very same prompt may go unjudged.
-        return state.prediction is not None or not gated or prompt == request.prompt
+        judged = state is not None and (state.prediction is not None or not gated or prompt == request.prompt)
+        if state is None or not judged:
+            return None
+        rungs = [(rung, found) for rung, found in zip(attempt.deeper, deeper, strict=True) if found is not None]
+        point = _resume_point(state, attempt.max_divergence)
+        points = tuple(_resume_point(found, rung.max_divergence) for rung, found in rungs)
+        return replace(attempt, deeper=tuple(rung for rung, _ in rungs)), replace(point, deeper=points)
+
+    async def _read(self, entry_id: int, ref: StateRef) -> NoiseState | None:
+        """The state, if it is there and fits this model."""
+        try:
+            state = await self._store.load(entry_id, ref)
+        except CacheUnavailable:
+            return None
+        if state is None or state.latent.shape[0] != self._info.latent_channels:
+            return None
+        return state if np.isfinite(state.latent).all() else None
 
 
 def resolved_mode(request: GenerationRequest) -> CacheMode:
@@ -186,14 +196,14 @@ def remembers(request: GenerationRequest) -> bool:
     return request.cache.store and request.cache.mode is not CacheMode.OFF
 
 
-def _resume_point(attempt: Attempt, state: NoiseState) -> ResumePoint:
+def _resume_point(state: NoiseState, max_divergence: float) -> ResumePoint:
     return ResumePoint(
         latent=state.latent,
         timestep=state.timestep,
         log_snr=state.log_snr,
         skip=state.skip,
         prediction=state.prediction,
-        max_divergence=attempt.max_divergence,
+        max_divergence=max_divergence,
         depth=state.depth,
     )
 

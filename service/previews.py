@@ -45,7 +45,8 @@ def foreseen_step(plan: Plan) -> int:
         return plan.request.steps
     if not plan.job.resume:
         return 0
-    return round(plan.job.resume[0].skip * plan.request.steps)
+    point = plan.job.resume[0]
+    return round(max([point.skip, *(state.skip for state in point.deeper)]) * plan.request.steps)
 
 
 def preview_every(first: int, steps: int, wanted: int) -> int:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +38,37 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Deeper:
+    """A deeper state of the same run, and the divergence *at the attempt's own state* that lets the run enter it."""
+
+    state: StateRef
+    max_divergence: float
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
-    """One state worth trying, and the bound the divergence gate holds it to.
+    """One state worth trying, and the bounds the divergence gate holds it to.
 
     Attributes:
         entry_id: the entry the state belongs to.
-        state: which of its states.
+        state: which of its states the gate judges at.
         similarity: cosine similarity of the entry.
-        max_divergence: largest RMS difference of the clean-latent predictions (new prompt
-            against source prompt, at this state) with which the resume may go on.
+        max_divergence: largest divergence of the clean-latent predictions (new prompt
+            against source prompt, at this state) with which the resume may go on from this state.
+        deeper: states of the same entry to go on from instead, deepest first; the first whose bound
+            the divergence at `state` meets is taken.
     """
 
     entry_id: int
     state: StateRef
     similarity: float
     max_divergence: float
+    deeper: tuple[Deeper, ...] = field(default=())
+
+    @property
+    def deepest_skip(self) -> float:
+        """Share of the steps that the attempt may come to skip."""
+        return max((rung.state.skip for rung in self.deeper), default=self.state.skip)
 
 
 @dataclass(frozen=True, slots=True)

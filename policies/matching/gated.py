@@ -13,4 +13,10 @@ class GatedTableMatching(TableMatching):
 
     def __init__(self, table: ThresholdTable, *, max_attempts: int = 3, veto: bool = True) -> None:
         """Match by `table`, proposing at most `max_attempts` states."""
-        super().__init__(rows=table.rows, max_attempts=max_attempts, needs_prediction=True, veto=veto)
+        super().__init__(
+            rows=table.rows,
+            max_attempts=max_attempts,
+            needs_prediction=True,
+            veto=veto,
+            judged_at=table.judged_at,
+        )

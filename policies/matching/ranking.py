@@ -3,15 +3,19 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from policies.matching.base import Attempt, Candidate, MatchDecision, MatchingPolicy
+from policies.matching.base import Attempt, Candidate, Deeper, MatchDecision, MatchingPolicy, StateRef
 from policies.matching.table import ThresholdRow, bounds_at
 from policies.matching.veto import lexical_veto, negations, numbers, quotations
+
+# A run of another length has its judging state a little off the profiled level.
+_JUDGED_NEARBY = 0.05
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request allows: its similarity floor and the deepest share of steps it lets be skipped."""
+    """What a request asks and allows: its prompt, similarity floor and deepest share of steps to skip."""
 
+    prompt: str
     min_similarity: float
     max_skip: float
 
@@ -25,6 +29,8 @@ class TableMatching(MatchingPolicy):
         max_attempts: most attempts proposed; every refused one costs the request one denoising step.
         needs_prediction: whether a state without a stored prediction (nothing to gate on) is unusable.
         veto: whether the lexical veto removes candidates.
+        judged_at: level whose state the gate judges other prompts at, whatever level is resumed at; None = each
+            level at itself.
         clearly_shallower: after a refused state, how much less of the run the next state of the same
             prompt must skip; a slightly earlier state of a misfit is a misfit too.
     """
@@ -33,6 +39,7 @@ class TableMatching(MatchingPolicy):
     max_attempts: int
     needs_prediction: bool
     veto: bool
+    judged_at: float | None = None
     clearly_shallower: float = 0.15
 
     def choose(
@@ -44,7 +51,7 @@ class TableMatching(MatchingPolicy):
         max_skip: float = 1.0,
     ) -> MatchDecision:
         """Return the attempts for `prompt`, deepest first; see `MatchingPolicy.choose`."""
-        limits = Limits(min_similarity, max_skip)
+        limits = Limits(prompt, min_similarity, max_skip)
         vetoed = [self.veto and _vetoes(prompt, candidate) for candidate in candidates]
         allowed = [candidate for candidate, out in zip(candidates, vetoed, strict=True) if not out]
         attempts = self._pick(self._usable(allowed, limits), allowed)
@@ -54,19 +61,52 @@ class TableMatching(MatchingPolicy):
 
     def _usable(self, candidates: Iterable[Candidate], limits: Limits) -> list[Attempt]:
         """Return every state that meets all bounds, most steps saved first, then most similar."""
-        usable = []
+        usable: list[Attempt] = []
         for candidate in candidates:
-            for state in candidate.states:
-                bounds = bounds_at(self.rows, state.skip)
-                if (
-                    bounds is None
-                    or state.skip > limits.max_skip
-                    or (self.needs_prediction and not state.has_prediction)
-                ):
-                    continue
-                if candidate.similarity >= max(bounds.min_similarity, limits.min_similarity):
-                    usable.append(Attempt(candidate.entry_id, state, candidate.similarity, bounds.max_divergence))
-        return sorted(usable, key=lambda a: (-a.state.skip, -a.similarity, a.entry_id, -a.state.log_snr))
+            # The same text needs no early judgement: any of its states shows the same picture.
+            if self.judged_at is None or candidate.prompt == limits.prompt:
+                usable += self._at_own_level(candidate, limits)
+            else:
+                usable += self._judged_early(candidate, limits, self.judged_at)
+        return sorted(usable, key=lambda a: (-a.deepest_skip, -a.similarity, a.entry_id, -a.state.log_snr))
+
+    def _at_own_level(self, candidate: Candidate, limits: Limits) -> list[Attempt]:
+        """Every state that meets its own level's bounds is an attempt of its own."""
+        return [
+            Attempt(candidate.entry_id, state, candidate.similarity, bounds.max_divergence)
+            for state, bounds in self._bounded(candidate, limits)
+            if state.has_prediction or not self.needs_prediction
+        ]
+
+    def _judged_early(self, candidate: Candidate, limits: Limits, level: float) -> list[Attempt]:
+        """One attempt: enter at the judging level, and go on from the deepest state the divergence there allows.
+
+        How far two prompts' pictures will part shows early: while the layout is open the new prompt's prediction
+        can still differ, later the state itself decides it, and predictions agree even where the picture is wrong.
+        """
+        near = [s for s in candidate.states if abs(s.skip - level) <= _JUDGED_NEARBY and s.has_prediction]
+        if not near:
+            return []
+        judge = min(near, key=lambda state: abs(state.skip - level))
+        bounded = self._bounded(candidate, limits)
+        here = [bounds.max_divergence for state, bounds in bounded if state == judge]
+        deeper = sorted(
+            (Deeper(state, bounds.max_divergence) for state, bounds in bounded if state.skip > judge.skip),
+            key=lambda rung: -rung.state.skip,
+        )
+        if not (here or deeper):
+            return []
+        # A judging level that the table leaves out is none to stay at.
+        return [Attempt(candidate.entry_id, judge, candidate.similarity, here[0] if here else 0.0, tuple(deeper))]
+
+    def _bounded(self, candidate: Candidate, limits: Limits) -> list[tuple[StateRef, ThresholdRow]]:
+        """The states of a candidate that table and request allow, each with its bounds."""
+        found = [(s, bounds_at(self.rows, s.skip)) for s in candidate.states if s.skip <= limits.max_skip]
+        return [
+            (state, bounds)
+            for state, bounds in found
+            if bounds is not None and candidate.similarity >= max(bounds.min_similarity, limits.min_similarity)
+        ]
 
     def _pick(self, usable: Iterable[Attempt], candidates: Iterable[Candidate]) -> tuple[Attempt, ...]:
         """Return the first few of `usable` that would not fail for the reason an earlier one failed."""

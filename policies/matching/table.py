@@ -29,7 +29,7 @@ class ThresholdRow:
     Attributes:
         skip: share of the steps skipped, in (0, 1).
         min_similarity: smallest cosine of the prompt embeddings that may be tried; above 1 = never.
-        max_divergence: largest RMS divergence with which a resume may go on; infinity = no gate.
+        max_divergence: largest divergence with which a resume may go on; infinity = no gate.
     """
 
     skip: float
@@ -54,13 +54,18 @@ class ThresholdTable:
         key: what the table was profiled on: `weights_digest`, `embedder_digest`, `schedule`, and whatever
             else the profile depended on (e.g. `solver`).
         metadata: how it was made: quality bound, sample counts, intervals; never read by a policy.
+        judged_at: level (share of the steps skipped) at which the divergence is measured, whatever level is resumed
+            at; None = each level at itself.
     """
 
     rows: tuple[ThresholdRow, ...]
     key: Mapping[str, str]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    judged_at: float | None = None
 
     def __post_init__(self) -> None:
+        if self.judged_at is not None and not 0.0 < self.judged_at < 1.0:
+            raise TableError(f"judged_at must lie in (0, 1), got {self.judged_at}")
         missing = [name for name in REQUIRED_KEY if not self.key.get(name)]
         if missing:
             raise TableError(f"the key of a threshold table needs {', '.join(missing)}")
@@ -92,7 +97,9 @@ class ThresholdTable:
             raise TableError(f"expected format {FORMAT} version {VERSION}")
         rows = tuple(_row_from_json(row) for row in data["rows"])
         key = {str(name): str(value) for name, value in data["key"].items()}
-        return cls(rows=rows, key=key, metadata=data.get("metadata", {}))
+        level = data.get("judged_at")
+        judged_at = None if level is None else float(level)
+        return cls(rows=rows, key=key, metadata=data.get("metadata", {}), judged_at=judged_at)
 
     def to_json(self) -> dict[str, Any]:
         """Return the table as standard JSON (no infinities)."""
@@ -100,6 +107,7 @@ class ThresholdTable:
             "format": FORMAT,
             "version": VERSION,
             "key": dict(self.key),
+            "judged_at": self.judged_at,
             "rows": [_row_to_json(row) for row in self.rows],
             "metadata": dict(self.metadata),
         }

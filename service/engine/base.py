@@ -33,6 +33,8 @@ class ResumePoint:
             None skips the gate (a run resumed from its own state).
         max_divergence: the gate's bound for it.
         depth: lineage depth of the state.
+        deeper: states of the same run to go on from instead, deepest first. The gate judges here, once; the first
+            whose `max_divergence` the value meets is entered, at the cost of the step spent on judging.
     """
 
     latent: NDArray[np.float16]
@@ -42,6 +44,7 @@ class ResumePoint:
     prediction: NDArray[np.float16] | None
     max_divergence: float
     depth: int = 0
+    deeper: tuple["ResumePoint", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +123,11 @@ class JobResult:
     Attributes:
         job_id: which job.
         image: uint8 [H, W, 3].
-        resumed: index into `JobSpec.resume` of the state used, or None for a full run.
+        resumed: index into `JobSpec.resume` of the point used, or None for a full run.
+        deeper: index into that point's `deeper` of the state gone on from; None = its own.
         steps: N.
         skipped: K, steps of N not run.
-        wasted: steps run and thrown away (the gate refused).
+        wasted: steps run and thrown away (the gate refused, or sent the run deeper).
         divergences: the gate's value per entry of `JobSpec.resume` tried, in order, so divergences[i] belongs to
             resume[i]; NaN where nothing was compared (no prediction, or a point that does not fit this job).
         captured: states taken, shallowest first.
@@ -147,6 +151,7 @@ class JobResult:
     step_seconds: float
     decode_seconds: float
     restarts: int = 0
+    deeper: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

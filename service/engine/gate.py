@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 POOLED_SIDE = 8
+QUANTILE = 0.9
 
 
 def pool_prediction(denoised: Tensor) -> NDArray[np.float16]:
@@ -32,9 +33,11 @@ def pool_prediction(denoised: Tensor) -> NDArray[np.float16]:
 def divergence(new: NDArray[np.floating], source: NDArray[np.floating]) -> float:
     """Return how far a new prompt's prediction lies from the source run's, at the same noise state.
 
-    RMS(new - source) / RMS(source - mean of each source channel). The denominator is the contrast of the source's
-    own predicted picture, so the value is free of the latent's scale and offset: 0 means the same picture, about
-    1.4 an unrelated picture of the same contrast.
+    Per cell the RMS over channels of new - source, then the 90th percentile over cells, divided by RMS(source - mean
+    of each source channel). A percentile, because a changed thing covers few cells, which a mean over the picture
+    drowns, while the single largest cell is often noise. The denominator is the contrast of the source's predicted
+    picture, so the value is free of the latent's scale and offset: 0 means the same picture, about 1.4 to 2 an
+    unrelated picture of the same contrast.
 
     Args:
         new: [C, h, w], pooled by `pool_prediction`.
@@ -49,7 +52,7 @@ def divergence(new: NDArray[np.floating], source: NDArray[np.floating]) -> float
     a, b = new.astype(np.float64), source.astype(np.float64)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return float("nan")
-    difference = float(np.sqrt(np.mean((a - b) ** 2)))
+    difference = float(np.quantile(np.sqrt(np.mean((a - b) ** 2, axis=0)), QUANTILE))
     contrast = float(np.sqrt(np.mean((b - b.mean(axis=(-2, -1), keepdims=True)) ** 2)))
     if contrast == 0.0:
         return 0.0 if difference == 0.0 else float("inf")

@@ -112,6 +112,7 @@ class Job:
     latent: Tensor
     point: ResumePoint | None = None
     resumed: int | None = None
+    deeper: int | None = None
     index: int = 0
     denoised: Tensor | None = None
     memory: Memory = field(default_factory=Memory)
@@ -164,7 +165,7 @@ class Job:
         self._enter(route, noise * route.start, None, None)
 
     def _enter(self, route: Route, latent: Tensor, point: ResumePoint | None, resumed: int | None) -> None:
-        self.route, self.latent, self.point, self.resumed = route, latent, point, resumed
+        self.route, self.latent, self.point, self.resumed, self.deeper = route, latent, point, resumed, None
         self.index, self.memory, self.denoised, self.captured = 0, Memory(), None, []
 
     def _route_from(self, point: ResumePoint, pipeline: Pipeline) -> Route | None:
@@ -190,7 +191,9 @@ class Job:
     @property
     def gated_now(self) -> bool:
         """Whether the coming step is the one the divergence gate judges."""
-        return self.index == 0 and self.point is not None and self.point.prediction is not None
+        return (
+            self.index == 0 and self.deeper is None and self.point is not None and self.point.prediction is not None
+        )
 
     def round_for_capture(self) -> None:
         """Round the latent to what a stored state can hold, at every capture level, stored or not.
@@ -201,17 +204,50 @@ class Job:
         if self.captures_now:
             self.latent = self.latent.half().float()
 
-    def refuses(self, pooled: NDArray[np.float16]) -> bool:
-        """Record the gate's value for this entry and tell whether the entry is refused.
+    def judge(self, pooled: NDArray[np.float16]) -> float:
+        """Record and return the gate's value for the entered point.
 
         Args:
             pooled: this prompt's own pooled prediction at the entered state.
         """
-        if self.point is None or self.point.prediction is None:
-            return False
-        value = divergence(pooled, self.point.prediction)
+        value = math.nan
+        if self.point is not None and self.point.prediction is not None:
+            value = divergence(pooled, self.point.prediction)
         self.divergences.append(value)
-        return not passes(value, self.point.max_divergence)
+        return value
+
+    def stays(self, value: float) -> bool:
+        """Tell whether the gate's value lets the run go on from the entered state itself."""
+        return self.point is None or passes(value, self.point.max_divergence)
+
+    def goes_deeper(self, value: float, pooled: NDArray[np.float16], pipeline: Pipeline) -> bool:
+        """Enter the deepest state of the point's run that the gate's value allows and that fits this job, if any.
+
+        The state left behind is kept as this run's own, with this prompt's prediction at it, so that later prompts
+        can be judged against this run as early as against any other.
+
+        Args:
+            value: of the gate, at the entered point.
+            pooled: this prompt's own pooled prediction there.
+            pipeline: gives the schedule.
+        """
+        point, resumed = self.point, self.resumed
+        if point is None:
+            return False
+        for number, state in enumerate(point.deeper):
+            if not passes(value, state.max_divergence):
+                continue
+            route = self._route_from(state, pipeline)
+            if route is not None:
+                self.discard()
+                self._enter(route, torch.tensor(state.latent).to(self.latent), point, resumed)
+                self.deeper = number
+                kept = CapturedState(
+                    point.latent, point.log_snr, point.timestep, point.skip, pooled.copy(), point.depth + 1
+                )
+                self.captured.append(kept)
+                return True
+        return False
 
     def discard(self) -> None:
         """Count the steps of this attempt, the one just evaluated included, as thrown away."""
@@ -278,6 +314,7 @@ class Job:
             job_id=self.spec.job_id,
             image=image,
             resumed=self.resumed,
+            deeper=self.deeper,
             steps=self.spec.steps,
             skipped=self.route.skipped,
             wasted=self.wasted,

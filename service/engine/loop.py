@@ -136,22 +136,34 @@ class StepLoop:
     def _settle(self, jobs: list[Job], made: _Prediction) -> None:
         """Let the gate judge, keep states, step the rows, and see to rows that went wrong."""
         signatures = _signatures(jobs, made.denoised)
-        refused = {row for row, job in enumerate(jobs) if job.gated_now and job.refuses(signatures[row])}
+        values = {row: job.judge(signatures[row]) for row, job in enumerate(jobs) if job.gated_now}
         updates = [job.update() for job in jobs]
         noises = [job.fresh_noise() for job in jobs]
         memories = [job.memory for job in jobs]
         stepped, corrected = step(made.latents, made.denoised, memories, updates, noises)
         finite = torch.isfinite(stepped).flatten(1).all(1).tolist()
+        advanced = []
         for row, job in enumerate(jobs):
-            if row in refused:
-                self._refuse(job)
-            elif not finite[row]:
+            if row in values and self._redirect(job, values[row], signatures[row]):
+                continue
+            if not finite[row]:
                 self._rerun(job)
-            else:
-                if job.captures_now:
-                    job.capture(signatures[row])
-                job.advance(stepped[row], corrected[row], made.denoised[row], updates[row])
-        self._report([job for row, job in enumerate(jobs) if row not in refused and finite[row]])
+                continue
+            if job.captures_now:
+                job.capture(signatures[row])
+            job.advance(stepped[row], corrected[row], made.denoised[row], updates[row])
+            advanced.append(job)
+        self._report(advanced)
+
+    def _redirect(self, job: Job, value: float, pooled: NDArray[np.float16]) -> bool:
+        """Send a judged job deeper or to its next attempt; tell whether it went."""
+        if job.goes_deeper(value, pooled, self._pipeline):
+            self._events.append(job.progress())
+            return True
+        if job.stays(value):
+            return False
+        self._refuse(job)
+        return True
 
     def _refuse(self, job: Job) -> None:
         job.discard()

@@ -25,7 +25,16 @@ def test_pooling_means_equal_cells():
 
 def test_the_same_picture_does_not_diverge_and_unrelated_ones_do():
     assert divergence(picture(), picture()) == 0.0
-    assert divergence(picture(1), picture(2)) == pytest.approx(math.sqrt(2), rel=0.2)
+    assert 1.2 < divergence(picture(1), picture(2)) < 2.5
+
+
+def test_a_local_change_is_not_drowned_by_the_rest_of_the_picture():
+    changed = picture()
+    changed[:, 2:5, 2:5] += 3.0  # a seventh of the cells
+    speck = picture()
+    speck[:, 2, 2] += 3.0
+    assert divergence(changed, picture()) > 1.0
+    assert divergence(speck, picture()) < 0.01
 
 
 @given(st.floats(0.1, 10.0), st.floats(-5.0, 5.0))

@@ -179,6 +179,40 @@ class TestGate:
         item = spec("b", prompt="something else", resume=(point(full.captured[0]),))
         assert alone(pipeline, item).divergences[0] > 0.0
 
+    def test_one_judgement_sends_the_run_to_the_deepest_state_it_allows(self, pipeline, full):
+        early, late = full.captured
+        for bound, ends in ((1e9, (4, 1, 0)), (-1.0, (2, 0, None))):
+            entry = point(early, deeper=(point(late, bound),))
+            result = alone(pipeline, spec("b", prompt="something else", capture=SHARES, resume=(entry,)))
+            assert (result.skipped, result.wasted, result.deeper) == ends
+            assert result.resumed == 0
+            assert len(result.divergences) == 1
+
+    def test_a_run_sent_deeper_is_the_run_that_enters_there(self, pipeline, full):
+        early, late = full.captured
+        item = spec("b", prompt="something else", capture=SHARES)
+        sent = alone(pipeline, replace(item, resume=(point(early, deeper=(point(late),)),)))
+        straight = alone(pipeline, replace(item, resume=(point(late),)))
+        assert_same(sent.image, straight.image)
+        assert sent.denoise_seconds == pytest.approx(sent.step_seconds * 5)
+
+    def test_a_run_sent_deeper_keeps_the_state_it_was_judged_at(self, pipeline, full):
+        early, late = full.captured
+        item = spec("b", prompt="something else", capture=SHARES, resume=(point(early, deeper=(point(late),)),))
+        (kept,) = alone(pipeline, item).captured
+        assert (kept.skip, kept.depth) == (early.skip, 1)
+        np.testing.assert_array_equal(kept.latent, early.latent)
+        assert (kept.prediction != early.prediction).any()
+
+    def test_deeper_states_that_do_not_fit_are_passed_over(self, pipeline, full):
+        early, late = full.captured
+        broken = point(late, latent=np.full_like(late.latent, np.nan))
+        entry = point(early, -1.0, deeper=(broken, point(late)))
+        result = alone(pipeline, spec("b", resume=(entry,)))
+        assert (result.skipped, result.deeper) == (4, 1)
+        result = alone(pipeline, spec("c", resume=(point(early, -1.0, deeper=(broken,)), point(late))))
+        assert (result.resumed, result.deeper, result.skipped, result.wasted) == (1, None, 4, 1)
+
     def test_a_broken_prediction_is_refused(self, pipeline, full):
         broken = full.captured[0].prediction.copy()
         broken[0, 0, 0] = np.nan

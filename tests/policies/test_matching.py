@@ -29,6 +29,7 @@ PROMPTS = ("a red circle", "two red circles", 'a sign that says "stop"', "a hill
 POLICIES_UNDER_TEST: dict[str, MatchingPolicy] = {
     "gated": GatedTableMatching(TABLE),
     "gated-one": GatedTableMatching(TABLE, max_attempts=1),
+    "gated-early": GatedTableMatching(replace(TABLE, judged_at=0.1)),
     "paper": PaperTableMatching(),
     "none": NoMatching(),
 }
@@ -79,12 +80,55 @@ class TestMatchingContract:
             assert attempt.similarity >= min_similarity
             assert attempt.state.skip <= max_skip
             assert attempt.max_divergence >= 0
+            for rung in attempt.deeper:
+                assert (attempt.entry_id, rung.state) in offered
+                assert attempt.state.skip < rung.state.skip <= max_skip
+            depths = [rung.state.skip for rung in attempt.deeper]
+            assert depths == sorted(depths, reverse=True)
         assert len({(a.entry_id, a.state) for a in decision.attempts}) == len(decision.attempts)
 
     def test_nothing_in_nothing_out(self, name: str) -> None:
         decision = POLICIES_UNDER_TEST[name].choose("a prompt", [])
         assert decision.attempts == ()
         assert decision.reason in {"no-candidates", "uncalibrated"}
+
+
+class TestJudgedEarly:
+    policy = GatedTableMatching(replace(TABLE, judged_at=0.1))
+
+    def test_one_attempt_per_entry_enters_where_it_is_judged_and_may_go_deeper(self) -> None:
+        (attempt,) = self.policy.choose("a crimson disc", [candidate(1, 0.85, *LEVELS)]).attempts
+        assert attempt.state.skip == 0.1
+        assert attempt.max_divergence == pytest.approx(0.25)
+        assert [rung.state.skip for rung in attempt.deeper] == [0.3, 0.2]
+        assert [rung.max_divergence for rung in attempt.deeper] == pytest.approx([0.15, 0.2])
+        assert attempt.deepest_skip == 0.3
+
+    def test_the_same_text_enters_at_its_deepest_state_at_once(self) -> None:
+        attempt, *_ = self.policy.choose("a red circle", [candidate(1, 1.0, *LEVELS)]).attempts
+        assert (attempt.state.skip, attempt.deeper) == (0.5, ())
+
+    def test_the_entry_that_may_go_deepest_is_tried_first(self) -> None:
+        found = [candidate(1, 0.99, 0.1, 0.2), candidate(2, 0.95, 0.1, 0.4, prompt="the circle is red")]
+        attempts = self.policy.choose("a crimson disc", found).attempts
+        assert [(a.entry_id, a.deepest_skip) for a in attempts] == [(2, 0.4), (1, 0.2)]
+
+    def test_an_entry_without_a_state_to_judge_at_serves_only_its_own_text(self) -> None:
+        later = candidate(1, 0.99, 0.4, 0.5)
+        assert self.policy.choose("a crimson disc", [later]).reason == "no-states"
+        assert self.policy.choose("a red circle", [later]).attempts
+        unjudged = Candidate(1, 0.99, "a red circle", (state(0.1, prediction=False), state(0.4)))
+        assert self.policy.choose("a crimson disc", [unjudged]).attempts == ()
+
+    def test_a_run_of_another_length_is_judged_at_its_nearest_state(self) -> None:
+        (attempt,) = self.policy.choose("a crimson disc", [candidate(1, 0.99, 0.125, 0.25)]).attempts
+        assert attempt.state.skip == 0.125
+
+    def test_a_judging_level_without_bounds_is_only_passed_through(self) -> None:
+        policy = GatedTableMatching(replace(TABLE, rows=ROWS[1:], judged_at=0.1))
+        (attempt,) = policy.choose("a crimson disc", [candidate(1, 1.0, *LEVELS)]).attempts
+        assert (attempt.state.skip, attempt.max_divergence) == (0.1, 0.0)
+        assert len(attempt.deeper) == 4
 
 
 class TestGated:

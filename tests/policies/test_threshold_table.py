@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,17 @@ KEY = {"weights_digest": "w", "embedder_digest": "e", "schedule": "s"}
 
 def table(*rows: ThresholdRow, **key: str) -> ThresholdTable:
     return ThresholdTable(rows or (ThresholdRow(0.3, 0.8, 0.1),), {**KEY, **key}, {"quality_bound": 0.99})
+
+
+@pytest.mark.parametrize("level", [None, 0.1])
+def test_where_divergences_are_judged_is_saved(level: float | None, tmp_path: Path) -> None:
+    replace(table(), judged_at=level).save(tmp_path / "t.json")
+    assert ThresholdTable.load(tmp_path / "t.json").judged_at == level
+
+
+def test_a_judging_level_lies_within_the_run() -> None:
+    with pytest.raises(TableError, match="judged_at"):
+        replace(table(), judged_at=1.0)
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -45,4 +45,6 @@ def tables(table_key: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
     for name, key, bound in (("loose", table_key, 100.0), ("strict", table_key, 1e-4), ("foreign", other, 100.0)):
         rows = tuple(ThresholdRow(skip, min_similarity=0.6, max_divergence=bound) for skip in SKIPS)
         ThresholdTable(rows, key).save(folder / f"{name}.json")
+        if name == "loose":
+            ThresholdTable(rows, key, judged_at=SKIPS[0]).save(folder / "early.json")
     return folder

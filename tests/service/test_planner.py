@@ -125,6 +125,31 @@ async def test_lost_states_mean_a_full_run(opened: Opener, tmp_path: Path) -> No
         assert (verdict.kind, verdict.reason) == (VerdictKind.MISS, "state-unreadable")
 
 
+async def test_another_text_is_judged_early_and_goes_deeper(opened: Opener) -> None:
+    async with opened("early") as service:
+        await draw(service, request("a red cube on a table", steps=10))
+        hit = await draw(service, request("a red cube on a chair", steps=10, seed=8))
+        assert (hit.kind, hit.skipped, hit.wasted) == (VerdictKind.APPROX, 5, 1)
+        resumed, full = await service.store.recent("default", 2)
+        assert full.uses == 2  # the state it was judged at, and the one it went on from
+        assert [round(state.skip, 2) for state in resumed.states] == [0.1]
+        again = await draw(service, request("a red cube on a table", steps=10, seed=9))
+        assert (again.kind, again.skipped, again.wasted) == (VerdictKind.APPROX, 5, 0)
+
+
+async def test_a_deeper_state_that_is_gone_costs_only_its_depth(opened: Opener) -> None:
+    async with opened("early") as service:
+        await draw(service, request("a red cube on a table", steps=10))
+        loaded = service.store.load
+
+        async def load(entry_id: int, ref: StateRef) -> NoiseState | None:
+            return None if ref.skip > 0.45 else await loaded(entry_id, ref)
+
+        service.store.load = load  # type: ignore[method-assign]
+        hit = await draw(service, request("a red cube on a chair", steps=10, seed=8))
+        assert (hit.kind, hit.skipped, hit.wasted) == (VerdictKind.APPROX, 4, 1)
+
+
 async def test_states_of_long_chains_are_not_kept(opened: Opener) -> None:
     async with opened(max_depth=0) as service:
         await draw(service, request())

@@ -40,7 +40,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
             )  # fmt: skip
     _kinds(axes[2], levels)
     axes[0].set_ylabel("attributes right (judge)")
-    axes[0].legend(fontsize=8, loc="lower left")
+    axes[0].legend(fontsize=7, loc="lower left")
     low = min(axis.get_ylim()[0] for axis in axes[:2])
     for axis in axes[:2]:
         axis.set_ylim(low, 1.0)
@@ -75,7 +75,7 @@ def _kinds(axis: Axes, levels: list[dict[str, Any]]) -> None:
         axis.plot([100 * level["skip"] for level in levels], values, marker="o", markersize=4, label=kind)
     axis.set_xlabel("steps skipped, % of N*")
     axis.set_title("resumed with the gate open, by what changed", fontsize=10)
-    axis.legend(fontsize=8, loc="lower left")
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     axis.grid(alpha=0.25)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from cache_store.config import StoreConfig, StoreConfigError
 from cache_store.store import CacheStore
 from policies.matching import MatchingPolicy, NoMatching, TableError, ThresholdTable, make_matching
+from policies.matching.ranking import can_judge
 from service.embedder import Embedder, EmbedderError
 from service.engine import EngineConfig, make_engine
 from service.engine.base import Engine, EngineStartError, ModelInfo
@@ -146,4 +147,6 @@ def _table(settings: Settings, info: ModelInfo, embedder_digest: str) -> Thresho
     if not table.matches(served):
         log.warning("the threshold table was profiled on another model or embedder: exact repeats only")
         return None
+    if table.judged_at is not None and not any(can_judge(share, table.judged_at) for share in settings.capture):
+        log.warning("HEADSTART_CAPTURE has no share near %.3f: only the same text can be resumed", table.judged_at)
     return table

@@ -80,7 +80,8 @@ class Verdict:
             "veto", "gate", "uncalibrated", "cache-unavailable", "state-unreadable"; …).
         steps: N.
         skipped: K, denoising steps not run (N for an exact hit).
-        wasted: denoising steps run and thrown away because the divergence gate refused.
+        wasted: denoising steps run and thrown away: the divergence gate refused a state, or judged at one and went on
+            from a deeper one.
         similarity: cosine similarity of the entry used (or of the best one), None without candidates.
         divergence: the gate's value for the state used (or of the last one refused).
         source_id: the entry resumed from or returned.

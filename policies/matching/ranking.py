@@ -7,8 +7,14 @@ from policies.matching.base import Attempt, Candidate, Deeper, MatchDecision, Ma
 from policies.matching.table import ThresholdRow, bounds_at
 from policies.matching.veto import lexical_veto, negations, numbers, quotations
 
-# A run of another length has its judging state a little off the profiled level.
-_JUDGED_NEARBY = 0.05
+# A run of another length has its judging state a little off the profiled level. Earlier is the safe side: predictions
+# part further there.
+_JUDGED_EARLIER, _JUDGED_LATER = 0.08, 0.05
+
+
+def can_judge(skip: float, level: float) -> bool:
+    """Tell whether a state at `skip` is near enough to a table's judging level."""
+    return -_JUDGED_EARLIER <= skip - level <= _JUDGED_LATER
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class TableMatching(MatchingPolicy):
         How far two prompts' pictures will part shows early: while the layout is open the new prompt's prediction
         can still differ, later the state itself decides it, and predictions agree even where the picture is wrong.
         """
-        near = [s for s in candidate.states if abs(s.skip - level) <= _JUDGED_NEARBY and s.has_prediction]
+        near = [state for state in candidate.states if state.has_prediction and can_judge(state.skip, level)]
         if not near:
             return []
         judge = min(near, key=lambda state: abs(state.skip - level))

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 FORMAT = "headstart-threshold-table"
-VERSION = 1
+VERSION = 2
 REQUIRED_KEY = ("weights_digest", "embedder_digest", "schedule")
 _SAME_LEVEL = 0.005
 # Levels are usually a tenth of the run apart; rounding to whole steps moves a state by half a step.

@@ -35,9 +35,9 @@ def divergence(new: NDArray[np.floating], source: NDArray[np.floating]) -> float
 
     Per cell the RMS over channels of new - source, then the 90th percentile over cells, divided by RMS(source - mean
     of each source channel). A percentile, because a changed thing covers few cells, which a mean over the picture
-    drowns, while the single largest cell is often noise. The denominator is the contrast of the source's predicted
-    picture, so the value is free of the latent's scale and offset: 0 means the same picture, about 1.4 to 2 an
-    unrelated picture of the same contrast.
+    drowns, while the single largest cell is often noise (a change in fewer than a tenth of the cells is missed). The
+    denominator is the contrast of the source's own predicted picture, so the value is free of the latent's scale and
+    offset: 0 means the same picture, about 1.4 to 2 an unrelated picture of the same contrast.
 
     Args:
         new: [C, h, w], pooled by `pool_prediction`.

@@ -169,13 +169,17 @@ class Job:
         self.index, self.memory, self.denoised, self.captured = 0, Memory(), None, []
 
     def _route_from(self, point: ResumePoint, pipeline: Pipeline) -> Route | None:
-        """Return the route from a point that saves steps, has this job's shape and lies on this model's schedule."""
+        """Return the route from a point that saves steps, has this job's shape and lies on this model's schedule.
+
+        A point with deeper ones need not save steps itself: judging there may still lead deeper.
+        """
         if not (math.isfinite(point.timestep) and point.timestep >= 0):
             return None
         if point.latent.shape != tuple(self.latent.shape) or not np.isfinite(point.latent).all():
             return None
         route = plan_route(pipeline, self.spec, point.timestep)
-        fits = route.skipped > 0 and abs(route.levels[0].log_snr - point.log_snr) <= SAME_LOG_SNR
+        least = 0 if point.deeper else 1
+        fits = route.skipped >= least and abs(route.levels[0].log_snr - point.log_snr) <= SAME_LOG_SNR
         return route if fits else None
 
     @property
@@ -217,14 +221,27 @@ class Job:
         return value
 
     def stays(self, value: float) -> bool:
-        """Tell whether the gate's value lets the run go on from the entered state itself."""
-        return self.point is None or passes(value, self.point.max_divergence)
+        """Tell whether the gate's value lets the run go on from the entered state itself, and that saves steps."""
+        return self.point is None or (self.route.skipped > 0 and passes(value, self.point.max_divergence))
+
+    def keep_judged(self, pooled: NDArray[np.float16]) -> None:
+        """Keep the state this run was judged at as its own, with this prompt's prediction at it.
+
+        So later prompts can be judged against this run as early as against any other. Not where nothing deeper will
+        be captured: it would be but a copy of what the source holds.
+
+        Args:
+            pooled: this prompt's own pooled prediction there.
+        """
+        point = self.point
+        if point is not None and point.deeper and self.route.captures:
+            depth = point.depth + 1
+            self.captured.append(
+                CapturedState(point.latent, point.log_snr, point.timestep, point.skip, pooled.copy(), depth)
+            )
 
     def goes_deeper(self, value: float, pooled: NDArray[np.float16], pipeline: Pipeline) -> bool:
         """Enter the deepest state of the point's run that the gate's value allows and that fits this job, if any.
-
-        The state left behind is kept as this run's own, with this prompt's prediction at it, so that later prompts
-        can be judged against this run as early as against any other.
 
         Args:
             value: of the gate, at the entered point.
@@ -242,10 +259,7 @@ class Job:
                 self.discard()
                 self._enter(route, torch.tensor(state.latent).to(self.latent), point, resumed)
                 self.deeper = number
-                kept = CapturedState(
-                    point.latent, point.log_snr, point.timestep, point.skip, pooled.copy(), point.depth + 1
-                )
-                self.captured.append(kept)
+                self.keep_judged(pooled)
                 return True
         return False
 

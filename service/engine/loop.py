@@ -161,6 +161,7 @@ class StepLoop:
             self._events.append(job.progress())
             return True
         if job.stays(value):
+            job.keep_judged(pooled)
             return False
         self._refuse(job)
         return True

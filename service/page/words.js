@@ -45,7 +45,8 @@ const WHY = {
 export function verdictWhy(cache) {
   const near = cache.similarity === null || cache.similarity === undefined ? "" : ` (similarity ${similarity(cache.similarity)})`;
   const why = cache.verdict === "MISS" ? (WHY[cache.reason]?.(near) ?? "") : "";
-  const wasted = cache.wasted_steps ? `Finding out cost ${steps(cache.wasted_steps)}.` : "";
+  const finding = cache.verdict === "MISS" ? "Finding out cost" : "Judging how far it fits cost";
+  const wasted = cache.wasted_steps ? `${finding} ${steps(cache.wasted_steps)}.` : "";
   return [why, wasted].filter(Boolean).join(" ");
 }
 

@@ -92,7 +92,9 @@ class TestEveryEngine:
         assert isinstance((await collect(engine, spec("slow")))[-1], JobResult)
 
     async def test_a_bad_job_fails_alone(self, engine):
-        bad, good = await asyncio.gather(collect(engine, spec("x", solver="no such solver")), collect(engine, spec("y")))
+        bad, good = await asyncio.gather(
+            collect(engine, spec("x", solver="no such solver")), collect(engine, spec("y"))
+        )
         assert bad[-1].code == "internal"
         assert "euler" not in bad[-1].message
         assert isinstance(good[-1], JobResult)

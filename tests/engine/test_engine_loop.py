@@ -198,11 +198,27 @@ class TestGate:
 
     def test_a_run_sent_deeper_keeps_the_state_it_was_judged_at(self, pipeline, full):
         early, late = full.captured
+        for bound, skips in ((1e9, [early.skip, 0.75]), (-1.0, [early.skip, late.skip, 0.75])):
+            entry = point(early, deeper=(point(late, bound),))
+            item = spec("b", prompt="something else", capture=(*SHARES, 0.75), resume=(entry,))
+            captured = alone(pipeline, item).captured
+            assert [state.skip for state in captured] == skips
+            assert captured[0].depth == 1
+            np.testing.assert_array_equal(captured[0].latent, early.latent)
+            assert (captured[0].prediction != early.prediction).any()
+
+    def test_a_run_with_nothing_more_to_capture_keeps_no_copy_of_its_source(self, pipeline, full):
+        early, late = full.captured
         item = spec("b", prompt="something else", capture=SHARES, resume=(point(early, deeper=(point(late),)),))
-        (kept,) = alone(pipeline, item).captured
-        assert (kept.skip, kept.depth) == (early.skip, 1)
-        np.testing.assert_array_equal(kept.latent, early.latent)
-        assert (kept.prediction != early.prediction).any()
+        assert alone(pipeline, item).captured == ()
+
+    def test_a_longer_runs_states_are_judged_although_the_first_saves_nothing_here(self, pipeline):
+        source = alone(pipeline, spec(steps=50, capture=(0.1, 0.5)))
+        early, late = source.captured
+        for bound, ends in ((1e9, (4, 1, 0, 0)), (-1.0, (0, 1, None, None))):
+            entry = point(early, deeper=(point(late, bound),))
+            result = alone(pipeline, spec("b", prompt="something else", resume=(entry,)))
+            assert (result.skipped, result.wasted, result.resumed, result.deeper) == ends
 
     def test_deeper_states_that_do_not_fit_are_passed_over(self, pipeline, full):
         early, late = full.captured

@@ -60,7 +60,7 @@ def test_bad_tables() -> None:
         ThresholdTable((), {"weights_digest": "w", "schedule": "s"})
 
 
-@pytest.mark.parametrize("change", [{"version": 2}, {"rows": [{"skip": 0.3}]}, {"key": None}, {"rows": None}])
+@pytest.mark.parametrize("change", [{"version": 1}, {"rows": [{"skip": 0.3}]}, {"key": None}, {"rows": None}])
 def test_bad_files_are_refused_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:
     path = tmp_path / "table.json"
     path.write_text(json.dumps({**table().to_json(), **change}))

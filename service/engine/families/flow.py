@@ -73,8 +73,9 @@ class RectifiedFlow(ABC):
             raise EngineStartError(f"the model lacks {', '.join(missing)}")
         self._schedule = _schedule(parts.scheduler, linear=linear)
         self._parts = parts.to(device)
-        self._transformer = parts.transformer
-        self._vae = parts.vae
+        # diffusers without accelerate leaves some modules in single precision.
+        self._transformer = parts.transformer.to(dtype)
+        self._vae = parts.vae.to(dtype)
         self._scale = int(parts.vae_scale_factor)
         self._channels = int(parts.vae.config.latent_channels)
         self._patch = patch

@@ -33,6 +33,13 @@ SHAPING_FILES = (
 )
 
 
+def _one_core() -> None:
+    """Embed on one core: where the engine runs on the CPU, each of its steps waits for its slowest thread."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 class EmbedderError(Exception):
     """The embedding model is missing or not the one expected; the message is one clear line."""
 
@@ -49,7 +56,7 @@ class Embedder:
         self._folder = folder or packaged_model()
         self._remember = remember
         self._recent: OrderedDict[str, Vector] = OrderedDict()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedder")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedder", initializer=_one_core)
         self._model: Any = None  # an untyped library's object
         self.digest = verified_digest(self._folder)
 

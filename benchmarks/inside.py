@@ -93,7 +93,7 @@ def measure_inside(
         raise RuntimeError("no pair is inside the shipped table")
     hits = hits[:wanted]
     scores = _star_runs(lab, sweep, hits) | _runs_of_50(lab, sweep, hits[:COSTLY])
-    evaluated = [(hit.hit.steps - hit.hit.skipped + hit.hit.wasted) / hit.hit.steps for hit in hits]
+    evaluated = [hit.hit.evaluations / hit.hit.steps for hit in hits]
     kinds = dict(Counter(hit.pair.kind for hit in hits))
     return Inside(scores, sessions, kinds, float(np.mean(evaluated)))
 
@@ -156,7 +156,7 @@ def _runs_of_50(lab: Lab, sweep: StepSweep, hits: Sequence[_Hit]) -> dict[str, F
 
 def _equal_compute(lab: Lab, sweep: StepSweep, hits: Sequence[_Hit]) -> Floats:
     """From scratch with as many evaluations as each resumed run took, the judging one included."""
-    costs = np.array([hit.hit.steps - hit.hit.skipped + hit.hit.wasted for hit in hits])
+    costs = np.array([hit.hit.evaluations for hit in hits])
     scores = np.zeros(len(hits))
     for cost in sorted(set(costs.tolist())):
         rows = np.flatnonzero(costs == cost).tolist()

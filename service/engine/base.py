@@ -153,6 +153,11 @@ class JobResult:
     restarts: int = 0
     deeper: int | None = None
 
+    @property
+    def evaluations(self) -> int:
+        """Steps that were run, wasted ones included: what the job cost."""
+        return self.steps - self.skipped + self.wasted
+
 
 @dataclass(frozen=True, slots=True)
 class JobFailed:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -64,12 +64,16 @@ class DiscreteFamily(ABC):
 
     Attributes:
         info: set by the family, with `_describe`.
+        upcasts: whether the VAE decodes in float32 where its config says that float16 overflows.
+        follows_shipped: whether the default solver is the one of the model's own scheduler.
 
     Raises:
         EngineStartError: the scheduler is of another kind.
     """
 
     info: ModelInfo
+    upcasts: ClassVar[bool] = True
+    follows_shipped: ClassVar[bool] = True
 
     def __init__(self, parts: Any, device: torch.device, dtype: torch.dtype) -> None:
         config, name = parts.scheduler.config, type(parts.scheduler).__name__
@@ -80,8 +84,9 @@ class DiscreteFamily(ABC):
                 f"prediction type {config.prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}"
             )
         self._schedule = NoiseSchedule(config)
-        self._shipped = SHIPPED_SOLVERS.get(name, DISCRETE_SOLVERS[0])
-        self._vae = decoder_of(parts.vae, device, dtype)
+        known = SHIPPED_SOLVERS if self.follows_shipped else {}
+        self._shipped = known.get(name, DISCRETE_SOLVERS[0])
+        self._vae = self._decoder(parts.vae, device, dtype)
         self._scale = int(parts.vae_scale_factor)
         self._device = device
         self._dtype = dtype
@@ -111,6 +116,10 @@ class DiscreteFamily(ABC):
         ready = unscaled(latents, self._vae.config).to(self._vae.dtype)
         return to_pictures(self._vae.decode(ready, return_dict=False)[0])
 
+    def _decoder(self, vae: Any, device: torch.device, dtype: torch.dtype) -> Any:
+        upcast = self.upcasts and dtype == torch.float16 and vae.config.get("force_upcast")
+        return vae.to(device, torch.float32 if upcast else dtype).eval()
+
     @abstractmethod
     def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
         """Run the network as `with_guidance` wants it."""
@@ -137,12 +146,6 @@ class DiscreteFamily(ABC):
             latent_channels=traits.channels,
             dtype=str(self._dtype).removeprefix("torch."),
         )
-
-
-def decoder_of(vae: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return a VAE ready to decode: in float32 where it would overflow in float16 and its config says so."""
-    upcast = dtype == torch.float16 and vae.config.get("force_upcast")
-    return vae.to(device, torch.float32 if upcast else dtype).eval()
 
 
 def unscaled(latents: Tensor, config: Mapping[str, Any]) -> Tensor:

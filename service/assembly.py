@@ -113,6 +113,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         device=settings.device,
         dtype=settings.dtype,
         max_batch=settings.max_batch,
+        max_pixels=settings.max_pixels,
         threads=settings.threads,
         kind=settings.engine,
         log_level=settings.log_level,

@@ -45,6 +45,19 @@ class Settings(BaseSettings):
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of the engine; 0 lets torch choose.")
     max_batch: int = Field(8, ge=1, le=1024, description="Most requests that advance in one joint batch.")
+    max_pixels: int = Field(
+        0,
+        ge=0,
+        description="Most pixels a joint batch works on, a picture's counted twice with classifier-free guidance; 0 = "
+        "what `MAX_BATCH` guided pictures of the model's default size have. A picture larger than that runs alone.",
+    )
+    deadline_seconds: float = Field(
+        600.0,
+        gt=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Time a picture may take, waiting included; then it is given up (504). A request may set less.",
+    )
     data_dir: Path = Field(
         Path("var/headstart"), description="Folder of the private Redis, the noise states and the pictures."
     )

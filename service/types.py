@@ -54,7 +54,10 @@ class CacheOptions:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One validated picture wish (a client's `n` pictures are n of these)."""
+    """One validated picture wish (a client's `n` pictures are n of these).
+
+    `deadline` is the time.monotonic() after which it is given up, None = never.
+    """
 
     request_id: str
     tenant: str
@@ -68,6 +71,7 @@ class GenerationRequest:
     seed: int
     seed_given: bool
     cache: CacheOptions = field(default_factory=CacheOptions)
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
-from training import card, evaluate, export, latents, pool, text, unet, vae
+from training import card, denoiser, dit, evaluate, export, latents, pool, t5, text, unet, vae
 from training.judge import training as judge_training
-from training.loop import RUNS
+from training.loop import JUDGE_FOLDER, RUNS
 
 
 def _scenes(options: argparse.Namespace) -> None:
@@ -29,23 +30,40 @@ def _text(options: argparse.Namespace) -> None:
 
 def _judge(options: argparse.Namespace) -> None:
     judge_training.train_judge(options.judge_minutes)
-    judge_training.export_judge(export.JUDGE_FOLDER)
+    judge_training.export_judge(JUDGE_FOLDER)
+
+
+def _t5(options: argparse.Namespace) -> None:
+    t5.train_t5(options.t5_minutes)
 
 
 def _unet(options: argparse.Namespace) -> None:
+    with _fellow_workers("unet", options):
+        denoiser.train(unet.UnetTrainer, options.unet_minutes, 21, options.rank, options.workers)
+
+
+def _dit(options: argparse.Namespace) -> None:
+    with _fellow_workers("dit", options):
+        denoiser.train(dit.DitTrainer, options.dit_minutes, 22, options.rank, options.workers)
+
+
+@contextmanager
+def _fellow_workers(stage: str, options: argparse.Namespace) -> Iterator[None]:
+    """Make the latents, and have the other workers of the stage run beside this one, if this is the first."""
+    fellows: list[subprocess.Popen[bytes]] = []
     if options.rank == 0:
         latents.encode_pool(6000)
         (RUNS / "meeting").unlink(missing_ok=True)
-    again = [sys.executable, "-m", "training", "unet", "--workers", str(options.workers), "--rank"]
-    others = range(1, options.workers) if options.rank == 0 else ()
-    helpers = [subprocess.Popen([*again, str(rank)]) for rank in others]
-    unet.train_unet(options.unet_minutes, rank=options.rank, workers=options.workers)
-    for helper in helpers:
-        helper.wait()
+        again = [sys.executable, "-m", "training", stage, "--workers", str(options.workers), "--rank"]
+        fellows = [subprocess.Popen([*again, str(rank)]) for rank in range(1, options.workers)]
+    yield
+    for fellow in fellows:
+        fellow.wait()
 
 
 def _export(options: argparse.Namespace) -> None:
-    export.export_pipeline()
+    export.export_unet()
+    export.export_dit()
 
 
 def _tune(options: argparse.Namespace) -> None:
@@ -71,6 +89,8 @@ _STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "text": _text,
     "judge": _judge,
     "unet": _unet,
+    "t5": _t5,
+    "dit": _dit,
     "export": _export,
     "tune": _tune,
     "evaluate": _evaluate,
@@ -85,9 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--text-minutes", type=float, default=3.6)
     parser.add_argument("--judge-minutes", type=float, default=8.0)
     parser.add_argument("--unet-minutes", type=float, default=75.0)
+    parser.add_argument("--t5-minutes", type=float, default=7.0)
+    parser.add_argument("--dit-minutes", type=float, default=90.0)
     parser.add_argument("--prompts", type=int, default=512, help="held-out prompts to evaluate on")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
-    parser.add_argument("--workers", type=int, default=2, help="processes that train the UNet together")
+    parser.add_argument("--workers", type=int, default=2, help="processes that train one denoiser together")
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print all figures as one JSON object")
     return parser

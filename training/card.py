@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from training.evaluate import RESULTS, prompts
-from training.export import MODELS, UNET_FOLDER, load_pipeline, read_defaults
-from training.loop import RUNS
+from training.export import load_pipeline, read_defaults
+from training.loop import MODELS, RUNS, UNET_FOLDER
 from training.sampling import sample, with_solver
 from training.scenes import NOVEL_PAIRS
 

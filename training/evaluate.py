@@ -16,9 +16,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
-from training.export import JUDGE_FOLDER, MODELS, load_pipeline, read_defaults, write_defaults
+from training.export import load_pipeline, read_defaults, write_defaults
 from training.judge import Judge, JudgeResult
 from training.judge.training import fully_mentioned
+from training.loop import JUDGE_FOLDER, MODELS
 from training.pool import draw_shard
 from training.sampling import Solver, sample, with_solver
 from training.scenes import Caption, Split, caption, sample_scene

@@ -1,4 +1,4 @@
-"""From checkpoints to the folders that ship: a Stable Diffusion pipeline and the judge."""
+"""From checkpoints to the folders that ship: a Stable Diffusion and a PixArt-Σ pipeline, and how to load them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, PixArtSigmaPipeline, StableDiffusionPipeline
 
+from training.denoiser import new_scheduler
+from training.dit import load_dit
 from training.latents import standard_vae
-from training.loop import RUNS
+from training.loop import DIT_FOLDER, RUNS, UNET_FOLDER
 from training.sampling import Solver
+from training.t5 import load_t5
 from training.text import load_text
-from training.unet import load_unet, new_scheduler
-
-MODELS = Path(__file__).parent.parent / "models"
-UNET_FOLDER = MODELS / "scenes-unet"
-JUDGE_FOLDER = MODELS / "scenes-judge"
+from training.unet import load_unet
 
 
 class Defaults(TypedDict):
@@ -30,10 +29,10 @@ class Defaults(TypedDict):
     default_solver: NotRequired[Solver]
 
 
-def build_pipeline() -> StableDiffusionPipeline:
-    """The pipeline of the current checkpoints, in single precision."""
+def build_unet_pipeline() -> StableDiffusionPipeline:
+    """The pipeline of the UNet's checkpoint, in single precision."""
     tokenizer, encoder = load_text()
-    pipeline = StableDiffusionPipeline(
+    return StableDiffusionPipeline(
         vae=standard_vae(),
         text_encoder=encoder,
         tokenizer=tokenizer,
@@ -43,21 +42,41 @@ def build_pipeline() -> StableDiffusionPipeline:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
-def export_pipeline(folder: Path = UNET_FOLDER) -> None:
-    """Write the pipeline with half-precision weights that load in single precision.
+def build_dit_pipeline() -> PixArtSigmaPipeline:
+    """The pipeline of the transformer's checkpoint, in single precision."""
+    tokenizer, encoder = load_t5()
+    return PixArtSigmaPipeline(
+        vae=standard_vae(),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        transformer=load_dit(),
+        scheduler=new_scheduler(),
+    )
+
+
+def export_unet() -> None:
+    """Write ``models/scenes-unet``."""
+    _export(build_unet_pipeline(), UNET_FOLDER)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(RUNS / "tokenizer" / name, UNET_FOLDER / "tokenizer" / name)
+
+
+def export_dit() -> None:
+    """Write ``models/scenes-dit``."""
+    _export(build_dit_pipeline(), DIT_FOLDER)
+
+
+def _export(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """Write a pipeline with half-precision weights that load in single precision.
 
     What else lies in ``folder`` (defaults, threshold tables) stays as it is.
     """
-    pipeline = build_pipeline().to(torch.float16)
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+    pipeline.set_progress_bar_config(disable=True)
+    for part in pipeline.components:
         shutil.rmtree(folder / part, ignore_errors=True)
-    pipeline.save_pretrained(str(folder))
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copy(RUNS / "tokenizer" / name, folder / "tokenizer" / name)
+    pipeline.to(torch.float16).save_pretrained(str(folder))
     config = folder / "text_encoder" / "config.json"
     facts = json.loads(config.read_text())
     facts.pop("torch_dtype", None)
@@ -79,8 +98,10 @@ def write_defaults(defaults: Defaults, folder: Path = UNET_FOLDER) -> None:
     (folder / "headstart.json").write_text(json.dumps(defaults, indent=2) + "\n")
 
 
-def load_pipeline(folder: Path = UNET_FOLDER) -> StableDiffusionPipeline:
-    """The shipped pipeline, offline, in single precision, without progress bars."""
-    pipeline = StableDiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+def load_pipeline(folder: Path = UNET_FOLDER) -> StableDiffusionPipeline | PixArtSigmaPipeline:
+    """A shipped pipeline, offline, in single precision, without progress bars."""
+    pipeline: StableDiffusionPipeline | PixArtSigmaPipeline = DiffusionPipeline.from_pretrained(
+        str(folder), local_files_only=True
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

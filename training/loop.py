@@ -14,6 +14,11 @@ from tqdm import tqdm
 
 RUNS = Path(__file__).parent / "runs"
 """Where pools, checkpoints and logs go; not part of the repository."""
+MODELS = Path(__file__).parent.parent / "models"
+"""Where the trained models go; part of the repository."""
+UNET_FOLDER = MODELS / "scenes-unet"
+DIT_FOLDER = MODELS / "scenes-dit"
+JUDGE_FOLDER = MODELS / "scenes-judge"
 
 
 def rate_at(progress: float, warmup: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ WIDTH = 192
 _VOCABULARY = 700
 _BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
 _BATCH = 128
+
+States = tuple[torch.Tensor, torch.Tensor | None]
 
 
 def build_tokenizer(folder: Path, seed: int = 7, captions: int = 20_000) -> CLIPTokenizer:
@@ -91,10 +94,10 @@ class CaptionReader(nn.Module):
         self.attention = nn.MultiheadAttention(WIDTH, 6, batch_first=True)
         self.heads = nn.ModuleList(nn.Linear(WIDTH, len(v)) for v in ATTRIBUTE_VALUES.values())
 
-    def forward(self, states: torch.Tensor) -> list[torch.Tensor]:
-        """Logits per attribute, each [B, values], from token states [B, T, 192]."""
+    def forward(self, states: torch.Tensor, padding: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Logits per attribute, each [B, values], from states [B, T, 192]; ``padding`` is True where to skip."""
         queries = self.queries.expand(len(states), -1, -1)
-        found = queries + self.attention(queries, states, states, need_weights=False)[0]
+        found = queries + self.attention(queries, states, states, key_padding_mask=padding, need_weights=False)[0]
         return [head(found[:, k]) for k, head in enumerate(self.heads)]
 
 
@@ -112,14 +115,18 @@ def mentioned_labels(captions: list[Caption]) -> torch.Tensor:
     return torch.tensor(rows)
 
 
-def train_text(minutes: float, seed: int = 11) -> None:
-    """Build the tokenizer and pre-train the text encoder; resumes from ``runs/text.pt``."""
-    torch.manual_seed(seed)
-    tokenizer = build_tokenizer(RUNS / "tokenizer")
-    run = Run("text", minutes)
-    encoder, reader = new_text_encoder(tokenizer), CaptionReader()
+def pretrain(run: Run, encoder: nn.Module, read: Callable[[list[str]], States], seed: int) -> None:
+    """Teach an encoder to tell a caption's attributes, until the run's budget is spent.
+
+    Args:
+        run: the stage; resumes from its checkpoint.
+        encoder: what ``read`` runs.
+        read: token states [B, T, 192] of captions, and True where there is only padding (None = attend to all).
+        seed: of the captions.
+    """
+    reader = CaptionReader()
     both = nn.ModuleDict({"encoder": encoder, "reader": reader})
-    optimisers = Optimisers(both, 0.01, 1e-3, adam_only=("embedding", "heads", "queries"))
+    optimisers = Optimisers(both, 0.01, 1e-3, adam_only=("embed", "shared", "relative", "heads", "queries"))
     if (state := run.restore()) is not None:
         both.load_state_dict(state["model"])
         optimisers.load_state_dict(state["optimisers"])
@@ -128,8 +135,7 @@ def train_text(minutes: float, seed: int = 11) -> None:
         captions = [caption(sample_scene(rng), rng) for _ in range(_BATCH)]
         labels = mentioned_labels(captions)
         with torch.autocast("cpu", torch.bfloat16):
-            ids = tokenise(tokenizer, [c.text for c in captions], "longest")
-            logits = reader(encoder(ids).last_hidden_state)
+            logits = reader(*read([c.text for c in captions]))
         losses = [F.cross_entropy(one.float(), labels[:, k], reduction="sum") for k, one in enumerate(logits)]
         loss = torch.stack(losses).sum() / (labels >= 0).sum()
         torch.autograd.backward(loss)
@@ -140,10 +146,27 @@ def train_text(minutes: float, seed: int = 11) -> None:
     run.save(model=both.state_dict(), optimisers=optimisers.state_dict())
 
 
+def pretrained(name: str, encoder: nn.Module) -> None:
+    """Put the weights that stage ``name`` left into ``encoder``."""
+    both = nn.ModuleDict({"encoder": encoder, "reader": CaptionReader()})
+    both.load_state_dict(torch.load(RUNS / f"{name}.pt", weights_only=True)["model"])
+
+
+def train_text(minutes: float, seed: int = 11) -> None:
+    """Build the tokenizer and pre-train the text encoder; resumes from ``runs/text.pt``."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer(RUNS / "tokenizer")
+    encoder = new_text_encoder(tokenizer)
+
+    def read(texts: list[str]) -> States:
+        return encoder(tokenise(tokenizer, texts, "longest")).last_hidden_state, None
+
+    pretrain(Run("text", minutes), encoder, read, seed)
+
+
 def load_text() -> tuple[CLIPTokenizer, CLIPTextModel]:
     """The tokenizer and pre-trained text encoder of ``runs/``."""
     tokenizer = CLIPTokenizer.from_pretrained(str(RUNS / "tokenizer"))
     encoder = new_text_encoder(tokenizer)
-    both = nn.ModuleDict({"encoder": encoder, "reader": CaptionReader()})
-    both.load_state_dict(torch.load(RUNS / "text.pt", weights_only=True)["model"])
+    pretrained("text", encoder)
     return tokenizer, encoder.eval()

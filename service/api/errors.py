@@ -73,6 +73,7 @@ ENGINE_PROBLEMS = {
     "cancelled": Problem(CLIENT_GONE, "the request was cancelled", code="cancelled"),
     "out-of-memory": Problem(503, "the device has too little memory for this picture now", code="out_of_memory"),
     "engine-lost": Problem(503, "the engine is being restarted", code="engine_lost", headers={"Retry-After": "2"}),
+    "deadline": Problem(504, "the picture was not finished by its deadline", code="deadline_exceeded"),
     "not-finite": Problem(500, "the model could not draw this request", code="not_finite"),
 }
 

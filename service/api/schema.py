@@ -26,6 +26,7 @@ MAX_WATCHED_PREVIEWS = 10
 MAX_STEPS = 200
 MAX_GUIDANCE = 30.0
 MAX_SEED = 2**63 - 1
+MAX_DEADLINE = 86_400.0
 
 
 class _Strict(BaseModel):
@@ -75,6 +76,13 @@ class GenerationBody(_Strict):
     )
     negative_prompt: Text | None = Field(default=None, description="What not to draw.")
     scheduler: Text | None = Field(default=None, description="One of the model's solvers.")
+    deadline_seconds: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=MAX_DEADLINE,
+        allow_inf_nan=False,
+        description="Give up (504) what is not finished after so long; the service has a bound, too.",
+    )
     cache: CacheBody | None = Field(default=None, description="Wishes towards the cache.")
 
 

@@ -1,7 +1,9 @@
 """From a checked body and its headers to `GenerationRequest`s, against the model that is served."""
 
+import math
 import re
 import secrets
+import time
 import uuid
 from dataclasses import dataclass, replace
 
@@ -67,6 +69,7 @@ def order_of(
         seed=0,
         seed_given=body.seed is not None,
         cache=cache_options(body.cache, cache_control),
+        deadline=time.monotonic() + min(body.deadline_seconds or math.inf, settings.deadline_seconds),
     )
     count = body.n or 1
     requests = tuple(

@@ -4,7 +4,7 @@ The engine owns the device: one loop, one owner, no locks. All active jobs advan
 joint batches, whatever step each of them is at; a cache hit is only a job that enters at step K.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +18,8 @@ ImageArray = NDArray[np.uint8]
 Condition = Mapping[str, Tensor]
 """What the text encoders make of one prompt: named tensors without a batch dimension. The shapes are the same for
 every prompt of one picture size, so that rows of a joint batch can be stacked."""
+Group = tuple[Hashable, ...]
+"""What jobs must share to share a forward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class JobSpec:
             state equals the run that stored it. Pass the same shares for every request of a deployment,
             whether or not its states are kept, or "same seed, same picture" ends at the last decimals.
         preview_every: emit a preview picture every so many steps; 0 = never.
+        deadline: time.monotonic() after which nobody wants the picture any more; None = never.
     """
 
     job_id: str
@@ -81,6 +84,16 @@ class JobSpec:
     resume: tuple[ResumePoint, ...] = ()
     capture: tuple[float, ...] = ()
     preview_every: int = 0
+    deadline: float | None = None
+
+    @property
+    def group(self) -> Group:
+        """Jobs of one group may share a forward."""
+        return (self.width, self.height)
+
+    def overdue(self, now: float) -> bool:
+        """Tell whether the deadline has passed at time.monotonic() `now`."""
+        return self.deadline is not None and now >= self.deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +178,7 @@ class JobFailed:
 
     Attributes:
         job_id: which job.
-        code: "cancelled", "out-of-memory", "not-finite", "engine-lost" or "internal".
+        code: "cancelled", "deadline", "out-of-memory", "not-finite", "engine-lost" or "internal".
         message: safe to show to a client: no path, prompt or traceback.
     """
 
@@ -241,7 +254,10 @@ class Rows:
 
 
 class Pipeline(Protocol):
-    """Hides one model family. Called from the engine's one thread only; every method is deterministic."""
+    """Hides one model family; every method is deterministic.
+
+    Called from the engine's one thread only, but for `decode`, which another thread may run at the same time.
+    """
 
     info: ModelInfo
 

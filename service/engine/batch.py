@@ -70,12 +70,15 @@ class Evaluator:
         """Forget that memory was short."""
         self._limit = self._full
 
-    def evaluate(self, jobs: list[Job], call: Callable[[list[Job]], T]) -> Iterator[Done[T] | Broken]:
+    def evaluate(
+        self, jobs: list[Job], call: Callable[[list[Job]], T], most: int | None = None
+    ) -> Iterator[Done[T] | Broken]:
         """Evaluate all jobs, as few chunks as memory allows.
 
         Args:
             jobs: of one latent shape.
             call: evaluates a chunk of them.
+            most: jobs in a chunk, as far as known beforehand.
 
         Yields:
             One Done per chunk that worked, one Broken per job that failed alone.
@@ -84,7 +87,8 @@ class Evaluator:
             torch.AcceleratorError: the device itself is broken; only a new process helps.
         """
         pending = deque(jobs)
-        size = self._limit
+        largest = self._full if most is None else most
+        size = largest
         while pending:
             chunk = [pending.popleft() for _ in range(min(size, self._limit, len(pending)))]
             try:
@@ -95,7 +99,7 @@ class Evaluator:
                 broken = self._note(chunk, error)
             else:
                 yield Done(chunk, value)
-                size = self._limit
+                size = largest
                 continue
             # Outside the except block, so that the failed attempt's tensors are free before the next one.
             _release_memory()

@@ -18,8 +18,7 @@ import torch
 from service import logs
 from service.engine.base import EngineStartError
 from service.engine.loading import load_pipeline
-from service.engine.loop import StepLoop
-from service.engine.worker import Inbox, Ready, Refused, Setup, serve
+from service.engine.worker import Inbox, Ready, Refused, Setup, make_loop, serve
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ def main(descriptor: int) -> int:
     inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=_pump, args=(connection, inbox), daemon=True).start()
     try:
-        serve(StepLoop(pipeline, max_batch=config.max_batch), inbox, connection.send)
+        serve(make_loop(pipeline, config), inbox, connection.send)
     except Exception as error:  # the parent starts another; a traceback here would not be a line of JSON
         log.error("the engine's loop broke", extra=logs.fields_of(error))
         return 1

@@ -12,6 +12,7 @@ class EngineConfig:
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", …
         dtype: "auto" (float32 on the CPU, float16 elsewhere), "float32", "float16" or "bfloat16".
         max_batch: most jobs that advance together.
+        max_pixels: most pixels that advance together; 0 = what `max_batch` guided pictures of the default size have.
         threads: CPU threads of the network's maths; 0 = leave torch's default.
         kind: "process" (supervised child process) or "local" (a thread of this process).
         log_level: least severe log line an engine process keeps.
@@ -21,6 +22,7 @@ class EngineConfig:
     device: str = "auto"
     dtype: str = "auto"
     max_batch: int = 8
+    max_pixels: int = 0
     threads: int = 0
     kind: str = "process"
     log_level: str = "info"

@@ -19,12 +19,14 @@ class Ticket:
         spec: everything needed to run the job again.
         submitted: time.monotonic() when the client asked.
         deaths: how often the engine died while this job may have been running.
+        entered: whether the job is known to have entered the loop of the engine that runs now.
     """
 
     spec: JobSpec
     submitted: float = field(default_factory=time.monotonic)
     events: asyncio.Queue[JobEvent] = field(default_factory=asyncio.Queue)
     deaths: int = 0
+    entered: bool = False
 
 
 class Front(abc.ABC):
@@ -141,7 +143,9 @@ class Front(abc.ABC):
             self._hand_over(ticket, event)
 
     def _hand_over(self, ticket: Ticket, event: JobEvent) -> None:
-        if not isinstance(event, Progress):
+        if isinstance(event, Progress):
+            ticket.entered = True
+        else:
             self._remove(ticket)
         ticket.events.put_nowait(event)
 

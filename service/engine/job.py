@@ -91,6 +91,14 @@ def plan_route(pipeline: Pipeline, spec: JobSpec, entry: float | None = None) ->
 
 
 @dataclass
+class Held:
+    """An event that waits for its preview, or behind one that does."""
+
+    event: Progress
+    waits: bool
+
+
+@dataclass
 class Job:
     """A request's latent row, solver memory and accounts. Used from the engine's one thread only.
 
@@ -100,6 +108,8 @@ class Job:
         condition: what the text encoders make of the prompt.
         negative: and of the negative prompt.
         guided: whether classifier-free guidance applies (a second network row).
+        held: events not told yet, because the first of them waits for its preview.
+        gone: nobody waits for it any more.
     """
 
     spec: JobSpec
@@ -124,6 +134,8 @@ class Job:
     queue_seconds: float = 0.0
     denoise_seconds: float = 0.0
     decode_seconds: float = 0.0
+    held: list[Held] = field(default_factory=list)
+    gone: bool = False
 
     @classmethod
     def create(cls, spec: JobSpec, submitted: float, pipeline: Pipeline) -> "Job":

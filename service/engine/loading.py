@@ -25,7 +25,7 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "auto") -> Pipe
     Raises:
         EngineStartError: one clear line saying what is wrong.
     """
-    place = _device(device)
+    place = device_of(device)
     precision = _dtype(dtype, place)
     _hush_libraries()
     folder = _folder(model)
@@ -55,7 +55,12 @@ def _hush_libraries() -> None:
     disable_progress_bars()
 
 
-def _device(wish: str) -> torch.device:
+def device_of(wish: str) -> torch.device:
+    """Return the torch device of a setting; "auto" is CUDA if there is one.
+
+    Raises:
+        EngineStartError: there is no such device.
+    """
     if wish == "auto":
         wish = "cuda" if torch.cuda.is_available() else "cpu"
     try:

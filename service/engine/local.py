@@ -13,7 +13,7 @@ from service.engine.config import EngineConfig
 from service.engine.front import Front
 from service.engine.loading import load_pipeline
 from service.engine.loop import StepLoop
-from service.engine.worker import Command, Inbox, Report, Stop, Ticked, serve
+from service.engine.worker import Command, Inbox, Report, Stop, Ticked, make_loop, serve
 from service.logs import fields_of
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class LocalEngine(Front):
         def send(report: Report) -> None:
             owner.call_soon_threadsafe(self._receive, report)
 
-        arguments = (StepLoop(pipeline, max_batch=self._config.max_batch), send, owner)
+        arguments = (make_loop(pipeline, self._config), send, owner)
         self._thread = threading.Thread(target=self._work, args=arguments, name="engine", daemon=True)
         self._thread.start()
         self._info = pipeline.info

@@ -2,10 +2,8 @@
 
 import logging
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Self
 
 import numpy as np
@@ -13,10 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.engine.base import EngineStats, ImageArray, JobEvent, JobFailed, JobSpec, Pipeline
+from service.engine.admission import WaitingRoom, budget_for
+from service.engine.base import EngineStats, Group, ImageArray, JobEvent, JobFailed, JobSpec, Pipeline
 from service.engine.batch import Broken, Evaluator, failure_code, join
+from service.engine.decoding import Decoder
+from service.engine.fairness import FairShare
 from service.engine.gate import pool_prediction
-from service.engine.job import Job
+from service.engine.job import Held, Job
+from service.engine.peak import Meter, PeakMemory
 from service.engine.solvers import step
 from service.logs import fields_of
 
@@ -25,10 +27,13 @@ logger = logging.getLogger(__name__)
 MESSAGES = {
     "out-of-memory": "the device has too little memory for this picture",
     "not-finite": "the model produced values that are not finite",
+    "deadline": "the picture was not finished by its deadline",
     "internal": "the engine could not finish this picture",
 }
 # Weight of the newest tick in the running mean of step seconds.
 SMOOTHING = 0.1
+# With nothing to step, a tick waits so long for the decoder; a command may have to wait as long.
+DECODER_PATIENCE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,33 +44,40 @@ class _Prediction:
 
 
 class StepLoop:
-    """Admits jobs up to a budget and advances them together; single-threaded, does no I/O.
+    """Admits jobs up to a budget and advances them together; has one owner, does no I/O.
 
     Args:
         pipeline: the loaded model.
         max_batch: most jobs that advance together.
+        max_pixels: most pixels that advance together, see `admission.budget_for`.
+        meter: watches the device's memory, where it is watched.
     """
 
-    def __init__(self, pipeline: Pipeline, *, max_batch: int = 8) -> None:
+    def __init__(
+        self, pipeline: Pipeline, *, max_batch: int = 8, max_pixels: int = 0, meter: Meter | None = None
+    ) -> None:
         self._pipeline = pipeline
-        self._max_batch = max_batch
         self._forward = Evaluator(max_batch)
-        self._decoder = Evaluator(max_batch)
-        self._waiting: deque[tuple[JobSpec, float]] = deque()
+        self._decoder = Decoder(pipeline, max_batch)
+        self._waiting = WaitingRoom(budget_for(pipeline.info, max_batch, max_pixels), pipeline.info)
+        self._peak = PeakMemory(meter)
+        self._fairness: FairShare[Group] = FairShare()
         self._active: list[Job] = []
+        self._decoding: list[Job] = []
         self._events: list[JobEvent] = []
         self._stats = EngineStats(ready=True)
 
     @property
     def idle(self) -> bool:
         """Whether a tick would do nothing."""
-        return not (self._active or self._waiting or self._events)
+        return not (self._active or self._waiting or self._events or self._decoder.pending)
 
     @property
     def stats(self) -> EngineStats:
         """A snapshot of counters."""
+        active = len(self._active) + len(self._decoding)
         sizes = dict(self._stats.batch_sizes)
-        return replace(self._stats, active=len(self._active), waiting=len(self._waiting), batch_sizes=sizes)
+        return replace(self._stats, active=active, waiting=len(self._waiting), batch_sizes=sizes)
 
     def submit(self, spec: JobSpec, submitted: float) -> None:
         """Queue a job.
@@ -74,28 +86,42 @@ class StepLoop:
             spec: the job.
             submitted: time.monotonic() when the client asked.
         """
-        self._waiting.append((spec, submitted))
+        self._waiting.add(spec, submitted)
 
     def cancel(self, job_id: str) -> None:
-        """Drop a job, waiting or active; it takes part in no further step."""
-        self._waiting = deque(item for item in self._waiting if item[0].job_id != job_id)
-        self._active = [job for job in self._active if job.spec.job_id != job_id]
+        """Drop a job, wherever it is; it takes part in no further step and brings no further event."""
+        self._waiting.cancel(job_id)
+        for job in [*self._active, *self._decoding]:
+            if job.spec.job_id == job_id:
+                self._leave(job)
 
     def tick(self) -> list[JobEvent]:
-        """Admit, advance every active job by one step, retire what is finished; return what happened."""
+        """Admit, advance one group by one step, hand what is finished to the decoder; return what happened.
+
+        While one shape is in the loop, every job advances at every tick. Several shapes take turns.
+        """
+        self._expire()
         self._admit()
-        for group in _by_shape(self._active):
-            self._advance(group)
+        if self._active:
+            self._advance(self._next_group())
         self._retire()
+        self._collect()
         events, self._events = self._events, []
         return events
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for spec in self._waiting.overdue(now):
+            self._fail(spec.job_id, "deadline")
+        for job in [*self._active, *self._decoding]:
+            if job.spec.overdue(now):
+                self._drop(job, "deadline")
 
     def _admit(self) -> None:
         if not self._active:
             self._forward.reset()
-            self._decoder.reset()
-        while self._waiting and len(self._active) < self._max_batch:
-            spec, submitted = self._waiting.popleft()
+        for entering in self._waiting.admit([job.spec for job in self._active]):
+            spec, submitted = entering.spec, entering.submitted
             try:
                 job = Job.create(spec, submitted, self._pipeline)
             except torch.AcceleratorError:
@@ -106,10 +132,15 @@ class StepLoop:
                 continue
             job.queue_seconds = time.monotonic() - submitted
             self._active.append(job)
-            self._events.append(job.progress())
+            self._tell(job)
+
+    def _next_group(self) -> list[Job]:
+        chosen = self._fairness.pick(Counter(job.spec.group for job in self._active))
+        return [job for job in self._active if job.spec.group == chosen]
 
     def _advance(self, group: list[Job]) -> None:
-        for outcome in self._forward.evaluate(group, self._predict):
+        most = self._peak.most(group[0].spec.group)
+        for outcome in self._forward.evaluate(group, self._predict, most):
             if isinstance(outcome, Broken):
                 self._drop(outcome.job, outcome.code)
             else:
@@ -120,12 +151,13 @@ class StepLoop:
         for job in jobs:
             job.round_for_capture()
         rows = join(jobs)
-        with _Stopwatch(rows.latents) as watch:
+        with self._peak.watch(jobs[0].spec.group, len(jobs)), _Stopwatch(rows.latents) as watch:
             denoised = self._pipeline.predict(rows)
         return _Prediction(rows.latents, denoised, watch.seconds)
 
     def _account(self, jobs: list[Job], seconds: float) -> None:
         """Share the device time by network rows: a guided job has two."""
+        self._fairness.charge(jobs[0].spec.group, seconds, len(jobs))
         rows = sum(1 + job.guided for job in jobs)
         for job in jobs:
             job.charge(seconds * (1 + job.guided) / rows)
@@ -158,7 +190,7 @@ class StepLoop:
     def _redirect(self, job: Job, value: float, pooled: NDArray[np.float16]) -> bool:
         """Send a judged job deeper or to its next attempt; tell whether it went."""
         if job.goes_deeper(value, pooled, self._pipeline):
-            self._events.append(job.progress())
+            self._tell(job)
             return True
         if job.stays(value):
             job.keep_judged(pooled)
@@ -169,7 +201,7 @@ class StepLoop:
     def _refuse(self, job: Job) -> None:
         job.discard()
         job.next_attempt(self._pipeline)
-        self._events.append(job.progress())
+        self._tell(job)
 
     def _rerun(self, job: Job) -> None:
         """Give a job whose latent is not finite one more chance, in full."""
@@ -180,41 +212,62 @@ class StepLoop:
         job.discard()
         job.retried = True
         job.enter_full(self._pipeline)
-        self._events.append(job.progress())
+        self._tell(job)
 
     def _report(self, jobs: list[Job]) -> None:
         shown = [job for job in jobs if job.wants_preview()]
-        previews = dict(self._pictures(shown, preview=True))
-        self._events.extend(job.progress(previews.get(job.spec.job_id)) for job in jobs)
+        for group in _by_shape(shown):
+            self._decoder.submit(group, [job.denoised for job in group if job.denoised is not None], preview=True)
+        for job in jobs:
+            self._tell(job, waits=any(job is other for other in shown))
+
+    def _tell(self, job: Job, *, waits: bool = False) -> None:
+        """Tell where a job stands; no event overtakes one that waits for its preview."""
+        event = job.progress()
+        if waits or job.held:
+            job.held.append(Held(event, waits))
+        else:
+            self._events.append(event)
+
+    def _show(self, job: Job, preview: ImageArray | None) -> None:
+        """Complete the first event that waits for its preview, and tell it and what waited behind it."""
+        first = next(held for held in job.held if held.waits)
+        first.event, first.waits = replace(first.event, preview=preview), False
+        while job.held and not job.held[0].waits:
+            self._events.append(job.held.pop(0).event)
 
     def _retire(self) -> None:
         finished = [job for job in self._active if job.done]
+        if not finished:
+            return
         self._active = [job for job in self._active if not job.done]
-        pictures = dict(self._pictures(finished, preview=False))
-        for job in finished:
-            if job.spec.job_id in pictures:
-                self._events.append(job.result(pictures[job.spec.job_id]))
+        self._decoding += finished
+        for group in _by_shape(finished):
+            self._decoder.submit(group, [job.latent for job in group], preview=False)
 
-    def _pictures(self, jobs: list[Job], *, preview: bool) -> Iterator[tuple[str, ImageArray]]:
-        """Decode together what is ready together; a job that cannot be decoded fails, a preview is just left out."""
-        for group in _by_shape(jobs):
-            for outcome in self._decoder.evaluate(group, partial(self._decode, preview=preview)):
-                if isinstance(outcome, Broken):
-                    if not preview:
-                        self._drop(outcome.job, outcome.code)
-                    continue
-                yield from zip((job.spec.job_id for job in outcome.jobs), outcome.value, strict=True)
+    def _collect(self) -> None:
+        """Take what the decoder has made; with nothing else to do, wait for it a little."""
+        patience = 0.0 if self._active or self._waiting or self._events else DECODER_PATIENCE
+        for made in self._decoder.collect(patience):
+            job = made.job
+            job.decode_seconds += made.seconds
+            if job.gone:
+                continue
+            if made.preview:
+                self._show(job, made.image)
+            elif made.image is None:
+                self._drop(job, made.code)
+            else:
+                self._leave(job)
+                self._events.append(job.result(made.image))
 
-    def _decode(self, jobs: list[Job], *, preview: bool) -> ImageArray:
-        latents = torch.stack([job.denoised if preview and job.denoised is not None else job.latent for job in jobs])
-        with _Stopwatch(latents) as watch:
-            images = self._pipeline.decode(latents)
-        for job in jobs:
-            job.decode_seconds += watch.seconds / len(jobs)
-        return images
+    def _leave(self, job: Job) -> None:
+        job.gone = True
+        self._active = [other for other in self._active if other is not job]
+        self._decoding = [other for other in self._decoding if other is not job]
 
     def _drop(self, job: Job, code: str) -> None:
-        self._active = [other for other in self._active if other is not job]
+        self._leave(job)
         self._fail(job.spec.job_id, code)
 
     def _fail(self, job_id: str, code: str) -> None:
@@ -254,4 +307,5 @@ class _Stopwatch:
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            # Not the whole device: the decoder has a stream of its own there.
+            torch.cuda.current_stream(self._device).synchronize()

@@ -113,11 +113,12 @@ class ProcessEngine(Front):
     def _blame(self) -> None:
         """Count the death against the jobs that may have been running; give up one that was there each time.
 
-        Admission is first come, first served, so the running ones are the oldest. While a suspect is being tried,
-        the death is its alone.
+        Those that were told to have entered were running; the oldest of the others may have been on their way in.
+        While a suspect is being tried, the death is its alone.
         """
-        oldest = list(self._tickets.values())[: self._config.max_batch]
-        blamed, self._suspect = [self._suspect] if self._suspect is not None else oldest, None
+        entered = [ticket for ticket in self._tickets.values() if ticket.entered]
+        others = [ticket for ticket in self._tickets.values() if not ticket.entered][: self._config.max_batch]
+        blamed, self._suspect = [self._suspect] if self._suspect is not None else [*entered, *others], None
         for ticket in blamed:
             ticket.deaths += 1
             if ticket.deaths >= DEATHS_ALLOWED:
@@ -126,6 +127,7 @@ class ProcessEngine(Front):
     def _resubmit(self) -> None:
         """Give a new child all unfinished jobs, but of those that saw two deaths only one at a time."""
         for ticket in self._tickets.values():
+            ticket.entered = False
             if ticket.deaths < DEATHS_ALLOWED - 1:
                 self._post(Submit(ticket.spec, ticket.submitted))
         self._try_suspect()

@@ -4,9 +4,11 @@ import queue
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from service.engine.base import EngineStats, JobEvent, JobSpec, ModelInfo
+from service.engine.base import EngineStats, JobEvent, JobSpec, ModelInfo, Pipeline
 from service.engine.config import EngineConfig
+from service.engine.loading import device_of
 from service.engine.loop import StepLoop
+from service.engine.peak import meter_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,12 @@ class Ticked:
 Command = Submit | Cancel | Stop
 Report = Ready | Refused | Ticked
 Inbox = queue.SimpleQueue[Command]
+
+
+def make_loop(pipeline: Pipeline, config: EngineConfig) -> StepLoop:
+    """Return the loop of an engine over a loaded model."""
+    meter = meter_of(device_of(config.device))
+    return StepLoop(pipeline, max_batch=config.max_batch, max_pixels=config.max_pixels, meter=meter)
 
 
 def serve(loop: StepLoop, inbox: Inbox, send: Callable[[Report], None]) -> None:

@@ -9,9 +9,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from training.evaluate import interval, prompts
-from training.export import JUDGE_FOLDER, UNET_FOLDER, load_pipeline, read_defaults
+from training.export import load_pipeline, read_defaults
 from training.judge import Judge
 from training.judge.training import fully_mentioned
+from training.loop import JUDGE_FOLDER, UNET_FOLDER
 from training.pool import draw_shard
 from training.sampling import sample
 

@@ -48,8 +48,8 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         0,
         ge=0,
-        description="Most pixels a joint batch works on, a picture's counted twice with classifier-free guidance; 0 = "
-        "what `MAX_BATCH` guided pictures of the model's default size have. A picture larger than that runs alone.",
+        description="Most pixels a joint batch works on, a picture's counted twice with classifier-free guidance; "
+        "0 = what `MAX_BATCH` guided pictures of the model's default size have. A picture larger than that runs alone.",
     )
     deadline_seconds: float = Field(
         600.0,

@@ -88,8 +88,8 @@ class Decoder:
         """Note on the loop's stream the point at which the latents are there."""
         if latent.device.type != "cuda":
             return None
-        self._stream = self._stream or torch.cuda.Stream(latent.device)
-        event = torch.cuda.Event()
+        self._stream = self._stream or torch.cuda.Stream(latent.device)  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         return event
 

@@ -14,6 +14,7 @@ from service.engine.base import (
     ImageArray,
     JobResult,
     JobSpec,
+    Lora,
     Pipeline,
     Progress,
     ResumePoint,
@@ -131,14 +132,16 @@ class Job:
 
         Raises:
             ValueError: the spec names a solver the model does not have.
+            LoraError: one of its LoRAs cannot be used.
         """
         if spec.solver not in pipeline.info.solvers:
             raise ValueError(f"unknown solver {spec.solver!r}")
         guided = pipeline.info.guidance == "classifier-free" and spec.guidance_scale > 1.0
-        condition = pipeline.encode(spec.prompt, spec.width, spec.height)
+        condition = pipeline.encode(spec.prompt, spec.width, spec.height, loras=spec.loras)
         negative = condition
         if guided:
-            negative = pipeline.encode(spec.negative_prompt, spec.width, spec.height, negative=True)
+            size = (spec.width, spec.height)
+            negative = pipeline.encode(spec.negative_prompt, *size, negative=True, loras=spec.loras)
         noise = pipeline.initial_noise(spec.seed, spec.width, spec.height)
         route = plan_route(pipeline, spec)
         job = cls(spec, submitted, condition, negative, guided, SOLVERS[spec.solver], route, noise)
@@ -181,6 +184,11 @@ class Job:
         least = 0 if point.deeper else 1
         fits = route.skipped >= least and abs(route.levels[0].log_snr - point.log_snr) <= SAME_LOG_SNR
         return route if fits else None
+
+    @property
+    def group(self) -> tuple[torch.Size, tuple[Lora, ...]]:
+        """What all rows of a forward must share: the latent's shape and the LoRA set."""
+        return self.latent.shape, self.spec.loras
 
     @property
     def done(self) -> bool:

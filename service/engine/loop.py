@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
@@ -17,6 +17,7 @@ from service.engine.base import EngineStats, ImageArray, JobEvent, JobFailed, Jo
 from service.engine.batch import Broken, Evaluator, failure_code, join
 from service.engine.gate import pool_prediction
 from service.engine.job import Job
+from service.engine.lora import LoraError
 from service.engine.solvers import step
 from service.logs import fields_of
 
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 MESSAGES = {
     "out-of-memory": "the device has too little memory for this picture",
     "not-finite": "the model produced values that are not finite",
+    "lora-unfit": "a LoRA of this request does not fit this model",
+    "lora-changed": "the file of a LoRA was replaced or removed meanwhile; try again",
     "internal": "the engine could not finish this picture",
 }
 # Weight of the newest tick in the running mean of step seconds.
@@ -100,6 +103,10 @@ class StepLoop:
                 job = Job.create(spec, submitted, self._pipeline)
             except torch.AcceleratorError:
                 raise
+            except LoraError as error:
+                logger.warning("job %s refused (%s)", spec.job_id, error.code, extra=fields_of(error))
+                self._events.append(JobFailed(spec.job_id, error.code, str(error)))
+                continue
             except Exception as error:
                 logger.error("job %s could not be admitted", spec.job_id, extra=fields_of(error))
                 self._fail(spec.job_id, failure_code(error))
@@ -230,9 +237,9 @@ def _signatures(jobs: list[Job], denoised: Tensor) -> dict[int, NDArray[np.float
 
 
 def _by_shape(jobs: list[Job]) -> list[list[Job]]:
-    groups: dict[torch.Size, list[Job]] = {}
+    groups: dict[Hashable, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(job.latent.shape, []).append(job)
+        groups.setdefault(job.group, []).append(job)
     return list(groups.values())
 
 

@@ -1,6 +1,7 @@
 """From a model's name to a running `Pipeline`."""
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -55,6 +56,8 @@ def _hush_libraries() -> None:
         library.disable_default_handler()
         library.enable_propagation()
     disable_progress_bars()
+    # Several LoRAs in one model are what we want.
+    warnings.filterwarnings("ignore", message="Already found a `peft_config`")
 
 
 def _device(wish: str) -> torch.device:

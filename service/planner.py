@@ -92,6 +92,7 @@ class Planner:
             solver=request.scheduler,
             width=request.width,
             height=request.height,
+            loras=request.loras,
             capture=self._capture,  # always: it decides where latents are rounded, so a seed gives one picture
         )
 

@@ -10,8 +10,6 @@ from service.engine.base import Lora
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 """What a LoRA may be called: no separator and no leading dot, so that no name leads out of the folder."""
 SUFFIX = ".safetensors"
-MOST_LORAS = 4
-"""Per request."""
 UNFIT = "lora-unfit"
 CHANGED = "lora-changed"
 
@@ -38,7 +36,7 @@ class LoraShelf:
     """
 
     folder: Path | None = None
-    limit: int = 2 * MOST_LORAS
+    limit: int = 8
 
     def path(self, name: str) -> Path | None:
         """Return where the LoRA of that name would lie; None without a folder or for what is no name."""

@@ -1,14 +1,14 @@
 """LoRAs in the engine: what is refused, what is let go, what stays bit for bit."""
 
-import asyncio
 import json
 import os
 import signal
+from contextlib import aclosing
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from engine_helpers import alone, collect, drive, finish
+from engine_helpers import alone, drive, finish
 from flow_helpers import final_latent
 from lora_helpers import job, lora, shelf, write_lora
 from safetensors.torch import load_file, save_file
@@ -212,11 +212,10 @@ async def test_a_job_is_run_again_with_its_loras_when_the_engine_dies(tiny_model
     await engine.start()
     item = job(named(folder, "a"), named(folder, "b", 0.5), steps=60)
     try:
-        running = asyncio.create_task(collect(engine, item))
-        while not engine.stats.active:
-            await asyncio.sleep(0.01)
-        os.kill(engine.pid, signal.SIGKILL)
-        result = (await running)[-1]
+        async with aclosing(engine.run(item)) as events:
+            await anext(events)
+            os.kill(engine.pid, signal.SIGKILL)
+            result = [event async for event in events][-1]
     finally:
         await engine.close()
     assert isinstance(result, JobResult)

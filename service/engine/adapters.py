@@ -104,7 +104,7 @@ class Adapters:
             raise _unfit(lora, "it is not a safetensors file") from error
 
     def _load(self, lora: Lora, weights: Weights, description: Mapping[str, Any]) -> str:
-        adapter = f"lora{next(self._numbers)}"
+        adapter = f"lora{next(self._numbers):08}"
         try:
             state, alphas = self._converted(weights)
             paths = check_fit(state, weights, self._targets)

@@ -19,7 +19,8 @@ class Signature:
     """Everything two generations must share before one may resume from the other.
 
     The number of steps and the seed are deliberately absent: states are matched by noise level, and a
-    resumed run draws its own noise. Its digest names the partition of the index.
+    resumed run draws its own noise. Its digest names the partition of the index. A LoRA is its name, the
+    digest of its file and its scale; their order is canonical.
     """
 
     tenant: str
@@ -32,7 +33,7 @@ class Signature:
     schedule: str
     guidance_band: str
     negative_prompt_hash: str
-    loras: tuple[tuple[str, float], ...] = ()
+    loras: tuple[tuple[str, str, float], ...] = ()
     reference_id: str = ""
     safety_version: str = ""
     dtype: str = "float32"

@@ -14,7 +14,9 @@ from policies.matching.ranking import can_judge
 from service.embedder import Embedder, EmbedderError
 from service.engine import EngineConfig, make_engine
 from service.engine.base import Engine, EngineStartError, ModelInfo
+from service.engine.lora import LoraShelf
 from service.generator import Generator
+from service.loras import LoraFiles
 from service.memory import Memory
 from service.metrics import Metrics
 from service.planner import Planner
@@ -40,6 +42,7 @@ class Service:
     memory: Memory
     metrics: Metrics
     totals: Totals
+    loras: LoraFiles
     started: float
 
     @property
@@ -88,7 +91,8 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     totals = Totals()
     turnstile = Turnstile(settings.queue_limit)
     generator = Generator(planner, engine, memory, metrics, totals, turnstile, log_prompts=settings.log_prompts)
-    return Service(settings, engine, store, generator, memory, metrics, totals, started=time.time())
+    loras = LoraFiles(lora_shelf(settings))
+    return Service(settings, engine, store, generator, memory, metrics, totals, loras, started=time.time())
 
 
 def store_config(settings: Settings) -> StoreConfig:
@@ -117,7 +121,13 @@ def engine_config(settings: Settings) -> EngineConfig:
         threads=settings.threads,
         kind=settings.engine,
         log_level=settings.log_level,
+        loras=lora_shelf(settings),
     )
+
+
+def lora_shelf(settings: Settings) -> LoraShelf:
+    """Return where LoRAs lie."""
+    return LoraShelf(settings.lora_dir, settings.max_loras)
 
 
 def choose_matching(settings: Settings, info: ModelInfo, embedder_digest: str) -> MatchingPolicy:

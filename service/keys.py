@@ -42,6 +42,7 @@ def signature_of(request: GenerationRequest, info: ModelInfo, embedder_digest: s
         guidance_band=guidance_band(request.guidance_scale),
         negative_prompt_hash=text_hash(request.negative_prompt),
         dtype=info.dtype,
+        loras=tuple((lora.name, lora.digest, lora.scale) for lora in request.loras),
     )
 
 
@@ -66,6 +67,7 @@ def exact_key(request: GenerationRequest, info: ModelInfo, capture: tuple[float,
         request.width,
         request.height,
         capture,
+        [(lora.name, lora.digest, lora.scale.hex()) for lora in request.loras],
     ]
     return text_hash(json.dumps(parts))
 

@@ -93,6 +93,7 @@ class Planner:
             width=request.width,
             height=request.height,
             deadline=request.deadline,
+            loras=request.loras,
             capture=self._capture,  # always: it decides where latents are rounded, so a seed gives one picture
         )
 

@@ -15,6 +15,8 @@ PREFIX = "HEADSTART_"
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_MODEL = REPOSITORY / "models" / "scenes-unet"
 MIB = 1024**2
+MOST_LORAS = 4
+"""Per request."""
 
 
 class SettingsError(Exception):
@@ -43,13 +45,22 @@ class Settings(BaseSettings):
         "process",
         description="`process` runs the engine as a supervised child; `local` inside the server (debugging).",
     )
+    lora_dir: Path | None = Field(
+        None, description="Folder of LoRAs, `<name>.safetensors`, that requests may name; unset = none."
+    )
+    max_loras: int = Field(
+        2 * MOST_LORAS,
+        ge=MOST_LORAS,
+        le=1024,
+        description="Most LoRAs the engine holds loaded; the least recently used goes first.",
+    )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of the engine; 0 lets torch choose.")
     max_batch: int = Field(8, ge=1, le=1024, description="Most requests that advance in one joint batch.")
     max_pixels: int = Field(
         0,
         ge=0,
         description="Most pixels a joint batch works on, a picture's counted twice with classifier-free guidance; "
-        "0 = what `MAX_BATCH` guided pictures of the model's default size have. A picture larger than that runs alone.",
+        "0 = `MAX_BATCH` guided pictures of the model's default size. A picture larger than that runs alone.",
     )
     deadline_seconds: float = Field(
         600.0,
@@ -115,10 +126,17 @@ class Settings(BaseSettings):
             raise ValueError("shares must rise")
         return shares
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "lora_dir")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+    @field_validator("lora_dir")
+    @classmethod
+    def _check_folder(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_dir():
+            raise ValueError("there is no such folder")
+        return path
 
     @property
     def table_path(self) -> Path | None:

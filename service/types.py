@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from cache_store.types import Signature
 from policies.matching.base import Attempt
-from service.engine.base import JobSpec
+from service.engine.base import JobSpec, Lora
 
 
 class CacheMode(StrEnum):
@@ -70,6 +70,7 @@ class GenerationRequest:
     scheduler: str
     seed: int
     seed_given: bool
+    loras: tuple[Lora, ...] = ()
     cache: CacheOptions = field(default_factory=CacheOptions)
     deadline: float | None = None
 

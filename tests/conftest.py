@@ -19,7 +19,8 @@ SKIPS = (0.1, 0.2, 0.3, 0.4, 0.5)
 def live_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """`headstart serve` in a process of its own, willing to resume anything similar."""
     folder = tmp_path_factory.mktemp("live-service")
-    with live(folder, model=str(_tiny_model(folder)), threads="1") as running:
+    (folder / "loras").mkdir()
+    with live(folder, model=str(_tiny_model(folder)), lora_dir=str(folder / "loras"), threads="1") as running:
         yield running
 
 

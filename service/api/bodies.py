@@ -11,6 +11,7 @@ from service.api.schema import (
     GenerationAnswer,
     ImageCompletedEvent,
     ImagePartialEvent,
+    LoraUsed,
     PictureBody,
     SourceBody,
     TimingsBody,
@@ -29,6 +30,7 @@ def answer_of(pictures: Sequence[Picture], order: Order, created: int) -> Genera
         data=[picture_body(picture) for picture in pictures],
         output_format=order.output_format,
         size=order.size,
+        lora=loras_used(order),
         cache=_summary(pictures),
     )
 
@@ -43,6 +45,7 @@ def completed_event(picture: Picture, order: Order, created: int) -> CompletedEv
         created=created,
         output_format=order.output_format,
         size=order.size,
+        lora=loras_used(order),
     )
 
 
@@ -69,6 +72,7 @@ def image_completed(picture: Picture, order: Order, created: int) -> ImageComple
         quality=order.quality,
         output_format=order.output_format,
         seed=item.seed,
+        lora=loras_used(order),
         cache=item.cache,
         timings=TimingsBody(
             queue_seconds=picture.queue_seconds,
@@ -77,6 +81,11 @@ def image_completed(picture: Picture, order: Order, created: int) -> ImageComple
             total_seconds=picture.total_seconds,
         ),
     )
+
+
+def loras_used(order: Order) -> list[LoraUsed]:
+    """Return the LoRA set of the pictures, in canonical order."""
+    return [LoraUsed(name=lora.name, scale=lora.scale, digest=lora.digest) for lora in order.requests[0].loras]
 
 
 def text_of(data: bytes) -> str:

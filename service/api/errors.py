@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from cache_store.types import CacheUnavailable
 from service.api.schema import ErrorBody, ErrorDetail
+from service.engine.lora import CHANGED, UNFIT
 from service.generator import GenerationFailedError, NotCachedError
 from service.logs import frames_of
 from service.turnstile import QueueFullError
@@ -74,6 +75,13 @@ ENGINE_PROBLEMS = {
     "out-of-memory": Problem(503, "the device has too little memory for this picture now", code="out_of_memory"),
     "engine-lost": Problem(503, "the engine is being restarted", code="engine_lost", headers={"Retry-After": "2"}),
     "deadline": Problem(504, "the picture was not finished by its deadline", code="deadline_exceeded"),
+    CHANGED: Problem(
+        503,
+        "the file of a LoRA was replaced or removed meanwhile; try again",
+        param="lora",
+        code="lora_changed",
+        headers={"Retry-After": "1"},
+    ),
     "not-finite": Problem(500, "the model could not draw this request", code="not_finite"),
 }
 
@@ -91,6 +99,8 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             return Problem(429, message, "rate_limit_error", code="queue_full", headers={"Retry-After": wait})
         case NotCachedError():
             return Problem(504, "nothing in the cache fits this request", INVALID, code="not_cached")
+        case GenerationFailedError() if error.code == UNFIT:
+            return Problem(400, f"lora: {error}", INVALID, "lora", "lora_unfit")
         case GenerationFailedError() if error.code in ENGINE_PROBLEMS:
             return ENGINE_PROBLEMS[error.code]
         case CacheUnavailable():

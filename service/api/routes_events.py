@@ -13,7 +13,7 @@ from service.api.documented import GENERATION_ERRORS
 from service.api.errors import InvalidRequestError
 from service.api.schema import WatchBody
 from service.api.streams import Event, EventStream
-from service.api.wishes import order_of
+from service.api.wishes import lora_set, order_of
 from service.engine.base import Progress
 from service.generator import GenerationEvent
 from service.pictures import encode_preview
@@ -41,7 +41,8 @@ async def watch(
     if body.stream:
         raise InvalidRequestError("stream", "stream: POST /v1/images/generations streams OpenAI's events")
     previews = DEFAULT_PREVIEWS if body.partial_images is None else body.partial_images
-    order = order_of(body, cache_control, service.info, service.settings, previews=previews)
+    loras = await lora_set(body, service.info, service.loras)
+    order = order_of(body, cache_control, service.info, service.settings, previews=previews, loras=loras)
     queued = {"request_id": request.state.request_id, "steps": order.requests[0].steps}
     return _Watched(service.generator, order, request, ("queued", queued))
 

@@ -14,7 +14,7 @@ from service.api.errors import ClientGoneError
 from service.api.schema import GenerationAnswer, GenerationBody
 from service.api.streams import Event, EventStream
 from service.api.verdict_headers import cache_label, headers_of
-from service.api.wishes import Order, check_streaming, order_of
+from service.api.wishes import Order, check_streaming, lora_set, order_of
 from service.engine.base import Progress
 from service.generator import GenerationEvent, Generator, Picture
 from service.pictures import encode
@@ -38,7 +38,9 @@ async def generate(
     """Draw `n` pictures and return them with what the cache did for each, or stream one with `stream: true`."""
     started = time.perf_counter()
     check_streaming(body)
-    order = order_of(body, cache_control, service.info, service.settings, previews=body.partial_images or 0)
+    loras = await lora_set(body, service.info, service.loras)
+    previews = body.partial_images or 0
+    order = order_of(body, cache_control, service.info, service.settings, previews=previews, loras=loras)
     if body.stream:
         return _ImageStream(service.generator, order, request)
     with service.generator.turnstile.enter(len(order.requests)):

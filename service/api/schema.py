@@ -5,6 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from service.engine.lora import NAME
+from service.settings import MOST_LORAS
+
 
 def _unicode(text: str) -> str:
     # JSON can spell half a surrogate pair; no encoder, tokenizer or hash can take it.
@@ -25,6 +28,7 @@ MAX_PARTIAL_IMAGES = 3
 MAX_WATCHED_PREVIEWS = 10
 MAX_STEPS = 200
 MAX_GUIDANCE = 30.0
+MAX_LORA_SCALE = 4.0
 MAX_SEED = 2**63 - 1
 MAX_DEADLINE = 86_400.0
 
@@ -43,6 +47,21 @@ class CacheBody(_Strict):
     min_similarity: Ratio | None = Field(default=None, description="Floor on the cosine similarity of a neighbour.")
     max_skip_ratio: Ratio | None = Field(default=None, description="Ceiling on skipped steps ÷ steps.")
     store: bool | None = Field(default=None, description="Whether this run may be remembered (default true).")
+
+
+class LoraBody(_Strict):
+    """A LoRA to draw with."""
+
+    name: str = Field(
+        pattern=f"^{NAME.pattern}$", description="Of a file in the service's folder, without its suffix."
+    )
+    scale: float = Field(
+        default=1.0,
+        ge=-MAX_LORA_SCALE,
+        le=MAX_LORA_SCALE,
+        allow_inf_nan=False,
+        description="How strong (default 1); 0 is none.",
+    )
 
 
 class GenerationBody(_Strict):
@@ -83,6 +102,9 @@ class GenerationBody(_Strict):
         allow_inf_nan=False,
         description="Give up (504) what is not finished after so long; the service has a bound, too.",
     )
+    lora: list[LoraBody] | None = Field(
+        default=None, max_length=MOST_LORAS, description="LoRAs to draw with; their order plays no part."
+    )
     cache: CacheBody | None = Field(default=None, description="Wishes towards the cache.")
 
 
@@ -118,6 +140,14 @@ class VerdictBody(BaseModel):
     stored: bool
 
 
+class LoraUsed(BaseModel):
+    """A LoRA that was drawn with: `digest` is the SHA-256 of its file."""
+
+    name: str
+    scale: float
+    digest: str
+
+
 class PictureBody(BaseModel):
     """One picture."""
 
@@ -145,6 +175,7 @@ class GenerationAnswer(BaseModel):
     background: Literal["opaque"] = "opaque"
     output_format: Format
     size: str
+    lora: list[LoraUsed]
     cache: CacheSummary
 
 
@@ -154,6 +185,7 @@ class CompletedEvent(PictureBody):
     created: int
     output_format: Format
     size: str
+    lora: list[LoraUsed]
 
 
 class TimingsBody(BaseModel):
@@ -208,6 +240,7 @@ class ImageCompletedEvent(_ImageEvent):
 
     type: Literal["image_generation.completed"] = "image_generation.completed"
     usage: UsageBody = UsageBody()
+    lora: list[LoraUsed]
     cache: VerdictBody
     timings: TimingsBody
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from service.api.errors import InvalidRequestError
 from service.api.schema import MAX_SEED, CacheBody, GenerationBody, Quality, StreamedQuality
-from service.engine.base import ModelInfo
+from service.engine.base import Lora, ModelInfo
 from service.generator import Wish
+from service.loras import LoraFiles
 from service.pictures import OutputFormat
 from service.settings import Settings
 from service.types import CacheMode, CacheOptions, GenerationRequest
@@ -18,6 +19,8 @@ from service.types import CacheMode, CacheOptions, GenerationRequest
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
 # Drawn seeds stay small enough to read, to type, and to survive JSON numbers.
 RANDOM_SEEDS = 2**32
+# Names of LoRAs in an error message.
+MOST_LISTED = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,13 @@ class Order:
 
 
 def order_of(
-    body: GenerationBody, cache_control: str, info: ModelInfo, settings: Settings, *, previews: int = 0
+    body: GenerationBody,
+    cache_control: str,
+    info: ModelInfo,
+    settings: Settings,
+    *,
+    previews: int = 0,
+    loras: tuple[Lora, ...] = (),
 ) -> Order:
     """Check what the schema alone cannot, and fill in the model's defaults.
 
@@ -50,6 +59,7 @@ def order_of(
         info: the served model.
         settings: bounds and tenant.
         previews: most pictures in progress to show.
+        loras: what `lora_set` makes of the body's.
 
     Raises:
         InvalidRequestError: a field does not fit the served model; it is named.
@@ -68,6 +78,7 @@ def order_of(
         scheduler=_solver(body.scheduler, info),
         seed=0,
         seed_given=body.seed is not None,
+        loras=loras,
         cache=cache_options(body.cache, cache_control),
         deadline=time.monotonic() + min(body.deadline_seconds or math.inf, settings.deadline_seconds),
     )
@@ -77,6 +88,33 @@ def order_of(
     )
     wish = Wish(body.output_format or "png", body.output_compression, previews)
     return Order(requests, wish, _quality(body.quality))
+
+
+async def lora_set(body: GenerationBody, info: ModelInfo, files: LoraFiles) -> tuple[Lora, ...]:
+    """Return the body's LoRAs as their files are now, in canonical order, without those of scale 0.
+
+    Raises:
+        InvalidRequestError: the model takes none, a name comes twice or stands for none; it is named.
+    """
+    wished = body.lora or []
+    if wished and not info.loras:
+        message = f"lora: models of the family {info.family} take no LoRA"
+        raise InvalidRequestError("lora", message, code="lora_unsupported")
+    names = [lora.name for lora in wished]
+    digests = await files.digests(names)
+    for index, (name, digest) in enumerate(zip(names, digests, strict=True)):
+        if name in names[:index]:
+            raise InvalidRequestError(f"lora.{index}.name", f"lora.{index}.name: every LoRA may be named once only")
+        if digest is None:
+            raise _unknown_lora(index, await files.names())
+    found = zip(wished, digests, strict=True)
+    return tuple(sorted(Lora(one.name, digest, one.scale) for one, digest in found if digest and one.scale))
+
+
+def _unknown_lora(index: int, known: list[str]) -> InvalidRequestError:
+    rule = f"must be one of {', '.join(known[:MOST_LISTED])}" if known else "no LoRA is available here"
+    more = f" and {len(known) - MOST_LISTED} more" if len(known) > MOST_LISTED else ""
+    return InvalidRequestError(f"lora.{index}.name", f"lora.{index}.name: {rule}{more}", code="lora_not_found")
 
 
 def cache_options(body: CacheBody | None, cache_control: str) -> CacheOptions:

@@ -49,6 +49,24 @@ class ResumePoint:
     deeper: tuple["ResumePoint", ...] = ()
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Lora:
+    """A LoRA a picture is drawn with.
+
+    A set of them is a tuple in ascending order, without repeated names and without scale 0: then equal sets are
+    equal tuples, and their parts are summed in one order.
+
+    Attributes:
+        name: of its file, without the suffix.
+        digest: SHA-256 of the file's content, 64 hex digits; the engine refuses a file of another.
+        scale: how strong.
+    """
+
+    name: str
+    digest: str
+    scale: float
+
+
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """Everything the engine needs to run one job, and to run it again after a crash with the same result.
@@ -70,6 +88,7 @@ class JobSpec:
             whether or not its states are kept, or "same seed, same picture" ends at the last decimals.
         preview_every: emit a preview picture every so many steps; 0 = never.
         deadline: time.monotonic() after which nobody wants the picture any more; None = never.
+        loras: the LoRA set, for the text encoders too.
     """
 
     job_id: str
@@ -85,11 +104,12 @@ class JobSpec:
     capture: tuple[float, ...] = ()
     preview_every: int = 0
     deadline: float | None = None
+    loras: tuple[Lora, ...] = ()
 
     @property
     def group(self) -> Group:
         """Jobs of one group may share a forward."""
-        return (self.width, self.height)
+        return (self.width, self.height, self.loras)
 
     def overdue(self, now: float) -> bool:
         """Tell whether the deadline has passed at time.monotonic() `now`."""
@@ -178,7 +198,8 @@ class JobFailed:
 
     Attributes:
         job_id: which job.
-        code: "cancelled", "deadline", "out-of-memory", "not-finite", "engine-lost" or "internal".
+        code: "cancelled", "deadline", "out-of-memory", "not-finite", "engine-lost", "lora-unfit", "lora-changed" or
+            "internal".
         message: safe to show to a client: no path, prompt or traceback.
     """
 
@@ -211,6 +232,7 @@ class ModelInfo:
         dtype: number type the networks compute in: other rounding, other pictures.
         guidance: "classifier-free" (a guided job costs a second network row), "embedded" (the network is told the
             scale) or "none".
+        loras: whether the family takes LoRAs.
     """
 
     model_id: str
@@ -228,6 +250,7 @@ class ModelInfo:
     latent_channels: int
     dtype: str = "float32"
     guidance: str = "classifier-free"
+    loras: bool = False
 
 
 @dataclass(frozen=True)
@@ -242,6 +265,7 @@ class Rows:
         conditions: of the prompts, each tensor [B, ...].
         negatives: of the negative prompts, each tensor [B, ...]; rows without guidance hold anything finite.
         guidance: float32 [B].
+        loras: the one LoRA set of all rows.
     """
 
     latents: Tensor
@@ -251,17 +275,24 @@ class Rows:
     conditions: Condition
     negatives: Condition
     guidance: Tensor
+    loras: tuple[Lora, ...] = ()
 
 
 class Pipeline(Protocol):
     """Hides one model family; every method is deterministic.
 
     Called from the engine's one thread only, but for `decode`, which another thread may run at the same time.
+
+    The LoRA set is an argument like any other, never a mode: `encode` and `predict` load and switch what they need,
+    and without LoRAs give the very bits they gave before any was loaded. Both raise `LoraError` for a set that cannot
+    be used, and work again with the next.
     """
 
     info: ModelInfo
 
-    def encode(self, prompt: str, width: int, height: int, *, negative: bool = False) -> Condition:
+    def encode(
+        self, prompt: str, width: int, height: int, *, negative: bool = False, loras: tuple[Lora, ...] = ()
+    ) -> Condition:
         """Return what the text encoders make of a prompt, and the size conditions that go with it.
 
         A pure function of its arguments: every prompt is encoded alone, and remembered.

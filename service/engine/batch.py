@@ -10,6 +10,7 @@ import torch
 
 from service.engine.base import Condition, Rows
 from service.engine.job import Job
+from service.engine.lora import LoraError
 from service.logs import fields_of
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Broken:
 
 
 def join(jobs: Sequence[Job]) -> Rows:
-    """Stack jobs of one latent shape into a batch, whatever step, N, guidance or solver each has."""
+    """Stack jobs of one group into a batch, whatever step, N, guidance or solver each has."""
     latents = torch.stack([job.latent for job in jobs])
     levels = [job.route.levels[job.index] for job in jobs]
     return Rows(
@@ -45,6 +46,7 @@ def join(jobs: Sequence[Job]) -> Rows:
         conditions=_stack([job.condition for job in jobs]),
         negatives=_stack([job.negative for job in jobs]),
         guidance=latents.new_tensor([job.spec.guidance_scale for job in jobs]),
+        loras=jobs[0].spec.loras,
     )
 
 
@@ -76,7 +78,7 @@ class Evaluator:
         """Evaluate all jobs, as few chunks as memory allows.
 
         Args:
-            jobs: of one latent shape.
+            jobs: of one group.
             call: evaluates a chunk of them.
             most: jobs in a chunk, as far as known beforehand.
 
@@ -126,7 +128,9 @@ def _release_memory() -> None:
 
 
 def failure_code(error: Exception) -> str:
-    """Return "out-of-memory" or "internal"."""
+    """Return "out-of-memory", "internal", or the code of a LoRA that cannot be used."""
+    if isinstance(error, LoraError):
+        return error.code
     # The CPU allocator raises a bare RuntimeError.
     full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
     return "out-of-memory" if full else "internal"

@@ -45,7 +45,7 @@ def main(descriptor: int) -> int:
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     try:
-        pipeline = load_pipeline(config.model, config.device, config.dtype)
+        pipeline = load_pipeline(config.model, config.device, config.dtype, config.loras)
     except EngineStartError as error:
         connection.send(Refused(str(error)))
         return 1

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from service.engine.lora import NO_LORAS, LoraShelf
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -16,6 +18,7 @@ class EngineConfig:
         threads: CPU threads of the network's maths; 0 = leave torch's default.
         kind: "process" (supervised child process) or "local" (a thread of this process).
         log_level: least severe log line an engine process keeps.
+        loras: where LoRAs lie, and how many may be loaded.
     """
 
     model: str
@@ -26,3 +29,4 @@ class EngineConfig:
     threads: int = 0
     kind: str = "process"
     log_level: str = "info"
+    loras: LoraShelf = NO_LORAS

@@ -143,14 +143,16 @@ class Job:
 
         Raises:
             ValueError: the spec names a solver the model does not have.
+            LoraError: one of its LoRAs cannot be used.
         """
         if spec.solver not in pipeline.info.solvers:
             raise ValueError(f"unknown solver {spec.solver!r}")
         guided = pipeline.info.guidance == "classifier-free" and spec.guidance_scale > 1.0
-        condition = pipeline.encode(spec.prompt, spec.width, spec.height)
+        condition = pipeline.encode(spec.prompt, spec.width, spec.height, loras=spec.loras)
         negative = condition
         if guided:
-            negative = pipeline.encode(spec.negative_prompt, spec.width, spec.height, negative=True)
+            size = (spec.width, spec.height)
+            negative = pipeline.encode(spec.negative_prompt, *size, negative=True, loras=spec.loras)
         noise = pipeline.initial_noise(spec.seed, spec.width, spec.height)
         route = plan_route(pipeline, spec)
         job = cls(spec, submitted, condition, negative, guided, SOLVERS[spec.solver], route, noise)

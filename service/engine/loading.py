@@ -1,23 +1,26 @@
 """From a model's name to a running `Pipeline`."""
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
 
 from service.engine.base import EngineStartError, Pipeline
 from service.engine.families import NAMES, make_pipeline
+from service.engine.lora import NO_LORAS, LoraShelf
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def load_pipeline(model: str, device: str = "auto", dtype: str = "auto") -> Pipeline:
+def load_pipeline(model: str, device: str = "auto", dtype: str = "auto", shelf: LoraShelf = NO_LORAS) -> Pipeline:
     """Load a model; the family is read from its `model_index.json`.
 
     Args:
         model: local folder in diffusers' layout, or a hub id (downloaded into the hub's cache on first use).
         device: "auto", "cpu", "cuda", …
         dtype: "auto", "float32", "float16" or "bfloat16".
+        shelf: where LoRAs lie.
 
     Returns:
         The loaded pipeline.
@@ -34,7 +37,7 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "auto") -> Pipe
         raise EngineStartError(f"model family {family} is not supported; supported: {', '.join(NAMES)}")
     name = Path(model).name if Path(model).is_dir() else model
     try:
-        return make_pipeline(family, folder, name, place, precision)
+        return make_pipeline(family, folder, name, place, precision, shelf)
     except EngineStartError:
         raise
     except Exception as error:
@@ -53,6 +56,8 @@ def _hush_libraries() -> None:
         library.disable_default_handler()
         library.enable_propagation()
     disable_progress_bars()
+    # Several LoRAs in one model are what we want.
+    warnings.filterwarnings("ignore", message="Already found a `peft_config`")
 
 
 def device_of(wish: str) -> torch.device:

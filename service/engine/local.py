@@ -29,7 +29,7 @@ class LocalEngine(Front):
 
     def __init__(self, config: EngineConfig, load: Callable[[], Pipeline] | None = None) -> None:
         super().__init__(config)
-        self._load = load or (lambda: load_pipeline(config.model, config.device, config.dtype))
+        self._load = load or (lambda: load_pipeline(config.model, config.device, config.dtype, config.loras))
         self._inbox: Inbox = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 

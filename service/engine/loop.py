@@ -18,6 +18,7 @@ from service.engine.decoding import Decoder
 from service.engine.fairness import FairShare
 from service.engine.gate import pool_prediction
 from service.engine.job import Held, Job
+from service.engine.lora import LoraError
 from service.engine.peak import Meter, PeakMemory
 from service.engine.solvers import step
 from service.logs import fields_of
@@ -28,6 +29,8 @@ MESSAGES = {
     "out-of-memory": "the device has too little memory for this picture",
     "not-finite": "the model produced values that are not finite",
     "deadline": "the picture was not finished by its deadline",
+    "lora-unfit": "a LoRA of this request does not fit this model",
+    "lora-changed": "the file of a LoRA was replaced or removed meanwhile; try again",
     "internal": "the engine could not finish this picture",
 }
 # Weight of the newest tick in the running mean of step seconds.
@@ -126,6 +129,10 @@ class StepLoop:
                 job = Job.create(spec, submitted, self._pipeline)
             except torch.AcceleratorError:
                 raise
+            except LoraError as error:
+                logger.warning("job %s refused (%s)", spec.job_id, error.code, extra=fields_of(error))
+                self._events.append(JobFailed(spec.job_id, error.code, str(error)))
+                continue
             except Exception as error:
                 logger.error("job %s could not be admitted", spec.job_id, extra=fields_of(error))
                 self._fail(spec.job_id, failure_code(error))

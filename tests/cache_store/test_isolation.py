@@ -16,7 +16,7 @@ TEXT_FIELDS = [f.name for f in fields(Signature) if isinstance(getattr(Make.sign
 changes = st.one_of(
     st.dictionaries(st.sampled_from(TEXT_FIELDS), st.sampled_from(["p", "q", "ü"]), max_size=3),
     st.fixed_dictionaries({"width": st.sampled_from([64, 256])}),
-    st.fixed_dictionaries({"loras": st.sampled_from([(("x", 0.5),), (("x", 1.0),), (("y", 0.5),)])}),
+    st.fixed_dictionaries({"loras": st.sampled_from([(("x", "d", 0.5),), (("x", "d", 1.0),), (("x", "e", 0.5),)])}),
 )
 
 

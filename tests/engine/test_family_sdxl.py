@@ -102,7 +102,9 @@ def test_every_condition_counts(sdxl, monkeypatch, change):
     item = spec(solver="euler", guidance_scale=1.0)
     latent = final_latent(sdxl, item)
     encode = sdxl.encode
-    monkeypatch.setattr(sdxl, "encode", lambda *key: {**encode(*key), change: 0 * encode(*key)[change]})
+    monkeypatch.setattr(
+        sdxl, "encode", lambda *key, **more: {**encode(*key, **more), change: 0 * encode(*key)[change]}
+    )
     # Far outside what the comparisons with diffusers let pass.
     assert (final_latent(sdxl, item) - latent).abs().max() > 1e-3 * latent.abs().max()
 

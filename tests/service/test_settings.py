@@ -54,6 +54,8 @@ def test_variables_fill_the_tree_and_the_command_line_wins(monkeypatch: pytest.M
         ("CAPTURE", "a"),
         ("TENANT", "two words"),
         ("LOG_PROMPTS", "perhaps"),
+        ("LORA_DIR", "/no/such/folder"),
+        ("MAX_LORAS", "3"),
     ],
 )
 def test_a_bad_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

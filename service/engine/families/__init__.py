@@ -1,11 +1,13 @@
 """One file per model family, each a `Pipeline` over diffusers' own model classes."""
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from service.engine.base import Pipeline
+from service.engine.lora import LoraShelf
 
 # diffusers' pipeline class, as `model_index.json` names it -> our module and class.
 _FAMILIES = {
@@ -18,7 +20,9 @@ _FAMILIES = {
 NAMES = tuple(_FAMILIES)
 
 
-def make_pipeline(name: str, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype) -> Pipeline:
+def make_pipeline(
+    name: str, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype, shelf: LoraShelf
+) -> Pipeline:
     """Load a model of a family.
 
     Args:
@@ -27,11 +31,12 @@ def make_pipeline(name: str, folder: Path, model_id: str, device: torch.device, 
         model_id: the name it is known by.
         device: where the networks run.
         dtype: what they compute in; latents and solvers stay float32.
+        shelf: where LoRAs lie.
 
     Raises:
         EngineStartError: the folder holds a variant of the family that cannot be served.
     """
     module, family = _FAMILIES[name]
     # Imported late: a family drags in its own models, and only one is served.
-    made: Pipeline = vars(import_module(f"service.engine.families.{module}"))[family](folder, model_id, device, dtype)
-    return made
+    make: Callable[..., Pipeline] = vars(import_module(f"service.engine.families.{module}"))[family]
+    return make(folder, model_id, device, dtype, shelf)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from service.engine.adapters import Adapters
 from service.engine.base import Condition, EngineStartError, ImageArray, ModelInfo, Rows
 from service.engine.digest import weights_digest
 from service.engine.families.common import (
@@ -20,6 +21,7 @@ from service.engine.families.common import (
     with_guidance,
 )
 from service.engine.levels import Grid, Level
+from service.engine.lora import LoraShelf
 from service.engine.schedule import DISCRETE_SOLVERS, NoiseSchedule
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -61,6 +63,7 @@ class DiscreteFamily(ABC):
         parts: diffusers' pipeline, loaded.
         device: where the networks run.
         dtype: what they compute in; latents and solvers stay float32.
+        shelf: where LoRAs lie.
 
     Attributes:
         info: set by the family, with `_describe`.
@@ -75,7 +78,7 @@ class DiscreteFamily(ABC):
     upcasts: ClassVar[bool] = True
     follows_shipped: ClassVar[bool] = True
 
-    def __init__(self, parts: Any, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, parts: Any, device: torch.device, dtype: torch.dtype, shelf: LoraShelf) -> None:
         config, name = parts.scheduler.config, type(parts.scheduler).__name__
         if "beta_schedule" not in config:
             raise EngineStartError(f"{name} has no table of betas: not a schedule this family is trained on")
@@ -87,6 +90,7 @@ class DiscreteFamily(ABC):
         known = SHIPPED_SOLVERS if self.follows_shipped else {}
         self._shipped = known.get(name, DISCRETE_SOLVERS[0])
         self._vae = self._decoder(parts.vae, device, dtype)
+        self._adapters = Adapters(parts, shelf)
         self._scale = int(parts.vae_scale_factor)
         self._device = device
         self._dtype = dtype
@@ -108,6 +112,7 @@ class DiscreteFamily(ABC):
     @torch.inference_mode()
     def predict(self, rows: Rows) -> Tensor:
         """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
+        self._adapters.use(rows.loras)
         return clean_from(with_guidance(rows, self._network), self.info.prediction_type, rows)
 
     @torch.inference_mode()
@@ -145,6 +150,7 @@ class DiscreteFamily(ABC):
             solvers=preferred_first(DISCRETE_SOLVERS, wishes),
             latent_channels=traits.channels,
             dtype=str(self._dtype).removeprefix("torch."),
+            loras=self._adapters.supported,
         )
 
 

@@ -10,10 +10,12 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from service.engine.base import Condition, EngineStartError, ImageArray, ModelInfo, Rows
+from service.engine.adapters import Adapters
+from service.engine.base import Condition, EngineStartError, ImageArray, Lora, ModelInfo, Rows
 from service.engine.digest import weights_digest
 from service.engine.families.common import EncodedPrompts, own_defaults, preferred_first, seeded_noise, to_pictures
 from service.engine.levels import Grid, Level
+from service.engine.lora import LoraShelf
 from service.engine.schedule import FLOW_SOLVERS, FlowSchedule
 
 # One encoded prompt takes megabytes: hundreds of states as wide as T5-XXL.
@@ -48,6 +50,7 @@ class RectifiedFlow(ABC):
         parts: diffusers' own pipeline, loaded.
         device: where the networks run.
         dtype: what they compute in; latents and solvers stay float32.
+        shelf: where LoRAs lie.
         patch: side of the square of latent cells that makes one image token.
         linear: diffusers' pipeline hands its scheduler linear shares.
         needs: components the model must have.
@@ -63,6 +66,7 @@ class RectifiedFlow(ABC):
         parts: Any,
         device: torch.device,
         dtype: torch.dtype,
+        shelf: LoraShelf,
         *,
         patch: int,
         linear: bool,
@@ -81,11 +85,14 @@ class RectifiedFlow(ABC):
         self._patch = patch
         self._device = device
         self._dtype = dtype
-        self._encoded = EncodedPrompts(self._encode_one, ENCODED_PROMPTS)
+        self._adapters = Adapters(parts, shelf)
+        self._encoded = EncodedPrompts(self._adapters.encoder(self._encode_one), ENCODED_PROMPTS)
 
-    def encode(self, prompt: str, width: int, height: int, *, negative: bool = False) -> Condition:
+    def encode(
+        self, prompt: str, width: int, height: int, *, negative: bool = False, loras: tuple[Lora, ...] = ()
+    ) -> Condition:
         """Return {"states": of the tokens [L, D], "pooled": of the whole prompt [P]}, whatever the picture's size."""
-        return self._encoded.get(prompt)
+        return self._encoded.get(prompt, loras)
 
     def initial_noise(self, seed: int, width: int, height: int) -> Tensor:
         """Return unit Gaussian noise float32 [C, h, w]."""
@@ -135,6 +142,7 @@ class RectifiedFlow(ABC):
             latent_channels=self._channels,
             dtype=str(self._dtype).removeprefix("torch."),
             guidance=own.guidance,
+            loras=self._adapters.supported,
         )
 
 

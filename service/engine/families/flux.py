@@ -10,6 +10,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from service.engine.base import Condition, EngineStartError, Rows
 from service.engine.families.common import clean_from_flow, flow_latents
 from service.engine.families.flow import Defaults, RectifiedFlow, absent
+from service.engine.lora import NO_LORAS, LoraShelf
 
 NEEDS = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 # Latent cells per side of an image token.
@@ -27,14 +28,17 @@ class Flux(RectifiedFlow):
         model_id: the name it is known by.
         device: where the networks run.
         dtype: what they compute in; latents and solvers stay float32.
+        shelf: where LoRAs lie.
 
     Raises:
         EngineStartError: the folder is not a plain text-to-image FLUX.
     """
 
-    def __init__(self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype, shelf: LoraShelf = NO_LORAS
+    ) -> None:
         parts = FluxPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, **absent(folder))
-        super().__init__(parts, device, dtype, patch=PATCH, linear=True, needs=NEEDS)
+        super().__init__(parts, device, dtype, shelf, patch=PATCH, linear=True, needs=NEEDS)
         self._told = bool(parts.transformer.config.guidance_embeds)
         self._check()
         self.info = self._describe(
@@ -52,6 +56,7 @@ class Flux(RectifiedFlow):
     @torch.inference_mode()
     def predict(self, rows: Rows) -> Tensor:
         """Return the prediction of the clean latent x0, float32 [B, C, h, w]."""
+        self._adapters.use(rows.loras)
         height, width = (side // PATCH for side in rows.latents.shape[-2:])
         states = rows.conditions["states"]
         velocity: Tensor = self._transformer(

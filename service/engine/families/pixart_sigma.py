@@ -8,9 +8,10 @@ from diffusers import PixArtSigmaPipeline
 from torch import Tensor
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
-from service.engine.base import Condition, EngineStartError, Rows
+from service.engine.base import Condition, EngineStartError, Lora, Rows
 from service.engine.families.common import EncodedPrompts
 from service.engine.families.discrete import DiscreteFamily, Traits
+from service.engine.lora import NO_LORAS, LoraShelf
 
 PROMPT_TOKENS = 300
 """Longest prompt the model was trained on, in T5 tokens; every prompt is padded to it."""
@@ -29,32 +30,37 @@ class PixArtSigma(DiscreteFamily):
         model_id: the name it is known by.
         device: where the networks run.
         dtype: what they compute in; latents and solvers stay float32.
+        shelf: where LoRAs lie.
 
     Raises:
         EngineStartError: the folder is not a complete text-to-image PixArt-Σ.
     """
 
-    def __init__(self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype, shelf: LoraShelf = NO_LORAS
+    ) -> None:
         _check_tokenizer(folder / "tokenizer")
         parts = PixArtSigmaPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
         _check(parts)
-        super().__init__(parts, device, dtype)
+        super().__init__(parts, device, dtype, shelf)
         self._transformer = parts.transformer.to(device).eval()
         self._text_encoder = parts.text_encoder.to(device).eval()
         self._tokenizer = parts.tokenizer
-        self._encoded = EncodedPrompts(self._encode_one, ENCODED_PROMPTS)
+        self._encoded = EncodedPrompts(self._adapters.encoder(self._encode_one), ENCODED_PROMPTS)
         config = self._transformer.config
         traits = Traits(
             "pixart-sigma", config.sample_size, config.patch_size, config.in_channels, steps=20, guidance=4.5
         )
         self.info = self._describe(folder, model_id, traits)
 
-    def encode(self, prompt: str, width: int, height: int, *, negative: bool = False) -> Condition:
+    def encode(
+        self, prompt: str, width: int, height: int, *, negative: bool = False, loras: tuple[Lora, ...] = ()
+    ) -> Condition:
         """Return {"states": text-encoder states [300, D], "mask": 1 where there is text [300]}.
 
         Transformers that are told the picture's size also get {"resolution": [2], "aspect_ratio": [1]}.
         """
-        text = self._encoded.get(prompt)
+        text = self._encoded.get(prompt, loras)
         if not self._transformer.use_additional_conditions:
             return text
         resolution = torch.tensor([height, width], dtype=torch.float32, device=self._device)

@@ -9,6 +9,7 @@ from torch import Tensor
 from service.engine.base import Condition, EngineStartError, Rows
 from service.engine.families.common import clean_from_flow, flow_latents, with_guidance
 from service.engine.families.flow import Defaults, RectifiedFlow, absent
+from service.engine.lora import NO_LORAS, LoraShelf
 
 NEEDS = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
@@ -23,14 +24,17 @@ class StableDiffusion3(RectifiedFlow):
         model_id: the name it is known by.
         device: where the networks run.
         dtype: what they compute in; latents and solvers stay float32.
+        shelf: where LoRAs lie.
 
     Raises:
         EngineStartError: the folder is not a plain text-to-image Stable Diffusion 3.
     """
 
-    def __init__(self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype, shelf: LoraShelf = NO_LORAS
+    ) -> None:
         parts = StableDiffusion3Pipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, **absent(folder))
-        super().__init__(parts, device, dtype, patch=int(parts.patch_size), linear=False, needs=NEEDS)
+        super().__init__(parts, device, dtype, shelf, patch=int(parts.patch_size), linear=False, needs=NEEDS)
         self._check()
         config = self._transformer.config
         self.info = self._describe(
@@ -49,6 +53,7 @@ class StableDiffusion3(RectifiedFlow):
     @torch.inference_mode()
     def predict(self, rows: Rows) -> Tensor:
         """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
+        self._adapters.use(rows.loras)
         return clean_from_flow(with_guidance(rows, self._network), rows)
 
     def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:

@@ -7,9 +7,10 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from service.engine.base import Condition, EngineStartError, Rows
+from service.engine.base import Condition, EngineStartError, Lora, Rows
 from service.engine.families.common import EncodedPrompts
 from service.engine.families.discrete import DiscreteFamily, Traits
+from service.engine.lora import NO_LORAS, LoraShelf
 
 SIZE_NUMBERS = 6
 """Original height and width, top and left of the crop, target height and width."""
@@ -23,36 +24,41 @@ class StableDiffusionXL(DiscreteFamily):
         model_id: the name it is known by.
         device: where the networks run.
         dtype: what they compute in; latents and solvers stay float32.
+        shelf: where LoRAs lie.
 
     Raises:
         EngineStartError: the folder is not a plain text-to-image SDXL (a refiner, inpainting, LCM, …).
     """
 
-    def __init__(self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype, shelf: LoraShelf = NO_LORAS
+    ) -> None:
         parts = StableDiffusionXLPipeline.from_pretrained(
             folder, dtype=dtype, add_watermarker=False, local_files_only=True
         )
         _check(parts)
-        super().__init__(parts, device, dtype)
+        super().__init__(parts, device, dtype, shelf)
         self._unet = parts.unet.to(device).eval()
         self._encoders = (
             (parts.tokenizer, parts.text_encoder.to(device).eval()),
             (parts.tokenizer_2, parts.text_encoder_2.to(device).eval()),
         )
         self._zero_when_empty = bool(parts.config.force_zeros_for_empty_prompt)
-        self._encoded = EncodedPrompts(self._encode_one)
+        self._encoded = EncodedPrompts(self._adapters.encoder(self._encode_one))
         config = self._unet.config
         cell = 2 ** (len(config.block_out_channels) - 1)
         traits = Traits("stable-diffusion-xl", config.sample_size, cell, config.in_channels, steps=50, guidance=5.0)
         self.info = self._describe(folder, model_id, traits)
 
-    def encode(self, prompt: str, width: int, height: int, *, negative: bool = False) -> Condition:
+    def encode(
+        self, prompt: str, width: int, height: int, *, negative: bool = False, loras: tuple[Lora, ...] = ()
+    ) -> Condition:
         """Return {"states": text-encoder states [L, D1 + D2], "pooled": [P], "time_ids": size conditions [6]}.
 
         The picture is said to be neither scaled nor cropped. An empty negative prompt is all zeros where the model
         was trained so (`force_zeros_for_empty_prompt`).
         """
-        text = self._encoded.get(prompt)
+        text = self._encoded.get(prompt, loras)
         if negative and not prompt and self._zero_when_empty:
             text = {name: torch.zeros_like(tensor) for name, tensor in text.items()}
         sizes = (height, width, 0, 0, height, width)

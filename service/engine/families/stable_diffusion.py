@@ -7,9 +7,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from service.engine.base import Condition, EngineStartError, Rows
+from service.engine.base import Condition, EngineStartError, Lora, Rows
 from service.engine.families.common import EncodedPrompts
 from service.engine.families.discrete import DiscreteFamily, Traits
+from service.engine.lora import NO_LORAS, LoraShelf
 
 
 class StableDiffusion(DiscreteFamily):
@@ -20,6 +21,7 @@ class StableDiffusion(DiscreteFamily):
         model_id: the name it is known by.
         device: where the networks run.
         dtype: what they compute in; latents and solvers stay float32.
+        shelf: where LoRAs lie.
 
     Raises:
         EngineStartError: the folder is not a plain text-to-image Stable Diffusion.
@@ -29,24 +31,28 @@ class StableDiffusion(DiscreteFamily):
     upcasts = False
     follows_shipped = False
 
-    def __init__(self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype, shelf: LoraShelf = NO_LORAS
+    ) -> None:
         parts = StableDiffusionPipeline.from_pretrained(
             folder, dtype=dtype, safety_checker=None, requires_safety_checker=False, local_files_only=True
         )
         _check(parts)
-        super().__init__(parts, device, dtype)
+        super().__init__(parts, device, dtype, shelf)
         self._unet = parts.unet.to(device).eval()
         self._text_encoder = parts.text_encoder.to(device).eval()
         self._tokenizer = parts.tokenizer
-        self._encoded = EncodedPrompts(self._encode_one)
+        self._encoded = EncodedPrompts(self._adapters.encoder(self._encode_one))
         config = self._unet.config
         cell = 2 ** (len(config.block_out_channels) - 1)
         traits = Traits("stable-diffusion", config.sample_size, cell, config.in_channels, steps=50, guidance=7.5)
         self.info = self._describe(folder, model_id, traits)
 
-    def encode(self, prompt: str, width: int, height: int, *, negative: bool = False) -> Condition:
+    def encode(
+        self, prompt: str, width: int, height: int, *, negative: bool = False, loras: tuple[Lora, ...] = ()
+    ) -> Condition:
         """Return {"states": text-encoder states [L, D]}."""
-        return self._encoded.get(prompt)
+        return self._encoded.get(prompt, loras)
 
     def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
         output: Tensor = self._unet(

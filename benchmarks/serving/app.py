@@ -81,6 +81,9 @@ def make_app(stage: Stage) -> FastAPI:
         await engine.start()
         stand.systems = await make_systems(stage, engine)
         yield
+        for system in stand.systems.values():
+            if isinstance(system, Batches):
+                system.close()
         await engine.close()
 
     app = FastAPI(lifespan=lifespan)

@@ -120,6 +120,11 @@ class Batches:
         self._arrived.set()
         return await future
 
+    def close(self) -> None:
+        """Stop forming batches."""
+        self._owner.cancel()
+        self._thread.shutdown(wait=False)
+
     async def _serve(self) -> None:
         while True:
             await self._arrived.wait()

@@ -12,8 +12,9 @@ process behind the same minimal FastAPI app, over the same weights in the same n
 
 Hits enter at K from 5 to 25, at states of neighbouring prompts captured before the clock starts, and are not judged:
 the question is batching, not matching. Clients ask in a closed loop, twice as many as fit a batch, so every batch is
-as full as its system can make it. The first three do not look at hits: one run of each stands for every mix. Systems
-take turns in rounds of rotating order. Ceiling: the ratio of network evaluations, N over the mix's mean N - K.
+as full as its system can make it. The first three do not look at hits: one run of each stands for every mix, and
+without hits `joined` is `uncached`, while `apart` is static batches of the engine. Systems take turns in rounds of
+rotating order. Ceiling: the ratio of network evaluations, N over the mix's mean N - K.
 """
 
 import asyncio
@@ -116,7 +117,7 @@ def same_pictures(url: str, stage: Stage) -> dict[str, float]:
 
 
 def _all_rounds(url: str, stage: Stage, effort: Effort, quiet: bool) -> Windows:
-    turns = [Turn(system, NONE) for system in FIXED]
+    turns = [Turn(system, NONE) for system in (*FIXED, "apart")]
     turns += [Turn(system, mix) for mix in effort.mixes for system in CACHED]
     windows: Windows = {turn: [] for turn in turns}
     for number in range(effort.rounds):

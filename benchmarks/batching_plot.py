@@ -44,14 +44,16 @@ def _section(axis: Axes, section: dict[str, Any]) -> None:
         axis.axhline(fixed[name]["value"], color=colour, linestyle=style, label=label)
     start = fixed["uncached"]
     for name, label, colour in LINES:
-        _curve(axis, [row for row in rows if row["system"] == name], start, label, colour)
+        zero = start if name == "joined" else fixed[name]
+        _curve(axis, [row for row in rows if row["system"] == name and row["hits"]], zero, label, colour)
     mixes = sorted((mix["hits"], mix["step_count_ratio"]) for mix in _spread(section))
     ideal = [start["value"] * ratio for _, ratio in mixes]
     hits = [hits for hits, _ in mixes]
     axis.plot([0, *hits], [start["value"], *ideal], ":", color="#2680c2", label="uncached × step-count ratio")
-    axis.set_xticks(sorted({0, 25, 50, 75}))
-    axis.set_ylim(bottom=0, top=1.25 * max([*ideal, *(value["high"] for value in fixed.values())]))
-    axis.set_xlabel("approximate hits, % of requests (0 = uncached)")
+    axis.set_xticks([0, 25, 50, 75])
+    axis.set_xlim(-4, 104)
+    axis.set_ylim(bottom=0, top=1.25 * max(row["pictures_per_second"]["high"] for row in rows))
+    axis.set_xlabel("approximate hits, % of requests (without any, joined is uncached)")
     axis.set_title(section["dtype"], fontsize=10)
     axis.grid(alpha=0.25)
 
@@ -73,7 +75,7 @@ def _curve(axis: Axes, rows: list[dict[str, Any]], start: dict[str, float], labe
             axis.plot(row["hits"], row["pictures_per_second"]["value"], "*", markersize=10, color=colour)
             axis.annotate(
                 f"{label}, all K = {row['skips'][0]}", (row["hits"], row["pictures_per_second"]["value"]),
-                textcoords="offset points", xytext=(-8, -3), ha="right", fontsize=7, color=colour,
+                textcoords="offset points", xytext=(8, -3), ha="left", fontsize=7, color=colour,
             )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def test_rotation_keeps_every_turn() -> None:
 
 def windows(rates: dict[str, float], mixes: tuple[Mix, ...]) -> dict[Turn, list[Window]]:
     """Two rounds in which each system makes so many evaluations a second."""
-    turns = [Turn(name, NONE) for name in ("diffusers_one", "diffusers_static", "uncached")]
+    turns = [Turn(name, NONE) for name in ("diffusers_one", "diffusers_static", "uncached", "apart")]
     turns += [Turn(name, mix) for mix in mixes for name in ("apart", "joined")]
     return {turn: [Window(10.0, int(10 * rates[turn.system]), 8, (1.0, 2.0))] * 2 for turn in turns}
 

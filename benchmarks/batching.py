@@ -102,7 +102,7 @@ def measure(stage: Stage, effort: Effort, *, quiet: bool) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.serving.app", str(port), json.dumps(asdict(stage))]
     with live_process(command, port, os.environ, PATIENCE) as url:
         differences = same_pictures(url, stage)
-        windows = _all_rounds(url, stage, effort, quiet)
+        windows = all_rounds(url, stage, effort, quiet)
     return {**asdict(stage), "rounds": effort.rounds, "picture_difference": differences, **figures(stage, windows)}
 
 
@@ -116,7 +116,8 @@ def same_pictures(url: str, stage: Stage) -> dict[str, float]:
     return {name: float(np.abs(picture - made[FIXED[0]]).mean()) for name, picture in made.items()}
 
 
-def _all_rounds(url: str, stage: Stage, effort: Effort, quiet: bool) -> Windows:
+def all_rounds(url: str, stage: Stage, effort: Effort, quiet: bool) -> Windows:
+    """Give every system its turn in every round; the order rotates from round to round."""
     turns = [Turn(system, NONE) for system in (*FIXED, "apart")]
     turns += [Turn(system, mix) for mix in effort.mixes for system in CACHED]
     windows: Windows = {turn: [] for turn in turns}

@@ -1,14 +1,33 @@
 import asyncio
 import cProfile
 import pstats
+import threading
+import time
+from collections.abc import Iterator
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+import uvicorn
 
-from benchmarks.batching import HEADLINE_MIX, MIXES, NONE, Turn, acceptance, figures, rotated
+from benchmarks import batching
+from benchmarks.batching import (
+    HEADLINE_MIX,
+    MIXES,
+    NONE,
+    Effort,
+    Turn,
+    acceptance,
+    all_rounds,
+    figures,
+    rotated,
+    same_pictures,
+)
+from benchmarks.live import free_port
 from benchmarks.results import batching_table
+from benchmarks.serving.app import captured_states, make_app
 from benchmarks.serving.load import Answer, Window
 from benchmarks.serving.loop_share import Shares, Timed, covered, dearest, own_costs
 from benchmarks.serving.systems import Batches, Joined, Specs, apart_draw
@@ -70,18 +89,16 @@ def windows(rates: dict[str, float], mixes: tuple[Mix, ...]) -> dict[Turn, list[
     return {turn: [Window(10.0, int(10 * rates[turn.system]), 8, (1.0, 2.0))] * 2 for turn in turns}
 
 
-def report_of(rates: dict[str, float]) -> dict:
+@cache
+def report_of(joined: float = 110.0) -> dict:
+    rates = {"diffusers_one": 50.0, "diffusers_static": 100.0, "uncached": 110.0, "apart": 80.0, "joined": joined}
     stage = Stage()
-    return {"dtype": "float32", "steps": 50, "solver": "ddim", "max_batch": 8, "rounds": 2} | figures(
-        stage, windows(rates, MIXES)
-    )
-
-
-RATES = {"diffusers_one": 50.0, "diffusers_static": 100.0, "uncached": 110.0, "apart": 80.0, "joined": 110.0}
+    shared = {"dtype": "float32", "steps": 50, "solver": "ddim", "max_batch": 8, "rounds": 2}
+    return shared | figures(stage, windows(rates, MIXES))
 
 
 def test_equal_evaluation_rates_realise_the_whole_step_count_ratio() -> None:
-    section = report_of(RATES)
+    section = report_of()
     at_75 = section["mixes"]["75 %"]
     assert at_75["step_count_ratio"] == pytest.approx(50 / 38.75)
     assert at_75["joined_over_uncached"]["value"] == pytest.approx(at_75["step_count_ratio"])
@@ -92,15 +109,15 @@ def test_equal_evaluation_rates_realise_the_whole_step_count_ratio() -> None:
 
 
 def test_acceptance_says_what_was_met_and_what_could_be() -> None:
-    met = acceptance(report_of(RATES))
+    met = acceptance(report_of())
     assert not met["joined_over_uncached_75_met"]
     assert met["step_count_ratio_75"] < met["joined_over_uncached_75_at_least"]
     assert met["realised_over_ideal_met"]
-    assert not acceptance(report_of(RATES | {"joined": 100.0}))["realised_over_ideal_met"]
+    assert not acceptance(report_of(100.0))["realised_over_ideal_met"]
 
 
 def test_the_table_shows_every_system_mix_and_model() -> None:
-    section = report_of(RATES)
+    section = report_of()
     row = {"batch": 8, "network": 0.9, "decoder": 0.05, "outside": 0.05, "outside_network": 0.1}
     row |= {"step_ms_outside": 1.0, "step_ms": 20.0}
     models = {"scenes-unet": {"batches": [row], "dearest": [{"function": "loop.py: tick", "share_of_outside": 0.5}]}}
@@ -134,12 +151,59 @@ def test_networks_are_no_cost_of_the_loop(tiny: Path) -> None:
     assert sum(own_costs(stats).values()) < stats.total_tt - 0.9 * networks
 
 
+@pytest.fixture
+def served(tiny: Path) -> Iterator[tuple[str, Stage]]:
+    """The app over the tiny model, behind a real server."""
+    stage = Stage(steps=4, skips=(1, 2), pairs=2, max_batch=2, model=str(tiny))
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(make_app(stage), host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}", stage
+    server.should_exit = True
+    thread.join()
+
+
+def test_a_full_measurement_of_a_tiny_model(served: tuple[str, Stage]) -> None:
+    url, stage = served
+    differences = same_pictures(url, stage)
+    assert set(differences) == {"diffusers_one", "diffusers_static", "uncached", "apart", "joined"}
+    assert max(differences.values()) < 1.0
+    mix = Mix(75, (1, 2))
+    windows = all_rounds(url, stage, Effort(1, (mix,)), quiet=True)
+    for turn, (window,) in windows.items():
+        assert window.seconds > 0, turn
+        assert window.evaluations > 0, turn
+        assert window.finished >= 2, turn
+    full = windows[Turn("diffusers_static", NONE)][0]
+    assert full.evaluations == full.finished * stage.steps
+    assert figures(stage, windows)["mixes"]["75 %"]["joined_over_uncached"]["value"] > 0
+
+
+def test_the_headline_has_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = {
+        "scenes-unet": {"batches": [{"batch": 1, "outside": 0.3}, {"batch": 8, "outside": 0.05}], "dearest": []}
+    }
+    monkeypatch.setattr(batching, "measure", lambda stage, effort, quiet: report_of())
+    monkeypatch.setattr(batching, "measure_shares", lambda dtype, steps, quick, quiet: models)
+    headline = batching.run(quick=True, quiet=True)["headline"]
+    assert headline == pytest.approx(
+        {
+            "joined_over_uncached_75": 50 / 38.75,
+            "joined_over_apart_75": 110 / 80,
+            "uncached_over_static": 1.1,
+            "loop_overhead_share": 0.05,
+        }
+    )
+
+
 async def test_joined_and_apart_draw_the_same_pictures(tiny: Path) -> None:
     stage = Stage(steps=4, skips=(1, 2), pairs=2, max_batch=2, model=str(tiny))
     engine = make_engine(EngineConfig(model=str(tiny), kind="local", dtype="float32", max_batch=2))
     await engine.start()
-    from benchmarks.serving.app import captured_states
-
     states = await captured_states(stage, engine)
     assert set(states) == {(source, k) for source in (0, 1) for k in (1, 2)}
     specs = Specs(stage, engine.info, states)

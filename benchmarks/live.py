@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,11 +36,25 @@ def live_service(*, patience_seconds: float = 120.0, **settings: str) -> Iterato
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder:
         environment = os.environ | {f"HEADSTART_{k.upper()}": v for k, v in settings.items()}
         environment["HEADSTART_DATA_DIR"] = str(Path(folder) / "data")
-        log = Path(folder) / "service.log"
         command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port)]
+        with live_process(command, port, environment, patience_seconds) as url:
+            yield url
+
+
+@contextmanager
+def live_process(
+    command: Sequence[str], port: int, environment: Mapping[str, str], patience_seconds: float
+) -> Iterator[str]:
+    """Start a server that answers GET /readyz on `port`, yield its base URL, stop it with SIGTERM.
+
+    Raises:
+        RuntimeError: it ended or was not ready in time; the message holds the end of its log.
+    """
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory(prefix="headstart-log-") as folder:
+        log = Path(folder) / "service.log"
         with log.open("wb") as sink:
             process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink)
-        url = f"http://127.0.0.1:{port}"
         try:
             _wait_ready(process, url, log, patience_seconds)
             yield url

@@ -115,13 +115,77 @@ def replay_table(report: Report) -> list[str]:
     ]
 
 
+def batching_table(report: Report) -> list[str]:
+    """Throughput and latency by system and mix, ratios, and what the loop itself costs."""
+    lines: list[str] = []
+    for section in report["sections"]:
+        lines += [*_batching_section(section), ""]
+    wanted, loop = report["acceptance"], report["loop"]
+    lines += [
+        f"At 75 % hits and these K, joined ÷ uncached cannot exceed the step-count ratio, "
+        f"{wanted['step_count_ratio_75']:.2f} (asked for: {wanted['joined_over_uncached_75_at_least']}); the least "
+        f"share of a step-count ratio that was realised is **{wanted['least_realised_over_ideal']:.3f}** "
+        f"(asked for: {wanted['realised_over_ideal_at_least']}).",
+        "",
+        f"Where the wall time of a saturated engine goes ({loop['dtype']}, {loop['steps']} steps); outside = in "
+        "neither network:",
+        "",
+        "| model | batch | denoiser | VAE decoder | outside | outside, decoder included | outside, ms a step |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for model, figures in loop["models"].items():
+        lines += [_loop_row(model, row) for row in figures["batches"]]
+    for model, figures in loop["models"].items():
+        dearest = ", ".join(f"`{one['function']}` {one['share_of_outside']:.0%}" for one in figures["dearest"])
+        lines += ["", f"Dearest functions outside the networks, {model}: {dearest} of that time (by profile)."]
+    return lines
+
+
+def _batching_section(section: Report) -> list[str]:
+    lines = [
+        f"{section['dtype']}, N = {section['steps']}, {section['solver']}, max_batch {section['max_batch']}, "
+        f"{section['clients']} clients in a closed loop, {section['rounds']} round(s).",
+        "",
+        "| system | hits | K | pictures/s | latency p50 / p95, s |",
+        "|---|---|---|---|---|",
+    ]
+    for row in section["systems"]:
+        skips = ", ".join(map(str, row["skips"])) or "–"
+        hits = f"{row['hits']} %" if row["system"] in ("apart", "joined") else "any"
+        speed, latency = interval(row["pictures_per_second"]), f"{row['latency_p50']:.1f} / {row['latency_p95']:.1f}"
+        lines.append(f"| {row['system']} | {hits} | {skips} | {speed} | {latency} |")
+    lines += [
+        "",
+        "| mix | joined ÷ uncached | step-count ratio | realised ÷ ideal | joined ÷ apart | joined ÷ static |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, mix in section["mixes"].items():
+        kinds = ("joined_over_uncached", "realised_over_ideal", "joined_over_apart", "joined_over_static")
+        over, realised, apart, static = (interval(mix[kind]) for kind in kinds)
+        lines.append(f"| {name} | **{over}** | {mix['step_count_ratio']:.3f} | {realised} | {apart} | {static} |")
+    return [
+        *lines,
+        "",
+        f"Uncached ÷ static batches of diffusers' pipeline: **{interval(section['uncached_over_static'])}**; "
+        f"÷ one request at a time: {interval(section['uncached_over_one'])}.",
+    ]
+
+
+def _loop_row(model: str, row: Report) -> str:
+    shares = " | ".join(f"{row[name]:.1%}" for name in ("network", "decoder", "outside", "outside_network"))
+    return f"| {model} | {row['batch']} | {shares} | {row['step_ms_outside']:.2f} of {row['step_ms']:.1f} |"
+
+
 INSIDE = ("resume_30pct", "full_nstar", "scratch_70pct", "full_50", "neighbour")
 SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "n_star": ("How few steps are enough?", n_star_table),
     "resume": ("Does resuming beat fewer steps?", resume_table),
     "replay": ("Is a log of sessions served cheaper?", replay_table),
     "overhead": ("What does the cache cost?", overhead_table),
+    "batching": ("What is joining every request's steps worth?", batching_table),
 }
+ONLY_IN_RESULTS = ("n_star", "batching")
+"""Sections the README has no room for."""
 
 
 def main() -> None:
@@ -139,7 +203,7 @@ def main() -> None:
             continue
         report = json.loads(path.read_text())
         lines = table(report)
-        if name != "n_star":  # the README has room for the answer, not for the sweep
+        if name not in ONLY_IN_RESULTS:
             readme = replace_block(readme, name, lines)
         machine = report["machine"]
         command = f"python -m benchmarks {name}{' --quick' * report['quick']} --out {path}"

@@ -118,6 +118,8 @@ def engine_config(settings: Settings) -> EngineConfig:
         dtype=settings.dtype,
         max_batch=settings.max_batch,
         max_pixels=settings.max_pixels,
+        compiled=settings.compile,
+        tiled_side=settings.tiled_decode_side,
         threads=settings.threads,
         kind=settings.engine,
         log_level=settings.log_level,

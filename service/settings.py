@@ -62,6 +62,15 @@ class Settings(BaseSettings):
         description="Most pixels a joint batch works on, a picture's counted twice with classifier-free guidance; "
         "0 = `MAX_BATCH` guided pictures of the model's default size. A picture larger than that runs alone.",
     )
+    compile: bool = Field(
+        False,
+        description="Run the denoiser through torch.compile: first steps of a size or LoRA set slow, then faster.",
+    )
+    tiled_decode_side: int = Field(
+        1536,
+        ge=64,
+        description="Pictures with a longer side, in pixels, are decoded in tiles, which takes less memory.",
+    )
     deadline_seconds: float = Field(
         600.0,
         gt=0,

@@ -17,7 +17,7 @@ import torch
 
 from service import logs
 from service.engine.base import EngineStartError
-from service.engine.loading import load_pipeline
+from service.engine.loading import load_configured
 from service.engine.worker import Inbox, Ready, Refused, Setup, make_loop, serve
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def main(descriptor: int) -> int:
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     try:
-        pipeline = load_pipeline(config.model, config.device, config.dtype, config.loras)
+        pipeline = load_configured(config)
     except EngineStartError as error:
         connection.send(Refused(str(error)))
         return 1

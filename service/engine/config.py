@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from service.engine.lora import NO_LORAS, LoraShelf
+from service.engine.placement import TILED_SIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,9 +13,11 @@ class EngineConfig:
     Attributes:
         model: local folder in diffusers' layout, or a hub id.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", …
-        dtype: "auto" (float32 on the CPU, float16 elsewhere), "float32", "float16" or "bfloat16".
+        dtype: "auto" (float32 on the CPU, else the family's own 16-bit type), "float32", "float16" or "bfloat16".
         max_batch: most jobs that advance together.
         max_pixels: most pixels that advance together; 0 = what `max_batch` guided pictures of the default size have.
+        compiled: whether the denoiser goes through torch.compile.
+        tiled_side: pictures with a longer side, in pixels, are decoded in tiles.
         threads: CPU threads of the network's maths; 0 = leave torch's default.
         kind: "process" (supervised child process) or "local" (a thread of this process).
         log_level: least severe log line an engine process keeps.
@@ -26,6 +29,8 @@ class EngineConfig:
     dtype: str = "auto"
     max_batch: int = 8
     max_pixels: int = 0
+    compiled: bool = False
+    tiled_side: int = TILED_SIDE
     threads: int = 0
     kind: str = "process"
     log_level: str = "info"

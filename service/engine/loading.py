@@ -7,20 +7,32 @@ from pathlib import Path
 import torch
 
 from service.engine.base import EngineStartError, Pipeline
-from service.engine.families import NAMES, make_pipeline
+from service.engine.config import EngineConfig
+from service.engine.families import HALF_PRECISION, NAMES, make_pipeline
 from service.engine.lora import NO_LORAS, LoraShelf
+from service.engine.placement import TILED_SIDE, Placement
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def load_pipeline(model: str, device: str = "auto", dtype: str = "auto", shelf: LoraShelf = NO_LORAS) -> Pipeline:
+def load_pipeline(
+    model: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    shelf: LoraShelf = NO_LORAS,
+    *,
+    compiled: bool = False,
+    tiled_side: int = TILED_SIDE,
+) -> Pipeline:
     """Load a model; the family is read from its `model_index.json`.
 
     Args:
         model: local folder in diffusers' layout, or a hub id (downloaded into the hub's cache on first use).
         device: "auto", "cpu", "cuda", …
-        dtype: "auto", "float32", "float16" or "bfloat16".
+        dtype: "auto" (float32 on the CPU, else the family's own 16-bit type), "float32", "float16" or "bfloat16".
         shelf: where LoRAs lie.
+        compiled: see `Placement`.
+        tiled_side: see `Placement`.
 
     Returns:
         The loaded pipeline.
@@ -29,19 +41,32 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "auto", shelf: 
         EngineStartError: one clear line saying what is wrong.
     """
     place = device_of(device)
-    precision = _dtype(dtype, place)
+    _check_dtype(dtype)
     _hush_libraries()
     folder = _folder(model)
     family = _family(folder)
     if family not in NAMES:
         raise EngineStartError(f"model family {family} is not supported; supported: {', '.join(NAMES)}")
+    placement = Placement(place, _dtype(dtype, place, family), shelf, compiled, tiled_side)
     name = Path(model).name if Path(model).is_dir() else model
     try:
-        return make_pipeline(family, folder, name, place, precision, shelf)
+        return make_pipeline(family, folder, name, placement)
     except EngineStartError:
         raise
     except Exception as error:
         raise EngineStartError(f"cannot load model {name}: {_first_line(error)}") from error
+
+
+def load_configured(config: EngineConfig) -> Pipeline:
+    """Load what an engine is configured to run; raises EngineStartError like `load_pipeline`."""
+    return load_pipeline(
+        config.model,
+        config.device,
+        config.dtype,
+        config.loras,
+        compiled=config.compiled,
+        tiled_side=config.tiled_side,
+    )
 
 
 def _hush_libraries() -> None:
@@ -77,11 +102,14 @@ def device_of(wish: str) -> torch.device:
     return device
 
 
-def _dtype(wish: str, device: torch.device) -> torch.dtype:
-    if wish == "auto":
-        return torch.float32 if device.type == "cpu" else torch.float16
-    if wish not in DTYPES:
+def _check_dtype(wish: str) -> None:
+    if wish not in ("auto", *DTYPES):
         raise EngineStartError(f"unknown dtype {wish!r}; one of auto, {', '.join(DTYPES)}")
+
+
+def _dtype(wish: str, device: torch.device, family: str) -> torch.dtype:
+    if wish == "auto":
+        wish = "float32" if device.type == "cpu" else HALF_PRECISION[family]
     return DTYPES[wish]
 
 

@@ -11,7 +11,7 @@ import torch
 from service.engine.base import Pipeline
 from service.engine.config import EngineConfig
 from service.engine.front import Front
-from service.engine.loading import load_pipeline
+from service.engine.loading import load_configured
 from service.engine.loop import StepLoop
 from service.engine.worker import Command, Inbox, Report, Stop, Ticked, make_loop, serve
 from service.logs import fields_of
@@ -29,7 +29,7 @@ class LocalEngine(Front):
 
     def __init__(self, config: EngineConfig, load: Callable[[], Pipeline] | None = None) -> None:
         super().__init__(config)
-        self._load = load or (lambda: load_pipeline(config.model, config.device, config.dtype, config.loras))
+        self._load = load or (lambda: load_configured(config))
         self._inbox: Inbox = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 

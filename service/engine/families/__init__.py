@@ -4,10 +4,8 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-import torch
-
 from service.engine.base import Pipeline
-from service.engine.lora import LoraShelf
+from service.engine.placement import Placement
 
 # diffusers' pipeline class, as `model_index.json` names it -> our module and class.
 _FAMILIES = {
@@ -17,21 +15,25 @@ _FAMILIES = {
     "StableDiffusion3Pipeline": ("sd3", "StableDiffusion3"),
     "FluxPipeline": ("flux", "Flux"),
 }
+# The 16-bit type a family's weights were released in; float16 overflows in FLUX's and T5's widest layers.
+HALF_PRECISION = {
+    "StableDiffusionPipeline": "float16",
+    "StableDiffusionXLPipeline": "float16",
+    "PixArtSigmaPipeline": "float16",
+    "StableDiffusion3Pipeline": "bfloat16",
+    "FluxPipeline": "bfloat16",
+}
 NAMES = tuple(_FAMILIES)
 
 
-def make_pipeline(
-    name: str, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype, shelf: LoraShelf
-) -> Pipeline:
+def make_pipeline(name: str, folder: Path, model_id: str, place: Placement) -> Pipeline:
     """Load a model of a family.
 
     Args:
         name: diffusers' pipeline class, one of NAMES.
         folder: local folder in diffusers' layout.
         model_id: the name it is known by.
-        device: where the networks run.
-        dtype: what they compute in; latents and solvers stay float32.
-        shelf: where LoRAs lie.
+        place: where and how it runs.
 
     Raises:
         EngineStartError: the folder holds a variant of the family that cannot be served.
@@ -39,4 +41,4 @@ def make_pipeline(
     module, family = _FAMILIES[name]
     # Imported late: a family drags in its own models, and only one is served.
     make: Callable[..., Pipeline] = vars(import_module(f"service.engine.families.{module}"))[family]
-    return make(folder, model_id, device, dtype, shelf)
+    return make(folder, model_id, place)

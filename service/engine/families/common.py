@@ -3,6 +3,7 @@
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from service.engine.base import Condition, EngineStartError, ImageArray, Rows
+from service.engine.placement import Placement
 
 ENCODED_PROMPTS = 512
 
@@ -43,10 +45,11 @@ class EncodedPrompts:
 def seeded_noise(seed: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Return unit Gaussian noise, float32, drawn on the CPU so that it is equal on all devices."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+    return noise.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else noise
 
 
-def with_guidance(rows: Rows, network: Callable[[Tensor, Rows, Condition], Tensor]) -> Tensor:
+def with_guidance(rows: Rows, network: Callable[[Tensor, Rows, Condition], Tensor], place: Placement) -> Tensor:
     """Run the network once for all rows, with classifier-free guidance where a row asks for it.
 
     Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598) as extra rows of the same forward:
@@ -56,6 +59,7 @@ def with_guidance(rows: Rows, network: Callable[[Tensor, Rows, Condition], Tenso
         rows: the joint batch.
         network: given row numbers [M] (a row may come twice), the joint batch and the conditions [M, ...] of these
             rows, returns the network's float32 output [M, C, h, w].
+        place: says to how many rows M is filled up.
 
     Returns:
         The guided output, float32 [B, C, h, w].
@@ -64,11 +68,30 @@ def with_guidance(rows: Rows, network: Callable[[Tensor, Rows, Condition], Tenso
     guided = (rows.guidance > 1.0).nonzero().flatten()
     order = torch.cat([torch.arange(count, device=guided.device), guided])
     conditions = {name: torch.cat([rows.conditions[name], rows.negatives[name][guided]]) for name in rows.conditions}
-    output = network(order, rows, conditions)
+    extra = place.rows(len(order)) - len(order)
+    if extra:
+        order = torch.cat([order, order[:1].expand(extra)])
+        conditions = {
+            name: torch.cat([one, one[:1].expand(extra, *one.shape[1:])]) for name, one in conditions.items()
+        }
+    output = network(order, rows, conditions)[: count + len(guided)]
     conditional, unconditional = output[:count], output[count:]
     scale = rows.guidance[guided].view(-1, 1, 1, 1)
     conditional[guided] = unconditional + scale * (conditional[guided] - unconditional)
     return conditional
+
+
+def filled_up(rows: Rows, place: Placement) -> Rows:
+    """Return a joint batch with its first row repeated until it has as many rows as the denoiser is to be given."""
+    count = len(rows.latents)
+    extra = place.rows(count) - count
+    if not extra:
+        return rows
+    order = torch.cat([torch.arange(count), torch.zeros(extra, dtype=torch.long)]).to(rows.latents.device)
+    tensors = {name: getattr(rows, name)[order] for name in ("latents", "timesteps", "alphas", "sigmas", "guidance")}
+    conditions = {name: one[order] for name, one in rows.conditions.items()}
+    negatives = {name: one[order] for name, one in rows.negatives.items()}
+    return replace(rows, **tensors, conditions=conditions, negatives=negatives)
 
 
 def clean_from(output: Tensor, kind: str, rows: Rows) -> Tensor:

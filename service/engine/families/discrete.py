@@ -21,7 +21,7 @@ from service.engine.families.common import (
     with_guidance,
 )
 from service.engine.levels import Grid, Level
-from service.engine.lora import LoraShelf
+from service.engine.placement import Placement
 from service.engine.schedule import DISCRETE_SOLVERS, NoiseSchedule
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -61,9 +61,7 @@ class DiscreteFamily(ABC):
 
     Args:
         parts: diffusers' pipeline, loaded.
-        device: where the networks run.
-        dtype: what they compute in; latents and solvers stay float32.
-        shelf: where LoRAs lie.
+        place: where and how it runs.
 
     Attributes:
         info: set by the family, with `_describe`.
@@ -78,7 +76,7 @@ class DiscreteFamily(ABC):
     upcasts: ClassVar[bool] = True
     follows_shipped: ClassVar[bool] = True
 
-    def __init__(self, parts: Any, device: torch.device, dtype: torch.dtype, shelf: LoraShelf) -> None:
+    def __init__(self, parts: Any, place: Placement) -> None:
         config, name = parts.scheduler.config, type(parts.scheduler).__name__
         if "beta_schedule" not in config:
             raise EngineStartError(f"{name} has no table of betas: not a schedule this family is trained on")
@@ -89,11 +87,14 @@ class DiscreteFamily(ABC):
         self._schedule = NoiseSchedule(config)
         known = SHIPPED_SOLVERS if self.follows_shipped else {}
         self._shipped = known.get(name, DISCRETE_SOLVERS[0])
-        self._vae = self._decoder(parts.vae, device, dtype)
-        self._adapters = Adapters(parts, shelf)
+        self._vae = self._decoder(parts.vae, place)
+        self._denoiser = parts.components.get("unet") or parts.components["transformer"]
+        place.prepare(self._denoiser.to(place.device).eval(), self._vae)
+        self._adapters = Adapters(parts, place.shelf)
         self._scale = int(parts.vae_scale_factor)
-        self._device = device
-        self._dtype = dtype
+        self._place = place
+        self._device = place.device
+        self._dtype = place.dtype
 
     def initial_noise(self, seed: int, width: int, height: int) -> Tensor:
         """Return unit Gaussian noise float32 [C, h, w]."""
@@ -113,17 +114,19 @@ class DiscreteFamily(ABC):
     def predict(self, rows: Rows) -> Tensor:
         """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
         self._adapters.use(rows.loras)
-        return clean_from(with_guidance(rows, self._network), self.info.prediction_type, rows)
+        return clean_from(with_guidance(rows, self._network, self._place), self.info.prediction_type, rows)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> ImageArray:
         """Return uint8 [B, H, W, 3] pictures of clean latents [B, C, h, w]."""
         ready = unscaled(latents, self._vae.config).to(self._vae.dtype)
-        return to_pictures(self._vae.decode(ready, return_dict=False)[0])
+        height, width = (side * self._scale for side in latents.shape[-2:])
+        with self._place.decoding(self._vae, width, height):
+            return to_pictures(self._vae.decode(ready, return_dict=False)[0])
 
-    def _decoder(self, vae: Any, device: torch.device, dtype: torch.dtype) -> Any:
-        upcast = self.upcasts and dtype == torch.float16 and vae.config.get("force_upcast")
-        return vae.to(device, torch.float32 if upcast else dtype).eval()
+    def _decoder(self, vae: Any, place: Placement) -> Any:
+        upcast = self.upcasts and place.dtype == torch.float16 and vae.config.get("force_upcast")
+        return vae.to(place.device, torch.float32 if upcast else place.dtype).eval()
 
     @abstractmethod
     def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:

@@ -15,7 +15,7 @@ from service.engine.base import Condition, EngineStartError, ImageArray, Lora, M
 from service.engine.digest import weights_digest
 from service.engine.families.common import EncodedPrompts, own_defaults, preferred_first, seeded_noise, to_pictures
 from service.engine.levels import Grid, Level
-from service.engine.lora import LoraShelf
+from service.engine.placement import Placement
 from service.engine.schedule import FLOW_SOLVERS, FlowSchedule
 
 # One encoded prompt takes megabytes: hundreds of states as wide as T5-XXL.
@@ -48,9 +48,7 @@ class RectifiedFlow(ABC):
 
     Args:
         parts: diffusers' own pipeline, loaded.
-        device: where the networks run.
-        dtype: what they compute in; latents and solvers stay float32.
-        shelf: where LoRAs lie.
+        place: where and how it runs.
         patch: side of the square of latent cells that makes one image token.
         linear: diffusers' pipeline hands its scheduler linear shares.
         needs: components the model must have.
@@ -64,9 +62,7 @@ class RectifiedFlow(ABC):
     def __init__(
         self,
         parts: Any,
-        device: torch.device,
-        dtype: torch.dtype,
-        shelf: LoraShelf,
+        place: Placement,
         *,
         patch: int,
         linear: bool,
@@ -76,16 +72,18 @@ class RectifiedFlow(ABC):
         if missing:
             raise EngineStartError(f"the model lacks {', '.join(missing)}")
         self._schedule = _schedule(parts.scheduler, linear=linear)
-        self._parts = parts.to(device)
+        self._parts = parts.to(place.device)
         # diffusers without accelerate leaves some modules in single precision.
-        self._transformer = parts.transformer.to(dtype)
-        self._vae = parts.vae.to(dtype)
+        self._denoiser = parts.transformer.to(place.dtype)
+        self._vae = parts.vae.to(place.dtype)
+        place.prepare(self._denoiser, self._vae)
         self._scale = int(parts.vae_scale_factor)
         self._channels = int(parts.vae.config.latent_channels)
         self._patch = patch
-        self._device = device
-        self._dtype = dtype
-        self._adapters = Adapters(parts, shelf)
+        self._place = place
+        self._device = place.device
+        self._dtype = place.dtype
+        self._adapters = Adapters(parts, place.shelf)
         self._encoded = EncodedPrompts(self._adapters.encoder(self._encode_one), ENCODED_PROMPTS)
 
     def encode(
@@ -116,7 +114,9 @@ class RectifiedFlow(ABC):
         """Return uint8 [B, H, W, 3] pictures of clean latents [B, C, h, w]."""
         config = self._vae.config
         scaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
-        return to_pictures(self._vae.decode(scaled.to(self._dtype), return_dict=False)[0])
+        height, width = (side * self._scale for side in latents.shape[-2:])
+        with self._place.decoding(self._vae, width, height):
+            return to_pictures(self._vae.decode(scaled.to(self._dtype), return_dict=False)[0])
 
     @abstractmethod
     def _encode_one(self, prompt: str) -> Condition:

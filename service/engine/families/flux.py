@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from service.engine.base import Condition, EngineStartError, Rows
-from service.engine.families.common import clean_from_flow, flow_latents
+from service.engine.families.common import clean_from_flow, filled_up, flow_latents
 from service.engine.families.flow import Defaults, RectifiedFlow, absent
-from service.engine.lora import NO_LORAS, LoraShelf
+from service.engine.placement import Placement
 
 NEEDS = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 # Latent cells per side of an image token.
@@ -26,19 +26,15 @@ class Flux(RectifiedFlow):
     Args:
         folder: local folder in diffusers' layout.
         model_id: the name it is known by.
-        device: where the networks run.
-        dtype: what they compute in; latents and solvers stay float32.
-        shelf: where LoRAs lie.
+        place: where and how it runs.
 
     Raises:
         EngineStartError: the folder is not a plain text-to-image FLUX.
     """
 
-    def __init__(
-        self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype, shelf: LoraShelf = NO_LORAS
-    ) -> None:
-        parts = FluxPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, **absent(folder))
-        super().__init__(parts, device, dtype, shelf, patch=PATCH, linear=True, needs=NEEDS)
+    def __init__(self, folder: Path, model_id: str, place: Placement) -> None:
+        parts = FluxPipeline.from_pretrained(folder, dtype=place.dtype, local_files_only=True, **absent(folder))
+        super().__init__(parts, place, patch=PATCH, linear=True, needs=NEEDS)
         self._told = bool(parts.transformer.config.guidance_embeds)
         self._check()
         self.info = self._describe(
@@ -57,9 +53,10 @@ class Flux(RectifiedFlow):
     def predict(self, rows: Rows) -> Tensor:
         """Return the prediction of the clean latent x0, float32 [B, C, h, w]."""
         self._adapters.use(rows.loras)
+        count, rows = len(rows.latents), filled_up(rows, self._place)
         height, width = (side // PATCH for side in rows.latents.shape[-2:])
         states = rows.conditions["states"]
-        velocity: Tensor = self._transformer(
+        velocity: Tensor = self._denoiser(
             hidden_states=_pack(flow_latents(rows)).to(self._dtype),
             # In this number type, as in diffusers: the network multiplies by 1000 again.
             timestep=rows.timesteps.to(self._dtype) / 1000,
@@ -70,7 +67,7 @@ class Flux(RectifiedFlow):
             img_ids=self._places(height, width),
             return_dict=False,
         )[0]
-        return clean_from_flow(_unpack(velocity.float(), height, width), rows)
+        return clean_from_flow(_unpack(velocity.float(), height, width), rows)[:count]
 
     def _places(self, height: int, width: int) -> Tensor:
         """Return (0, row, column) of every image token, [height * width, 3]."""
@@ -83,7 +80,7 @@ class Flux(RectifiedFlow):
         return {"states": states[0], "pooled": pooled[0]}
 
     def _check(self) -> None:
-        taken, given = self._transformer.config.in_channels, self._transformer.out_channels
+        taken, given = self._denoiser.config.in_channels, self._denoiser.out_channels
         if (taken, given) != (self._channels * PATCH**2,) * 2:
             raise EngineStartError(
                 f"the transformer takes {taken} channels a token and the VAE's latents have "

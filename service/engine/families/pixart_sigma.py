@@ -11,7 +11,7 @@ from transformers.utils import is_protobuf_available, is_sentencepiece_available
 from service.engine.base import Condition, EngineStartError, Lora, Rows
 from service.engine.families.common import EncodedPrompts
 from service.engine.families.discrete import DiscreteFamily, Traits
-from service.engine.lora import NO_LORAS, LoraShelf
+from service.engine.placement import Placement
 
 PROMPT_TOKENS = 300
 """Longest prompt the model was trained on, in T5 tokens; every prompt is padded to it."""
@@ -28,26 +28,21 @@ class PixArtSigma(DiscreteFamily):
     Args:
         folder: local folder in diffusers' layout.
         model_id: the name it is known by.
-        device: where the networks run.
-        dtype: what they compute in; latents and solvers stay float32.
-        shelf: where LoRAs lie.
+        place: where and how it runs.
 
     Raises:
         EngineStartError: the folder is not a complete text-to-image PixArt-Σ.
     """
 
-    def __init__(
-        self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype, shelf: LoraShelf = NO_LORAS
-    ) -> None:
+    def __init__(self, folder: Path, model_id: str, place: Placement) -> None:
         _check_tokenizer(folder / "tokenizer")
-        parts = PixArtSigmaPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        parts = PixArtSigmaPipeline.from_pretrained(folder, dtype=place.dtype, local_files_only=True)
         _check(parts)
-        super().__init__(parts, device, dtype, shelf)
-        self._transformer = parts.transformer.to(device).eval()
-        self._text_encoder = parts.text_encoder.to(device).eval()
+        super().__init__(parts, place)
+        self._text_encoder = parts.text_encoder.to(place.device).eval()
         self._tokenizer = parts.tokenizer
         self._encoded = EncodedPrompts(self._adapters.encoder(self._encode_one), ENCODED_PROMPTS)
-        config = self._transformer.config
+        config = self._denoiser.config
         traits = Traits(
             "pixart-sigma", config.sample_size, config.patch_size, config.in_channels, steps=20, guidance=4.5
         )
@@ -61,14 +56,14 @@ class PixArtSigma(DiscreteFamily):
         Transformers that are told the picture's size also get {"resolution": [2], "aspect_ratio": [1]}.
         """
         text = self._encoded.get(prompt, loras)
-        if not self._transformer.use_additional_conditions:
+        if not self._denoiser.use_additional_conditions:
             return text
         resolution = torch.tensor([height, width], dtype=torch.float32, device=self._device)
         return {**text, "resolution": resolution, "aspect_ratio": resolution[:1] / resolution[1:]}
 
     def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
         states, mask = _without_padding(conditions["states"], conditions["mask"])
-        output: Tensor = self._transformer(
+        output: Tensor = self._denoiser(
             rows.latents[order].to(self._dtype),
             encoder_hidden_states=states,
             encoder_attention_mask=mask,

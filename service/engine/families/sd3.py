@@ -9,7 +9,7 @@ from torch import Tensor
 from service.engine.base import Condition, EngineStartError, Rows
 from service.engine.families.common import clean_from_flow, flow_latents, with_guidance
 from service.engine.families.flow import Defaults, RectifiedFlow, absent
-from service.engine.lora import NO_LORAS, LoraShelf
+from service.engine.placement import Placement
 
 NEEDS = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
@@ -22,21 +22,19 @@ class StableDiffusion3(RectifiedFlow):
     Args:
         folder: local folder in diffusers' layout.
         model_id: the name it is known by.
-        device: where the networks run.
-        dtype: what they compute in; latents and solvers stay float32.
-        shelf: where LoRAs lie.
+        place: where and how it runs.
 
     Raises:
         EngineStartError: the folder is not a plain text-to-image Stable Diffusion 3.
     """
 
-    def __init__(
-        self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype, shelf: LoraShelf = NO_LORAS
-    ) -> None:
-        parts = StableDiffusion3Pipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, **absent(folder))
-        super().__init__(parts, device, dtype, shelf, patch=int(parts.patch_size), linear=False, needs=NEEDS)
+    def __init__(self, folder: Path, model_id: str, place: Placement) -> None:
+        parts = StableDiffusion3Pipeline.from_pretrained(
+            folder, dtype=place.dtype, local_files_only=True, **absent(folder)
+        )
+        super().__init__(parts, place, patch=int(parts.patch_size), linear=False, needs=NEEDS)
         self._check()
-        config = self._transformer.config
+        config = self._denoiser.config
         self.info = self._describe(
             folder,
             model_id,
@@ -54,10 +52,10 @@ class StableDiffusion3(RectifiedFlow):
     def predict(self, rows: Rows) -> Tensor:
         """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
         self._adapters.use(rows.loras)
-        return clean_from_flow(with_guidance(rows, self._network), rows)
+        return clean_from_flow(with_guidance(rows, self._network, self._place), rows)
 
     def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
-        velocity: Tensor = self._transformer(
+        velocity: Tensor = self._denoiser(
             hidden_states=flow_latents(rows)[order].to(self._dtype),
             timestep=rows.timesteps[order],
             encoder_hidden_states=conditions["states"],
@@ -74,8 +72,8 @@ class StableDiffusion3(RectifiedFlow):
         return {"states": states[0], "pooled": pooled[0]}
 
     def _check(self) -> None:
-        config = self._transformer.config
-        if (config.in_channels, self._transformer.out_channels) != (self._channels, self._channels):
+        config = self._denoiser.config
+        if (config.in_channels, self._denoiser.out_channels) != (self._channels, self._channels):
             raise EngineStartError(
                 f"the transformer takes {config.in_channels} channels, the VAE {self._channels}: "
                 "not a plain text-to-image model"

@@ -10,7 +10,7 @@ from torch import Tensor
 from service.engine.base import Condition, EngineStartError, Lora, Rows
 from service.engine.families.common import EncodedPrompts
 from service.engine.families.discrete import DiscreteFamily, Traits
-from service.engine.lora import NO_LORAS, LoraShelf
+from service.engine.placement import Placement
 
 SIZE_NUMBERS = 6
 """Original height and width, top and left of the crop, target height and width."""
@@ -22,30 +22,25 @@ class StableDiffusionXL(DiscreteFamily):
     Args:
         folder: local folder in diffusers' layout.
         model_id: the name it is known by.
-        device: where the networks run.
-        dtype: what they compute in; latents and solvers stay float32.
-        shelf: where LoRAs lie.
+        place: where and how it runs.
 
     Raises:
         EngineStartError: the folder is not a plain text-to-image SDXL (a refiner, inpainting, LCM, …).
     """
 
-    def __init__(
-        self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype, shelf: LoraShelf = NO_LORAS
-    ) -> None:
+    def __init__(self, folder: Path, model_id: str, place: Placement) -> None:
         parts = StableDiffusionXLPipeline.from_pretrained(
-            folder, dtype=dtype, add_watermarker=False, local_files_only=True
+            folder, dtype=place.dtype, add_watermarker=False, local_files_only=True
         )
         _check(parts)
-        super().__init__(parts, device, dtype, shelf)
-        self._unet = parts.unet.to(device).eval()
+        super().__init__(parts, place)
         self._encoders = (
-            (parts.tokenizer, parts.text_encoder.to(device).eval()),
-            (parts.tokenizer_2, parts.text_encoder_2.to(device).eval()),
+            (parts.tokenizer, parts.text_encoder.to(place.device).eval()),
+            (parts.tokenizer_2, parts.text_encoder_2.to(place.device).eval()),
         )
         self._zero_when_empty = bool(parts.config.force_zeros_for_empty_prompt)
         self._encoded = EncodedPrompts(self._adapters.encoder(self._encode_one))
-        config = self._unet.config
+        config = self._denoiser.config
         cell = 2 ** (len(config.block_out_channels) - 1)
         traits = Traits("stable-diffusion-xl", config.sample_size, cell, config.in_channels, steps=50, guidance=5.0)
         self.info = self._describe(folder, model_id, traits)
@@ -65,7 +60,7 @@ class StableDiffusionXL(DiscreteFamily):
         return {**text, "time_ids": torch.tensor(sizes, dtype=torch.float32, device=self._device)}
 
     def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
-        output: Tensor = self._unet(
+        output: Tensor = self._denoiser(
             rows.latents[order].to(self._dtype),
             rows.timesteps[order],
             encoder_hidden_states=conditions["states"],

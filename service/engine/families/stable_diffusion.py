@@ -10,7 +10,7 @@ from torch import Tensor
 from service.engine.base import Condition, EngineStartError, Lora, Rows
 from service.engine.families.common import EncodedPrompts
 from service.engine.families.discrete import DiscreteFamily, Traits
-from service.engine.lora import NO_LORAS, LoraShelf
+from service.engine.placement import Placement
 
 
 class StableDiffusion(DiscreteFamily):
@@ -19,9 +19,7 @@ class StableDiffusion(DiscreteFamily):
     Args:
         folder: local folder in diffusers' layout.
         model_id: the name it is known by.
-        device: where the networks run.
-        dtype: what they compute in; latents and solvers stay float32.
-        shelf: where LoRAs lie.
+        place: where and how it runs.
 
     Raises:
         EngineStartError: the folder is not a plain text-to-image Stable Diffusion.
@@ -31,19 +29,16 @@ class StableDiffusion(DiscreteFamily):
     upcasts = False
     follows_shipped = False
 
-    def __init__(
-        self, folder: Path, model_id: str, device: torch.device, dtype: torch.dtype, shelf: LoraShelf = NO_LORAS
-    ) -> None:
+    def __init__(self, folder: Path, model_id: str, place: Placement) -> None:
         parts = StableDiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, safety_checker=None, requires_safety_checker=False, local_files_only=True
+            folder, dtype=place.dtype, safety_checker=None, requires_safety_checker=False, local_files_only=True
         )
         _check(parts)
-        super().__init__(parts, device, dtype, shelf)
-        self._unet = parts.unet.to(device).eval()
-        self._text_encoder = parts.text_encoder.to(device).eval()
+        super().__init__(parts, place)
+        self._text_encoder = parts.text_encoder.to(place.device).eval()
         self._tokenizer = parts.tokenizer
         self._encoded = EncodedPrompts(self._adapters.encoder(self._encode_one))
-        config = self._unet.config
+        config = self._denoiser.config
         cell = 2 ** (len(config.block_out_channels) - 1)
         traits = Traits("stable-diffusion", config.sample_size, cell, config.in_channels, steps=50, guidance=7.5)
         self.info = self._describe(folder, model_id, traits)
@@ -55,7 +50,7 @@ class StableDiffusion(DiscreteFamily):
         return self._encoded.get(prompt, loras)
 
     def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
-        output: Tensor = self._unet(
+        output: Tensor = self._denoiser(
             rows.latents[order].to(self._dtype),
             rows.timesteps[order],
             encoder_hidden_states=conditions["states"],

@@ -1,0 +1,58 @@
+"""Where a model runs and how: what loading decides once, for every family alike."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from service.engine.lora import NO_LORAS, LoraShelf
+
+TILED_SIDE = 1536
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How to load a model.
+
+    Attributes:
+        device: where the networks run.
+        dtype: what they compute in; latents and solvers stay float32.
+        shelf: where LoRAs lie.
+        compiled: whether the denoiser goes through torch.compile, one program per `bucket` of rows.
+        tiled_side: pictures with a longer side, in pixels, are decoded in overlapping tiles.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    shelf: LoraShelf = NO_LORAS
+    compiled: bool = False
+    tiled_side: int = TILED_SIDE
+
+    def prepare(self, denoiser: Any, vae: Any) -> None:
+        """Lay out and compile the loaded networks, in place.
+
+        Convolutions run faster on tensor cores with channels last; transformers have none to speak of.
+        """
+        if self.device.type == "cuda":
+            vae.to(memory_format=torch.channels_last)
+            if any(isinstance(part, torch.nn.Conv2d) and part.kernel_size != (1, 1) for part in denoiser.modules()):
+                denoiser.to(memory_format=torch.channels_last)
+        if self.compiled:
+            denoiser.compile(dynamic=False)
+
+    def rows(self, count: int) -> int:
+        """Return how many rows the denoiser is given for `count` of them: more where that saves compiling."""
+        return bucket(count) if self.compiled else count
+
+    @contextmanager
+    def decoding(self, vae: Any, width: int, height: int) -> Iterator[None]:
+        """Have diffusers' VAE decode a picture of this size in tiles, or not: always the same for the same size."""
+        vae.use_tiling = max(width, height) > self.tiled_side
+        yield
+
+
+def bucket(count: int) -> int:
+    """Return the next power of two: so few sizes of batches are ever compiled."""
+    return 1 << (count - 1).bit_length()

@@ -117,7 +117,8 @@ def _validation_problem(error: RequestValidationError) -> Problem:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return Problem(400, "the request body is not valid JSON", INVALID, code="invalid_json")
-    path = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    # The first part tells where the field was: body, query, path or header.
+    path = [str(part) for part in first["loc"][1:]]
     # An unknown field's name is the client's own text: bounded, and made encodable.
     param = ".".join(path)[:100].encode(errors="replace").decode() or None
     if param is None:

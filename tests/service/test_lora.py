@@ -21,10 +21,10 @@ from service.loras import LoraFiles
 
 
 @pytest.fixture(scope="module")
-def folder(server: LiveServer) -> Path:
-    folder = server.folder / "loras"
+def folder(live_service: LiveServer) -> Path:
+    folder = live_service.folder / "loras"
     for seed, name in enumerate(("ink", "oil")):
-        write(server, name, seed)
+        write(live_service, name, seed)
     return folder
 
 

@@ -8,24 +8,21 @@ no request may show in the picture of another.
 """
 
 import asyncio
-import hashlib
 import itertools
 import random
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 from tqdm import tqdm
 
-from benchmarks import soak_faults, soak_watch
+from benchmarks import soak_faults, soak_report, soak_watch
 from benchmarks.live import Running, running_service
 from benchmarks.soak_audit import Exposition, check_log, check_metrics
-from benchmarks.soak_client import LIMIT_SECONDS, Outcome, difference, send
+from benchmarks.soak_client import LIMIT_SECONDS, Drawn, Outcome, send
 from benchmarks.soak_mix import Mix, probe, repeat_of
 
 SEED = 11
@@ -36,7 +33,10 @@ REQUESTS, QUICK_REQUESTS = 10_000, 400
 KILLS, REQUESTS_PER_KILL = 8, 150
 PROBE_EVERY = 250
 PROBE_SEED = 77
+PROBES_ALONE = 3
+TURNED_AWAY = 429
 REPEATS = 64
+REPEATED = ("plain", "directive")
 FULL_RUNS = ("MISS", "BYPASS", "REFRESH")
 SETTLE_SECONDS = 60.0
 # Bytes of states and pictures kept per request of the soak, so that the cache is full before the second half.
@@ -63,10 +63,11 @@ class Soak:
         self._bar = bar
         self._random = random.Random(SEED)
         self._full_runs = 0
-        self.kept: list[Outcome] = []
+        self._sample: list[Outcome] = []
         self.outcomes: list[Outcome] = []
         self.probes: list[Outcome] = []
-        self.repeats: list[tuple[Outcome, Outcome]] = []
+        self.alone: list[Outcome] = []
+        self.repeats: list[tuple[Drawn, Outcome]] = []
         self.samples: list[soak_watch.Sample] = []
 
     @property
@@ -76,7 +77,7 @@ class Soak:
 
     async def go(self, kills: int) -> list[dict[str, Any]]:
         """Send everything; return what was done to the service meanwhile."""
-        await self._probe()
+        await self.probe_alone()
         faults = soak_faults.schedule(self._requests, kills)
         every = 1.0 if self._requests > QUICK_REQUESTS else 0.5
         watching = soak_watch.watch(self._running, self._client, lambda: self.finished, every, self.samples)
@@ -96,7 +97,7 @@ class Soak:
         for failure in failures:
             if isinstance(failure, Exception):
                 raise failure
-        await self._probe()
+        await self.probe_alone()
         return done.result()
 
     async def _work(self, numbers: Iterator[int]) -> None:
@@ -109,36 +110,45 @@ class Soak:
                 await asyncio.sleep(outcome.retry_after)
 
     def _keep(self, outcome: Outcome) -> None:
-        """Keep the outcome; its pictures only if it belongs to a fair sample of the full runs (a reservoir)."""
-        self.outcomes.append(outcome)
-        wish = outcome.shot.wish if outcome.end == "pictures" and outcome.shot.kind in ("plain", "directive") else {}
-        if "output_format" in wish or not any(drawn.verdict in FULL_RUNS for drawn in outcome.drawn):
+        """Keep the outcome without its pictures, unless it falls into the sample of the full runs (a reservoir)."""
+        self.outcomes.append(outcome.light())
+        if not _repeatable(outcome):
             return
         self._full_runs += 1
-        if len(self.kept) < REPEATS:
-            self.kept.append(outcome)
+        if len(self._sample) < REPEATS:
+            self._sample.append(outcome)
         elif (place := self._random.randrange(self._full_runs)) < REPEATS:
-            self.kept[place] = outcome
+            self._sample[place] = outcome
 
     async def _probe_on_the_way(self) -> None:
         for at in itertools.count(PROBE_EVERY, PROBE_EVERY):
             await soak_faults.reached(lambda: self.finished, at)
             await self._probe()
 
-    async def _probe(self) -> None:
-        outcome = await send(self._client, probe(PROBE_SEED))
-        while outcome.status == 429:
-            self.probes.append(outcome)
-            await asyncio.sleep(outcome.retry_after)
+    async def _probe(self) -> Outcome:
+        while True:
             outcome = await send(self._client, probe(PROBE_SEED))
-        self.probes.append(outcome)
+            self.probes.append(outcome)
+            if outcome.status != TURNED_AWAY:
+                return outcome
+            await asyncio.sleep(outcome.retry_after)
+
+    async def probe_alone(self) -> None:
+        """Send probes while nothing else runs."""
+        self.alone += [await self._probe() for _ in range(PROBES_ALONE)]
 
     async def repeat(self) -> None:
         """Draw the sampled full runs again, one at a time and past the cache."""
-        for outcome in self.kept:
-            place = next(row for row, drawn in enumerate(outcome.drawn) if drawn.verdict in FULL_RUNS)
-            again = await send(self._client, repeat_of(outcome.shot, outcome.drawn[place].seed))
-            self.repeats.append((Outcome(outcome.shot, outcome.end, drawn=(outcome.drawn[place],)), again))
+        for outcome in self._sample:
+            first = next(drawn for drawn in outcome.drawn if drawn.verdict in FULL_RUNS)
+            self.repeats.append((first, await send(self._client, repeat_of(outcome.shot, first.seed))))
+
+
+def _repeatable(outcome: Outcome) -> bool:
+    """Whether it holds a full run that was delivered without loss."""
+    if outcome.shot.kind not in REPEATED or "output_format" in outcome.shot.wish:
+        return False
+    return any(drawn.verdict in FULL_RUNS for drawn in outcome.drawn)
 
 
 def run(*, quick: bool, quiet: bool, requests: int | None = None) -> dict[str, Any]:
@@ -157,7 +167,7 @@ def run(*, quick: bool, quiet: bool, requests: int | None = None) -> dict[str, A
         report["log"] = check_log(running.log)
         report["exit_status"] = running.process.returncode
     report["settings"] = settings
-    return {"headline": _headline(report), "passed": passed(report), **report}
+    return {"headline": soak_report.headline(report), "passed": soak_report.passed(report), **report}
 
 
 async def _soak(running: Running, requests: int, kills: int, bar: tqdm) -> dict[str, Any]:
@@ -177,10 +187,10 @@ async def _soak(running: Running, requests: int, kills: int, bar: tqdm) -> dict[
         "clients": CLIENTS,
         "kills": kills,
         "requests_per_second": requests / seconds,
-        **_ends(soak.outcomes),
-        "wrong": [_told(outcome) for outcome in everything if outcome.end in ("hung", "broken", "wrong")],
-        "probes": _probes(soak.probes),
-        "repeats": _repeats(soak.repeats),
+        **soak_report.ends(soak.outcomes),
+        "wrong": [soak_report.told(outcome) for outcome in everything if outcome.end in ("hung", "broken", "wrong")],
+        "probes": soak_report.probes(soak.probes, soak.alone),
+        "repeats": soak_report.repeats(soak.repeats),
         "faults": faults,
         "growth": soak_watch.growth(soak.samples, requests),
         "checks": check_metrics(found, everything, kills),
@@ -196,86 +206,3 @@ async def _at_rest(client: httpx.AsyncClient) -> Exposition:
         if found.at_rest or time.monotonic() > deadline:
             return found
         await asyncio.sleep(0.2)
-
-
-def _ends(outcomes: list[Outcome]) -> dict[str, Any]:
-    drawn = [picture for outcome in outcomes for picture in outcome.drawn]
-    seconds = [outcome.seconds for outcome in outcomes if outcome.end == "pictures"]
-    return {
-        "ends": {
-            kind: dict(Counter(outcome.end for outcome in outcomes if outcome.shot.kind == kind))
-            for kind in sorted({outcome.shot.kind for outcome in outcomes})
-        },
-        "statuses": dict(Counter(str(outcome.status) for outcome in outcomes if outcome.status)),
-        "codes": dict(Counter(outcome.code for outcome in outcomes if outcome.end == "refused")),
-        "pictures": len(drawn),
-        "verdicts": dict(Counter(picture.verdict for picture in drawn)),
-        "reasons": dict(Counter(picture.reason for picture in drawn)),
-        "seconds": {f"p{share}": float(np.percentile(seconds, share)) for share in (50, 95, 99, 100)},
-    }
-
-
-def _told(outcome: Outcome) -> dict[str, Any]:
-    shot = outcome.shot
-    what = {"kind": shot.kind, "method": shot.method, "path": shot.path, "body": shot.body[:200].decode("latin-1")}
-    return what | {"end": outcome.end, "status": outcome.status, "code": outcome.code, "seconds": outcome.seconds}
-
-
-def _probes(probes: list[Outcome]) -> dict[str, Any]:
-    pictures = [outcome.drawn[0].data for outcome in probes if outcome.drawn]
-    hashes = Counter(hashlib.sha256(picture).hexdigest()[:16] for picture in pictures)
-    return {
-        "sent": len(probes),
-        "turned_away": sum(outcome.status == 429 for outcome in probes),
-        "drawn": len(pictures),
-        "mismatches": sum(picture != pictures[0] for picture in pictures),
-        "hashes": dict(hashes),
-        "max_difference": max((difference(pictures[0], picture) for picture in pictures), default=None),
-    }
-
-
-def _repeats(repeats: list[tuple[Outcome, Outcome]]) -> dict[str, Any]:
-    pairs = [(first.drawn[0].data, again.drawn[0].data) for first, again in repeats if again.drawn]
-    levels = Counter(difference(first, again) for first, again in pairs)
-    return {
-        "compared": len(pairs),
-        "missing": len(repeats) - len(pairs),
-        "identical": levels[0],
-        "by_difference": {str(level): count for level, count in sorted(levels.items())},
-        "max_difference": max(levels, default=None),
-    }
-
-
-# Decoded pixels are whole numbers: a last-bit difference of a sum in another order may tip one over.
-LEVELS_ALLOWED = 2
-
-
-def _headline(report: dict[str, Any]) -> dict[str, Any]:
-    growth, wrong = report["growth"], report["wrong"]
-    return {
-        "requests": report["requests"],
-        "unended": sum(told["end"] in ("hung", "broken") for told in wrong),
-        "unexpected_errors": sum(told["end"] == "wrong" for told in wrong),
-        "probe_mismatches": report["probes"]["mismatches"],
-        "probe_max_difference": report["probes"]["max_difference"],
-        "repeat_max_difference": report["repeats"]["max_difference"],
-        "engine_kills": report["kills"],
-        "failed_checks": sum(not check["holds"] for check in report["checks"]),
-        "rss_slope_kb_per_1000": sum(growth[part]["rss_kb"]["value"] for part in ("api", "engine")),
-        **{f"rss_slope_kb_per_1000_{part}": growth[part]["rss_kb"]["value"] for part in soak_watch.PARTS},
-    }
-
-
-def passed(report: dict[str, Any]) -> bool:
-    """Whether everything that must hold held; growth is for a reader to judge."""
-    log, probes, repeats = report["log"], report["probes"], report["repeats"]
-    return (
-        not report["wrong"]
-        and probes["max_difference"] is not None
-        and probes["max_difference"] <= LEVELS_ALLOWED
-        and repeats["max_difference"] is not None
-        and repeats["max_difference"] <= LEVELS_ALLOWED
-        and all(check["holds"] for check in report["checks"])
-        and not (log["tracebacks"] or log["unexpected"] or log["leaked_prompts"] or log["strays"])
-        and report["exit_status"] == 0
-    )

@@ -6,7 +6,7 @@ import io
 import json
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -55,6 +55,10 @@ class Outcome:
     seconds: float = 0.0
     retry_after: float = 0.0
 
+    def light(self) -> "Outcome":
+        """Return the outcome without the pictures' bytes."""
+        return replace(self, drawn=tuple(replace(picture, data=b"") for picture in self.drawn))
+
 
 class WrongAnswer(Exception):
     """The answer is not what the documents promise; the message says in what."""
@@ -72,8 +76,7 @@ async def send(client: httpx.AsyncClient, shot: Shot) -> Outcome:
         outcome = Outcome(shot, "hung" if shot.hang_up is None else "gone")
     except httpx.TransportError as error:
         outcome = Outcome(shot, "broken", code=type(error).__name__)
-    seconds = time.perf_counter() - started
-    return Outcome(shot, outcome.end, outcome.status, outcome.code, outcome.drawn, seconds, outcome.retry_after)
+    return replace(outcome, seconds=time.perf_counter() - started)
 
 
 async def _exchange(client: httpx.AsyncClient, shot: Shot) -> Outcome:

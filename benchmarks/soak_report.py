@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.soak_client import Drawn, Outcome, difference
+from benchmarks.soak_watch import PARTS
 
 # A sum in another order (the rows of another batch) may tip a rounded pixel over; a foreign picture is far off.
 LEVELS_ALLOWED = 2

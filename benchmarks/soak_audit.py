@@ -69,15 +69,9 @@ def check_metrics(found: Exposition, outcomes: Sequence[Outcome], kills: int) ->
     drawn = sum(len(o.drawn) for o in outcomes)
     unsure = sum(o.shot.pictures for o in outcomes if o.end == "gone" or (o.shot.pictures > 1 and not o.drawn))
     checks = [_between(f"gauge {name} at the end", found.total(name), 0, 0) for name in AT_REST]
-    checks += [
-        _between(
-            f"requests answered {status}",
-            served.get(status, 0),
-            seen[status],
-            seen[status] + gone * (status in UNSEEN),
-        )
-        for status in sorted(set(served) | set(seen))
-    ]
+    for status in sorted(set(served) | set(seen)):
+        most = seen[status] + (gone if status in UNSEEN else 0)
+        checks.append(_between(f"requests answered {status}", served.get(status, 0), seen[status], most))
     return [
         *checks,
         _between("requests answered", sum(served.values()), len(counted) - gone, len(counted)),

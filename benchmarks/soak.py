@@ -28,7 +28,7 @@ from benchmarks.soak_mix import Mix, probe, repeat_of
 SEED = 11
 CLIENTS = 24
 # Above what the clients usually hold, below what they can: some requests are turned away.
-QUEUE_LIMIT = CLIENTS + 8
+QUEUE_LIMIT = CLIENTS + 6
 REQUESTS, QUICK_REQUESTS = 10_000, 400
 KILLS, REQUESTS_PER_KILL = 8, 150
 PROBE_EVERY = 250
@@ -38,6 +38,8 @@ TURNED_AWAY = 429
 REPEATS = 64
 REPEATED = ("plain", "directive")
 FULL_RUNS = ("MISS", "BYPASS", "REFRESH")
+# Generous: the machine may be busy with other things, and slow is not hung.
+START_SECONDS = 600.0
 SETTLE_SECONDS = 60.0
 # Bytes of states and pictures kept per request of the soak, so that the cache is full before the second half.
 STATE_BYTES, IMAGE_BYTES = 900, 1800
@@ -162,7 +164,10 @@ def run(*, quick: bool, quiet: bool, requests: int | None = None) -> dict[str, A
     }
     kills = max(1, min(KILLS, count // REQUESTS_PER_KILL))
     with tempfile.TemporaryDirectory(prefix="headstart-soak-") as folder:
-        with running_service(Path(folder), settings) as running, tqdm(total=count, disable=quiet) as bar:
+        with (
+            running_service(Path(folder), settings, patience_seconds=START_SECONDS) as running,
+            tqdm(total=count, disable=quiet) as bar,
+        ):
             report = asyncio.run(_soak(running, count, kills, bar))
         report["log"] = check_log(running.log)
         report["exit_status"] = running.process.returncode

@@ -17,7 +17,8 @@ ENGINE, REDIS = "service.engine.child", "redis-server"
 FAULTY_SHARE = 0.45
 STALL_SECONDS = 3.0
 POLL_SECONDS = 0.05
-RECOVERY_SECONDS = 120.0
+# A busy machine may take minutes to load the model again.
+RECOVERY_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 PARTS = (("api", "API", "#2680c2"), ("engine", "engine", "#d64545"), ("redis", "Redis", "#cb6e17"))
-MARKS = {"engine-kill": ("engine killed", "#d64545", ":"), "redis-kill": ("Redis killed", "#cb6e17", ":"),
+MARKS = {"engine-kill": ("engine killed", "#d64545", ":"), "redis-kill": ("Redis killed", "#1f2933", "-."),
          "redis-stall": ("Redis stopped for a while", "#cb6e17", "--")}  # fmt: skip
 
 
@@ -43,9 +43,9 @@ def _memory(axis: Axes, report: dict[str, Any], part: str, colour: str) -> None:
         memory = [row[part]["rss_kb"] / 1024 for row in own]
         axis.plot([row["finished"] for row in own], memory, color=colour, linewidth=1.5)
     axis.axvspan(report["requests"] / 2, report["requests"], color=colour, alpha=0.06)
-    low, high = axis.get_ylim()
-    # A span of at least a tenth of the value: growth shows, noise does not fill the picture.
-    axis.set_ylim(min(low, 0.95 * high), high + 0.05 * high)
+    most = max(row[part]["rss_kb"] / 1024 for row in rows)
+    # Not from 0, for growth to show; far enough down for noise not to fill the picture; loading falls out below.
+    axis.set_ylim(0.75 * most, 1.05 * most)
 
 
 def _mark_faults(axis: Axes, report: dict[str, Any]) -> None:

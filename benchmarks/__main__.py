@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.facts import machine_facts
 
-NAMES = ("batching", "n_star", "overhead", "replay", "resume")
+NAMES = ("batching", "n_star", "overhead", "replay", "resume", "soak")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,11 +18,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--json", action="store_true", help="print only the JSON object")
     parser.add_argument("--quick", action="store_true", help="fewer samples; ends within 5 minutes on two cores")
+    parser.add_argument("--requests", type=int, help="soak only: how many requests to send")
     parser.add_argument("--out", type=Path, help="also write the JSON object, indented, to this file")
     args = parser.parse_args(argv)
+    if args.requests is not None and (args.name != "soak" or args.requests < 1):
+        parser.error("--requests: a number of at least 1, of soak only")
+    extras = {} if args.requests is None else {"requests": args.requests}
     started = time.perf_counter()
     module = importlib.import_module(f"benchmarks.{args.name}")
-    report = module.run(quick=args.quick, quiet=args.json)
+    report = module.run(quick=args.quick, quiet=args.json, **extras)
     report |= {"benchmark": args.name, "quick": args.quick, "machine": machine_facts()}
     report["seconds"] = round(time.perf_counter() - started, 1)
     if args.out:

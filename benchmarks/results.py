@@ -5,6 +5,7 @@ no figure in the documents is typed in by hand.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,16 +177,65 @@ def _loop_row(model: str, row: Report) -> str:
     return f"| {model} | {row['batch']} | {shares} | {row['step_ms_outside']:.2f} of {row['step_ms']:.1f} |"
 
 
+def soak_table(report: Report) -> list[str]:
+    """What a day of every kind of request, with faults, left behind."""
+    headline, done = report["headline"], Counter(fault["kind"] for fault in report["faults"])
+    faults = ", ".join(f"{count} × {kind}" for kind, count in sorted(done.items()))
+    slowest = max(fault["recovery_seconds"] for fault in report["faults"] if fault["kind"] == "engine-kill")
+    lines = [
+        f"{report['requests']} requests from {report['clients']} clients, {report['requests_per_second']:.1f} a "
+        f"second: {headline['unended']} never ended, {headline['unexpected_errors']} were answered otherwise than "
+        f"documented. Done to the service: {faults}; an engine was back after at most {slowest:.1f} s.",
+        "",
+        *_soak_ends(report["ends"]),
+        "",
+        *_soak_findings(report),
+        "",
+        "Growth per 1000 requests over the second half, which has no faults:",
+        "",
+        "| process | memory, kB | descriptors | threads | memory at the end, MB |",
+        "|---|---|---|---|---|",
+    ]
+    return lines + [_growth_row(part, figures) for part, figures in report["growth"].items()]
+
+
+def _soak_findings(report: Report) -> list[str]:
+    probes, repeats, checks, log = (report[name] for name in ("probes", "repeats", "checks", "log"))
+    alone = "all" if probes["alone_identical"] else "not all"
+    return [
+        f"Probes: {probes['identical']} of {probes['drawn']} equal to the bit (of those drawn alone: {alone}), at "
+        f"most {probes['max_difference']} of 255 levels apart. {repeats['compared']} full runs of mixed batches, "
+        f"drawn again alone: {repeats['identical']} equal to the bit, at most {repeats['max_difference']} levels "
+        f"apart. Metrics against clients: {sum(check['holds'] for check in checks)} of {len(checks)} checks hold. "
+        f"Log: {log['tracebacks']} tracebacks, {log['leaked_prompts']} prompts.",
+    ]
+
+
+def _soak_ends(ends: dict[str, dict[str, int]]) -> list[str]:
+    names = sorted({name for counts in ends.values() for name in counts})
+    lines = ["| kind of request | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    return lines + [
+        f"| {kind} | " + " | ".join(str(c.get(name, 0)) for name in names) + " |" for kind, c in ends.items()
+    ]
+
+
+def _growth_row(part: str, figures: dict[str, dict[str, float]]) -> str:
+    cells = [interval(figures[name], digits=digits) for name, digits in GROWTH.items()]
+    return f"| {part} | " + " | ".join(cells) + f" | {figures['rss_kb']['last'] / 1024:.0f} |"
+
+
+GROWTH = {"rss_kb": 0, "descriptors": 2, "threads": 2}
 INSIDE = ("resume_30pct", "full_nstar", "scratch_70pct", "full_50", "neighbour")
+# The README has room for the answers, not for the sweep and the checks.
+OUTSIDE_README = ("n_star", "batching", "soak")
 SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "n_star": ("How few steps are enough?", n_star_table),
     "resume": ("Does resuming beat fewer steps?", resume_table),
     "replay": ("Is a log of sessions served cheaper?", replay_table),
     "overhead": ("What does the cache cost?", overhead_table),
     "batching": ("What is joining every request's steps worth?", batching_table),
+    "soak": ("Does it survive a long day?", soak_table),
 }
-ONLY_IN_RESULTS = ("n_star", "batching")
-"""Sections the README has no room for."""
 
 
 def main() -> None:
@@ -203,7 +253,7 @@ def main() -> None:
             continue
         report = json.loads(path.read_text())
         lines = table(report)
-        if name not in ONLY_IN_RESULTS:
+        if name not in OUTSIDE_README:
             readme = replace_block(readme, name, lines)
         machine = report["machine"]
         command = f"python -m benchmarks {name}{' --quick' * report['quick']} --out {path}"

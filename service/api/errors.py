@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from cache_store.types import CacheUnavailable
 from service.api.schema import ErrorBody, ErrorDetail
@@ -106,6 +107,9 @@ def problem_of(error: Exception, request_id: str) -> Problem:
         case CacheUnavailable():
             return Problem(503, "the cache is unavailable", code="cache_unavailable", headers={"Retry-After": "2"})
         case ClientGoneError():
+            return ENGINE_PROBLEMS["cancelled"]
+        # The framework takes a client that leaves in the middle of its body for one that sent a wrong one.
+        case HTTPException() if isinstance(error.__cause__, ClientDisconnect):
             return ENGINE_PROBLEMS["cancelled"]
         case HTTPException():
             return _http_problem(error)

@@ -1,4 +1,5 @@
 import asyncio
+import socket
 
 import httpx
 import pytest
@@ -136,3 +137,17 @@ async def test_the_event_loop_stays_free_under_load(client: Client) -> None:
         if sample.name.endswith("_bucket")
     ]
     assert float(sizes[-2][0]) > 1, "requests at different steps never shared a batch"
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_gone_not_wrong(client: Client) -> None:
+    def counts() -> tuple[float, float]:
+        labels = {"route": "/v1/images/generations", "cache": "none"}
+        gone, wrong = (client.metric("headstart_requests_total", status=code, **labels) for code in ("499", "400"))
+        return gone, wrong
+
+    gone, wrong = counts()
+    head = "POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90"
+    with socket.create_connection(("127.0.0.1", client.server.port)) as connection:
+        connection.sendall(f'{head}\r\n\r\n{{"prompt": "half a '.encode())
+    client.server.wait(lambda: sum(counts()) > gone + wrong, "counted")
+    assert counts() == (gone + 1, wrong)

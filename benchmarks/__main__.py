@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.facts import machine_facts
 
-NAMES = ("n_star", "overhead", "replay", "resume")
+NAMES = ("n_star", "overhead", "replay", "resume", "solver_resume")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -299,11 +299,7 @@ class Job:
 
     def advance(self, latent: Tensor, corrected: Tensor, denoised: Tensor, update: Update) -> None:
         """Take over the stepped latent and remember what the solver needs of this step."""
-        depth = self.solver.depth
-        self.memory.past = [denoised, *self.memory.past][:depth]
-        self.memory.levels = [self.route.levels[self.index], *self.memory.levels][:depth]
-        self.memory.anchor = corrected if self.solver.corrects else None
-        self.memory.order = update.order
+        self.memory.remember(self.solver, self.route.levels[self.index], denoised, corrected, update.order)
         self.latent, self.denoised = latent, denoised
         self.index += 1
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from cache_store.types import Signature
 from policies.matching.base import Attempt
-from service.engine.base import JobSpec, Lora
+from service.engine.base import Entry, JobSpec, Lora
 
 
 class CacheMode(StrEnum):
@@ -94,6 +94,8 @@ class Verdict:
         saved_gpu_seconds: estimated device time saved, wasted steps subtracted; negative when the gate
             refused and a step was run for nothing.
         seed_exact: False when the picture is not the one this seed gives from pure noise.
+        evaluations: network evaluations run, those of wasted steps included; some solvers take two per step.
+        entry: APPROX only: how the solver took up the state (see `JobResult.entry`).
     """
 
     kind: VerdictKind
@@ -107,6 +109,8 @@ class Verdict:
     source_prompt: str | None = None
     saved_gpu_seconds: float = 0.0
     seed_exact: bool = True
+    evaluations: int = 0
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True, slots=True)

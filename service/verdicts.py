@@ -39,6 +39,7 @@ def run_verdict(plan: Plan, result: JobResult) -> Verdict:
         similarity=plan.similarity,
         divergence=_last(result.divergences),
         saved_gpu_seconds=_saved(result),
+        evaluations=result.evaluations,
     )
 
 
@@ -56,6 +57,8 @@ def _resumed(plan: Plan, result: JobResult, index: int) -> Verdict:
         source_prompt=used.prompt,
         saved_gpu_seconds=_saved(result),
         seed_exact=False,
+        evaluations=result.evaluations,
+        entry=result.entry,
     )
 
 

@@ -108,6 +108,8 @@ def picture_body(picture: Picture) -> PictureBody:
             steps=verdict.steps,
             skipped_steps=verdict.skipped,
             wasted_steps=verdict.wasted,
+            evaluations=verdict.evaluations,
+            entry=verdict.entry,
             similarity=verdict.similarity,
             divergence=verdict.divergence,
             source=source,

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from service.engine.base import Entry
 from service.engine.lora import NAME
 from service.settings import MOST_LORAS
 
@@ -132,6 +133,8 @@ class VerdictBody(BaseModel):
     steps: int
     skipped_steps: int
     wasted_steps: int
+    evaluations: int = Field(description="Network evaluations run; some solvers take two per step.")
+    entry: Entry | None = Field(description="How the solver took up the stored state; only with `APPROX`.")
     similarity: float | None
     divergence: float | None
     source: SourceBody | None

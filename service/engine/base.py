@@ -6,15 +6,17 @@ joint batches, whatever step each of them is at; a cache hit is only a job that 
 
 from collections.abc import AsyncGenerator, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.engine.foreign import ForeignRun
 from service.engine.levels import Grid, Level
 
 ImageArray = NDArray[np.uint8]
+Entry = Literal["exact", "first-order restart"]
 Condition = Mapping[str, Tensor]
 """What the text encoders make of one prompt: named tensors without a batch dimension. The shapes are the same for
 every prompt of one picture size, so that rows of a joint batch can be stacked."""
@@ -160,7 +162,7 @@ class JobResult:
         deeper: index into that point's `deeper` of the state gone on from; None = its own.
         steps: N.
         skipped: K, steps of N not run.
-        wasted: steps run and thrown away (the gate refused, or sent the run deeper).
+        wasted: steps begun and thrown away (the gate refused, or sent the run deeper).
         divergences: the gate's value per entry of `JobSpec.resume` tried, in order, so divergences[i] belongs to
             resume[i]; NaN where nothing was compared (no prediction, or a point that does not fit this job).
         captured: states taken, shallowest first.
@@ -169,6 +171,9 @@ class JobResult:
         step_seconds: mean device time of one of its steps (denoise_seconds ÷ steps run, wasted ones included).
         decode_seconds: its share of the VAE decode.
         restarts: how often it was re-run because the engine died.
+        extra_evaluations: network evaluations beyond one per step run, of solvers that take more.
+        entry: for a resumed run: "exact" if the solver goes on from the state as an uninterrupted run would, or
+            "first-order restart" if it looks at earlier steps, which the state does not hold.
     """
 
     job_id: str
@@ -185,11 +190,13 @@ class JobResult:
     decode_seconds: float
     restarts: int = 0
     deeper: int | None = None
+    extra_evaluations: int = 0
+    entry: Entry | None = None
 
     @property
     def evaluations(self) -> int:
-        """Steps that were run, wasted ones included: what the job cost."""
-        return self.steps - self.skipped + self.wasted
+        """Network evaluations, those of wasted steps included: what the job cost. One per step, for most solvers."""
+        return self.steps - self.skipped + self.wasted + self.extra_evaluations
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +309,21 @@ class Pipeline(Protocol):
         """Return unit Gaussian noise float32 [C, h, w], a pure function of its arguments, equal on all devices."""
 
     def grid(self, solver: str, steps: int, width: int, height: int) -> Grid:
-        """Return the time values and noise levels of an N-step run, as diffusers' scheduler of that name has them."""
+        """Return the time values and noise levels of an N-step run, as diffusers' scheduler of that name has them.
+
+        Of vectorised solvers only (`solvers.SOLVERS`).
+        """
+
+    def foreign(self, solver: str, steps: int, width: int, height: int, entry: float | None) -> ForeignRun:
+        """Return a fresh scheduler of diffusers' for one attempt of a job.
+
+        Args:
+            solver: one of `info.solvers` that is not vectorised (`foreign.METHODS`).
+            steps: N.
+            width: pixels.
+            height: pixels.
+            entry: time value of the state it enters at; None = from pure noise.
+        """
 
     def level(self, timestep: float) -> Level:
         """Return the noise level at a time value, whole or fractional."""

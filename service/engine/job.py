@@ -1,6 +1,7 @@
 """A job: one request inside the engine, wherever it entered the denoising loop."""
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from service.engine.base import (
     CapturedState,
     Condition,
+    Entry,
     ImageArray,
     JobResult,
     JobSpec,
@@ -18,12 +20,11 @@ from service.engine.base import (
     Progress,
     ResumePoint,
 )
+from service.engine.foreign import FOREIGN, METHODS, ForeignRun
 from service.engine.gate import divergence, passes
-from service.engine.levels import Level
+from service.engine.levels import SAME_TIME, Level
 from service.engine.solvers import SOLVERS, Memory, Solver, Update, plan_step
 
-# Two time values closer than this are the same noise level (discrete models count in whole training steps).
-SAME_TIME = 0.5
 # A stored log-SNR further than this from the model's own at that time belongs to another noise schedule.
 SAME_LOG_SNR = 0.1
 
@@ -50,14 +51,20 @@ class Route:
         levels: noise level at each of them and, last, the one the run ends at.
         skipped: K, steps of N this route does not run (negative if it runs more).
         captures: position in `times` -> share k / N of the N-step run that lies before it.
+        starts: position in `times` each step begins at.
+        exact: whether a run that enters here goes on as an uninterrupted one would.
         start: what the initial unit noise is multiplied by.
+        foreign: the scheduler of a solver that is not vectorised, for one attempt.
     """
 
     times: tuple[float, ...]
     levels: tuple[Level, ...]
     skipped: int
     captures: dict[int, float]
+    starts: tuple[int, ...]
+    exact: bool
     start: float = 1.0
+    foreign: ForeignRun | None = field(default=None, compare=False)
 
 
 def plan_route(pipeline: Pipeline, spec: JobSpec, entry: float | None = None) -> Route:
@@ -74,6 +81,9 @@ def plan_route(pipeline: Pipeline, spec: JobSpec, entry: float | None = None) ->
     Returns:
         The route, with the capture levels that lie after its entry.
     """
+    if spec.solver in METHODS:
+        run = pipeline.foreign(spec.solver, spec.steps, spec.width, spec.height, entry)
+        return _foreign_route(run, spec, resumed=entry is not None)
     grid = pipeline.grid(spec.solver, spec.steps, spec.width, spec.height)
     times, levels = list(grid.times), list(grid.levels)
     if entry is not None:
@@ -87,7 +97,21 @@ def plan_route(pipeline: Pipeline, spec: JobSpec, entry: float | None = None) ->
         for k in capture_steps(spec.capture, spec.steps)
         if k - offset >= (0 if entry is None else 1)
     }
-    return Route(tuple(times), tuple(levels), offset, captures, grid.start)
+    exact = SOLVERS[spec.solver].depth == 0
+    return Route(tuple(times), tuple(levels), offset, captures, tuple(range(len(times))), exact, grid.start)
+
+
+def _foreign_route(run: ForeignRun, spec: JobSpec, *, resumed: bool) -> Route:
+    skipped = spec.steps - len(run.starts)
+    captures = {}
+    for wanted in capture_steps(spec.capture, spec.steps):
+        step = wanted - skipped
+        # Back to where the latent alone is the state.
+        while step > 0 and not run.holds(step):
+            step -= 1
+        if step > 0 or (step == 0 and not resumed and skipped + step > 0):
+            captures[run.starts[step]] = (skipped + step) / spec.steps
+    return Route(run.times, run.levels, skipped, captures, run.starts, run.exact, run.start, run)
 
 
 @dataclass
@@ -129,7 +153,7 @@ class Job:
     divergences: list[float] = field(default_factory=list)
     captured: list[CapturedState] = field(default_factory=list)
     wasted: int = 0
-    steps_run: int = 0
+    evaluations: int = 0
     retried: bool = False
     queue_seconds: float = 0.0
     denoise_seconds: float = 0.0
@@ -155,7 +179,8 @@ class Job:
             negative = pipeline.encode(spec.negative_prompt, *size, negative=True, loras=spec.loras)
         noise = pipeline.initial_noise(spec.seed, spec.width, spec.height)
         route = plan_route(pipeline, spec)
-        job = cls(spec, submitted, condition, negative, guided, SOLVERS[spec.solver], route, noise)
+        solver = FOREIGN if route.foreign else SOLVERS[spec.solver]
+        job = cls(spec, submitted, condition, negative, guided, solver, route, noise)
         job.next_attempt(pipeline)
         return job
 
@@ -200,6 +225,17 @@ class Job:
     def done(self) -> bool:
         """Whether the latent is clean."""
         return self.index == len(self.route.times)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of this attempt that are behind the latent, begun ones not counted."""
+        starts = self.route.starts
+        return len(starts) if self.done else bisect_right(starts, self.index) - 1
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether the latent is at the end of a step, not on the way to it."""
+        return self.done or self.index in self.route.starts
 
     @property
     def captures_now(self) -> bool:
@@ -279,7 +315,7 @@ class Job:
 
     def discard(self) -> None:
         """Count the steps of this attempt, the one just evaluated included, as thrown away."""
-        self.wasted += self.index + 1
+        self.wasted += bisect_right(self.route.starts, self.index)
 
     def capture(self, pooled: NDArray[np.float16]) -> None:
         """Keep the state before this step (call before `advance`).
@@ -307,37 +343,39 @@ class Job:
         """Return this step's own unit noise [C, h, w], a pure function of seed and step; None if it needs none."""
         if not self.solver.random:
             return None
-        mixed = np.random.SeedSequence([self.spec.seed, self.route.skipped + self.index]).generate_state(1, np.uint64)
-        generator = torch.Generator("cpu").manual_seed(int(mixed[0]) >> 1)
-        return torch.randn(self.latent.shape, generator=generator).to(self.latent.device)
+        return torch.randn(self.latent.shape, generator=self.generator()).to(self.latent.device)
+
+    def generator(self) -> torch.Generator:
+        """Return the source of this step's noise, equal on all devices."""
+        step = self.route.skipped + self.steps_done
+        mixed = np.random.SeedSequence([self.spec.seed, step]).generate_state(1, np.uint64)
+        return torch.Generator("cpu").manual_seed(int(mixed[0]) >> 1)
 
     def advance(self, latent: Tensor, corrected: Tensor, denoised: Tensor, update: Update) -> None:
         """Take over the stepped latent and remember what the solver needs of this step."""
-        depth = self.solver.depth
-        self.memory.past = [denoised, *self.memory.past][:depth]
-        self.memory.levels = [self.route.levels[self.index], *self.memory.levels][:depth]
-        self.memory.anchor = corrected if self.solver.corrects else None
-        self.memory.order = update.order
+        self.memory.remember(self.solver, self.route.levels[self.index], denoised, corrected, update.order)
         self.latent, self.denoised = latent, denoised
         self.index += 1
 
     def charge(self, seconds: float) -> None:
         """Book this row's share of one network evaluation."""
         self.denoise_seconds += seconds
-        self.steps_run += 1
+        self.evaluations += 1
 
     def progress(self, preview: ImageArray | None = None) -> Progress:
         """Describe where the job stands."""
         skipped = self.route.skipped
-        return Progress(self.spec.job_id, skipped + self.index, self.spec.steps, skipped, preview)
+        return Progress(self.spec.job_id, skipped + self.steps_done, self.spec.steps, skipped, preview)
 
     def wants_preview(self) -> bool:
         """Whether the step just made is one to show."""
         every = self.spec.preview_every
-        return every > 0 and not self.done and (self.route.skipped + self.index) % every == 0
+        return every > 0 and not self.done and (self.route.skipped + self.steps_done) % every == 0
 
     def result(self, image: ImageArray) -> JobResult:
         """Close the accounts."""
+        entry: Entry = "exact" if self.route.exact else "first-order restart"
+        steps_run = self.spec.steps - self.route.skipped + self.wasted
         return JobResult(
             job_id=self.spec.job_id,
             image=image,
@@ -350,6 +388,8 @@ class Job:
             captured=tuple(self.captured),
             queue_seconds=self.queue_seconds,
             denoise_seconds=self.denoise_seconds,
-            step_seconds=self.denoise_seconds / max(self.steps_run, 1),
+            step_seconds=self.denoise_seconds / max(steps_run, 1),
             decode_seconds=self.decode_seconds,
+            extra_evaluations=self.evaluations - steps_run,
+            entry=None if self.resumed is None else entry,
         )

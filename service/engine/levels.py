@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 # Half precision's smallest positive number: diffusers' stand-in for a terminal alpha^2 of zero.
 SMALLEST_ALPHA_SQUARED = 2.0**-24
+# Two time values closer than this are the same noise level (discrete models count in whole training steps).
+SAME_TIME = 0.5
 
 
 @dataclass(frozen=True, slots=True)

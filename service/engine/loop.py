@@ -20,7 +20,7 @@ from service.engine.gate import pool_prediction
 from service.engine.job import Held, Job
 from service.engine.lora import LoraError
 from service.engine.peak import Meter, PeakMemory
-from service.engine.solvers import step
+from service.engine.stepping import step_rows
 from service.logs import fields_of
 
 logger = logging.getLogger(__name__)
@@ -176,10 +176,7 @@ class StepLoop:
         """Let the gate judge, keep states, step the rows, and see to rows that went wrong."""
         signatures = _signatures(jobs, made.denoised)
         values = {row: job.judge(signatures[row]) for row, job in enumerate(jobs) if job.gated_now}
-        updates = [job.update() for job in jobs]
-        noises = [job.fresh_noise() for job in jobs]
-        memories = [job.memory for job in jobs]
-        stepped, corrected = step(made.latents, made.denoised, memories, updates, noises)
+        stepped, corrected, updates = step_rows(jobs, made.latents, made.denoised)
         finite = torch.isfinite(stepped).flatten(1).all(1).tolist()
         advanced = []
         for row, job in enumerate(jobs):
@@ -191,7 +188,8 @@ class StepLoop:
             if job.captures_now:
                 job.capture(signatures[row])
             job.advance(stepped[row], corrected[row], made.denoised[row], updates[row])
-            advanced.append(job)
+            if job.between_steps:
+                advanced.append(job)
         self._report(advanced)
 
     def _redirect(self, job: Job, value: float, pooled: NDArray[np.float16]) -> bool:

@@ -17,6 +17,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from service.engine.foreign import FLOW_FOREIGN, METHODS, ForeignRun, ForeignSchedules, enter
 from service.engine.levels import Grid, Level
 
 # What of a scheduler's configuration decides noise levels and time values.
@@ -66,6 +67,11 @@ class NoiseSchedule:
 
     Args:
         config: configuration of any of diffusers' schedulers for the model.
+
+    Attributes:
+        name: stable, of what decides noise levels and time values.
+        prediction_type: of the network.
+        solvers: vectorised ones, then those of diffusers' schedulers that work with this configuration.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -79,6 +85,8 @@ class NoiseSchedule:
         self._table = [_level(a) for a in self._ddim.alphas_cumprod]
         self._end = _level(self._ddim.final_alpha_cumprod)
         self._grids: dict[tuple[str, int], Grid] = {}
+        self._foreign = ForeignSchedules(config, self.prediction_type, self.level)
+        self.solvers = (*DISCRETE_SOLVERS, *self._foreign.names)
 
     def level(self, timestep: float) -> Level:
         """Return the noise level at a time value; between whole steps sigma / alpha is linear, as in Euler."""
@@ -104,6 +112,10 @@ class NoiseSchedule:
             # At most one per solver and N, and N is bounded.
             self._grids[key] = self._ddim_grid(steps) if solver == "ddim" else self._grid_of(solver, steps)
         return self._grids[key]
+
+    def foreign(self, solver: str, steps: int, entry: float | None) -> ForeignRun:
+        """Return a fresh scheduler of diffusers' for one attempt of a job; see `ForeignSchedules.run`."""
+        return self._foreign.run(solver, steps, entry)
 
     def _grid_of(self, solver: str, steps: int) -> Grid:
         scheduler = _SCHEDULERS[solver].from_config(self._config)
@@ -138,6 +150,7 @@ class FlowSchedule:
         kept |= {key: True for key in SPACING_SWITCHES if self._config.get(key)}
         self.name = f"flow-{_digest(kept)}"
         self.prediction_type = "flow"
+        self.solvers = (*FLOW_SOLVERS, *FLOW_FOREIGN)
 
     def level(self, timestep: float) -> Level:
         """Return the noise level at a time value, whole or fractional."""
@@ -164,6 +177,25 @@ class FlowSchedule:
         # diffusers starts from unit noise, whatever the first share.
         start = levels[0].alpha + levels[0].sigma
         return Grid(tuple(float(t) for t in self._scheduler.timesteps), levels, start)
+
+    def foreign(self, solver: str, steps: int, tokens: int, entry: float | None) -> ForeignRun:
+        """Return a fresh scheduler of diffusers' for one attempt of a job, on the levels that `grid` gives.
+
+        Args:
+            solver: one of FLOW_FOREIGN.
+            steps: N.
+            tokens: image tokens of the transformer.
+            entry: time value of the state it enters at; None = from pure noise.
+        """
+        method, count = METHODS[solver], int(self._config.num_train_timesteps)
+        times = torch.tensor(self.grid("flow_match_euler", steps, tokens).times)
+        scheduler = method.make(num_train_timesteps=count)
+        scheduler.set_timesteps(steps)
+        scheduler.timesteps = torch.cat([times[:1], times[1:].repeat_interleave(2)])
+        scheduler.sigmas = torch.cat([scheduler.timesteps / count, torch.zeros(1)])
+        scheduler.set_begin_index(0)
+        first = 0 if entry is None else enter(method, scheduler, entry, entry / count)
+        return ForeignRun(method, scheduler, first, self.level)
 
     def _mu(self, tokens: int) -> float:
         """Linear in the number of tokens (Esser et al. 2024, arXiv 2403.03206, section 5.3.2, as FLUX uses it)."""

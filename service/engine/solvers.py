@@ -82,6 +82,21 @@ class Memory:
     anchor: Tensor | None = None
     order: int = 0
 
+    def remember(self, solver: "Solver", level: Level, denoised: Tensor, corrected: Tensor, order: int) -> None:
+        """Keep what `solver` will look at of the step just made.
+
+        Args:
+            solver: the row's.
+            level: of the latent that was stepped.
+            denoised: x0 predicted there, [C, h, w].
+            corrected: the corrected latent there, [C, h, w].
+            order: of the step.
+        """
+        self.past = [denoised, *self.past][: solver.depth]
+        self.levels = [level, *self.levels][: solver.depth]
+        self.anchor = corrected if solver.corrects else None
+        self.order = order
+
 
 class Solver(ABC):
     """A way to step from one noise level to the next.

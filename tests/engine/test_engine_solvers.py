@@ -65,9 +65,7 @@ def ours(schedule, solver, steps):
         denoised = now.alpha * latents - now.sigma * network(latents, time)
         update = plan_step(solver, memory, now, after, steps - i)
         latents, corrected = step(latents, denoised, [memory], [update], [noise(1 + i)[0]])
-        memory.past = [denoised[0], *memory.past][: solver.depth]
-        memory.levels = [now, *memory.levels][: solver.depth]
-        memory.anchor, memory.order = corrected[0], update.order
+        memory.remember(solver, now, denoised[0], corrected[0], update.order)
     return latents
 
 

@@ -20,6 +20,7 @@ from service.engine.families.common import (
     to_pictures,
     with_guidance,
 )
+from service.engine.foreign import ForeignRun
 from service.engine.levels import Grid, Level
 from service.engine.placement import Placement
 from service.engine.schedule import DISCRETE_SOLVERS, NoiseSchedule
@@ -106,6 +107,10 @@ class DiscreteFamily(ABC):
         """Return the time values and noise levels of an N-step run; the size plays no part."""
         return self._schedule.grid(solver, steps)
 
+    def foreign(self, solver: str, steps: int, width: int, height: int, entry: float | None) -> ForeignRun:
+        """Return a fresh scheduler of diffusers' for one attempt of a job; the size plays no part."""
+        return self._schedule.foreign(solver, steps, entry)
+
     def level(self, timestep: float) -> Level:
         """Return the noise level at a time value, whole or fractional."""
         return self._schedule.level(timestep)
@@ -133,7 +138,7 @@ class DiscreteFamily(ABC):
         """Run the network as `with_guidance` wants it."""
 
     def _describe(self, folder: Path, model_id: str, traits: Traits) -> ModelInfo:
-        wishes = {"default_solver": self._shipped, **own_defaults(folder, DISCRETE_SOLVERS)}
+        wishes = {"default_solver": self._shipped, **own_defaults(folder, self._schedule.solvers)}
         sample = traits.sample_size
         sides = (sample, sample) if isinstance(sample, int) else sample
         side = wishes.get("image_size")
@@ -150,7 +155,7 @@ class DiscreteFamily(ABC):
             max_size=int(wishes.get("max_size", 2 * max(width, height))),
             default_steps=int(wishes.get("default_steps", traits.steps)),
             default_guidance=float(wishes.get("default_guidance", traits.guidance)),
-            solvers=preferred_first(DISCRETE_SOLVERS, wishes),
+            solvers=preferred_first(self._schedule.solvers, wishes),
             latent_channels=traits.channels,
             dtype=str(self._dtype).removeprefix("torch."),
             loras=self._adapters.supported,

@@ -14,9 +14,10 @@ from service.engine.adapters import Adapters
 from service.engine.base import Condition, EngineStartError, ImageArray, Lora, ModelInfo, Rows
 from service.engine.digest import weights_digest
 from service.engine.families.common import EncodedPrompts, own_defaults, preferred_first, seeded_noise, to_pictures
+from service.engine.foreign import ForeignRun
 from service.engine.levels import Grid, Level
 from service.engine.placement import Placement
-from service.engine.schedule import FLOW_SOLVERS, FlowSchedule
+from service.engine.schedule import FlowSchedule
 
 # One encoded prompt takes megabytes: hundreds of states as wide as T5-XXL.
 ENCODED_PROMPTS = 64
@@ -98,8 +99,11 @@ class RectifiedFlow(ABC):
 
     def grid(self, solver: str, steps: int, width: int, height: int) -> Grid:
         """Return the time values and noise levels of an N-step run."""
-        cells = self._scale * self._patch
-        return self._schedule.grid(solver, steps, (height // cells) * (width // cells))
+        return self._schedule.grid(solver, steps, self._tokens(width, height))
+
+    def foreign(self, solver: str, steps: int, width: int, height: int, entry: float | None) -> ForeignRun:
+        """Return a fresh scheduler of diffusers' for one attempt of a job."""
+        return self._schedule.foreign(solver, steps, self._tokens(width, height), entry)
 
     def level(self, timestep: float) -> Level:
         """Return the noise level at a time value, whole or fractional."""
@@ -118,12 +122,16 @@ class RectifiedFlow(ABC):
         with self._place.decoding(self._vae, width, height):
             return to_pictures(self._vae.decode(scaled.to(self._dtype), return_dict=False)[0])
 
+    def _tokens(self, width: int, height: int) -> int:
+        cells = self._scale * self._patch
+        return (height // cells) * (width // cells)
+
     @abstractmethod
     def _encode_one(self, prompt: str) -> Condition:
         """Return what `encode` promises."""
 
     def _describe(self, folder: Path, model_id: str, own: Defaults) -> ModelInfo:
-        wishes = own_defaults(folder, FLOW_SOLVERS)
+        wishes = own_defaults(folder, self._schedule.solvers)
         side = int(wishes.get("image_size", own.side))
         largest = int(wishes.get("max_size", 2 * side))
         return ModelInfo(
@@ -138,7 +146,7 @@ class RectifiedFlow(ABC):
             max_size=largest if own.limit is None else min(largest, own.limit),
             default_steps=int(wishes.get("default_steps", own.steps)),
             default_guidance=float(wishes.get("default_guidance", own.guidance_scale)),
-            solvers=preferred_first(FLOW_SOLVERS, wishes),
+            solvers=preferred_first(self._schedule.solvers, wishes),
             latent_channels=self._channels,
             dtype=str(self._dtype).removeprefix("torch."),
             guidance=own.guidance,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.facts import machine_facts
 
-NAMES = ("batching", "n_star", "overhead", "replay", "resume", "soak", "solver_resume")
+NAMES = ("batching", "n_star", "n_star_dit", "overhead", "replay", "resume", "soak", "solver_resume")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,9 +27,21 @@ SAVED = Path("benchmarks/reports/n_star.json")
 
 
 def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
-    """Measure and return the report; `quick` takes fewer prompts and a coarser grid."""
-    with Lab(str(MODEL), quiet=quiet) as lab:
-        sweep = sweep_steps(lab, held_out(24 if quick else 200), QUICK_GRID if quick else GRID)
+    """Measure the shipped default and return the report; `quick` takes fewer prompts and a coarser grid."""
+    return measure(MODEL, prompts=24 if quick else 200, grid=QUICK_GRID if quick else GRID, quiet=quiet)
+
+
+def measure(model: Path, *, prompts: int, grid: Sequence[int], quiet: bool) -> dict[str, Any]:
+    """Measure one model.
+
+    Args:
+        model: its folder.
+        prompts: how many held-out ones.
+        grid: numbers of steps to try.
+        quiet: no progress bars.
+    """
+    with Lab(str(model), quiet=quiet) as lab:
+        sweep = sweep_steps(lab, held_out(prompts), grid)
         figures = sweep.report()
         return {
             "headline": {"n_star": sweep.best[1], "full_50": figures["full_50"]["value"]},

@@ -227,9 +227,10 @@ def _growth_row(part: str, figures: dict[str, dict[str, float]]) -> str:
 GROWTH = {"rss_kb": 0, "descriptors": 2, "threads": 2}
 INSIDE = ("resume_30pct", "full_nstar", "scratch_70pct", "full_50", "neighbour")
 # The README has room for the answers, not for the sweep and the checks.
-OUTSIDE_README = ("n_star", "batching", "soak")
+OUTSIDE_README = ("n_star", "n_star_dit", "batching", "soak")
 SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "n_star": ("How few steps are enough?", n_star_table),
+    "n_star_dit": ("And for the transformer?", n_star_table),
     "resume": ("Does resuming beat fewer steps?", resume_table),
     "replay": ("Is a log of sessions served cheaper?", replay_table),
     "overhead": ("What does the cache cost?", overhead_table),

@@ -13,7 +13,7 @@ import torch
 
 from training import card, denoiser, dit, evaluate, export, latents, pool, t5, text, unet, vae
 from training.judge import training as judge_training
-from training.loop import JUDGE_FOLDER, RUNS
+from training.loop import DIT_FOLDER, JUDGE_FOLDER, RUNS, UNET_FOLDER
 
 
 def _scenes(options: argparse.Namespace) -> None:
@@ -67,7 +67,8 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _tune(options: argparse.Namespace) -> None:
-    evaluate.save_figures({"guidance_sweep": evaluate.tune_guidance()})
+    for folder in (UNET_FOLDER, DIT_FOLDER):
+        evaluate.tune(folder)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -75,7 +76,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(figures))
         return
-    for name in ("model_heldout", "model_novel"):
+    for name in ("model_heldout", "model_novel", "dit_model_heldout", "dit_model_novel"):
         print(name, figures[name]["score"], figures[name]["interval95"])
 
 

@@ -18,12 +18,12 @@ from PIL import Image
 
 from training.evaluate import RESULTS, prompts
 from training.export import load_pipeline, read_defaults
-from training.loop import MODELS, RUNS, UNET_FOLDER
+from training.loop import DIT_FOLDER, MODELS, RUNS, UNET_FOLDER
 from training.sampling import sample, with_solver
 from training.scenes import NOVEL_PAIRS
 
 HISTORY = MODELS / "training_log.json"
-_STAGES = ("vae", "text", "judge", "unet")
+_STAGES = ("vae", "text", "judge", "unet", "t5", "dit")
 _ROWS, _COLUMNS = 3, 5
 _SHEET_SEED = 42
 
@@ -57,11 +57,11 @@ def plot_history(path: Path) -> None:
     plt.close(figure)
 
 
-def contact_sheet(path: Path) -> list[str]:
-    """A grid of pictures for held-out prompts; returns the prompts in reading order."""
-    defaults = read_defaults()
+def contact_sheet(path: Path, folder: Path) -> list[str]:
+    """A grid of a model's pictures for held-out prompts; returns the prompts in reading order."""
+    defaults = read_defaults(folder)
     texts = [one.text for one in prompts("heldout", _ROWS * _COLUMNS, _SHEET_SEED)]
-    pipeline = with_solver(load_pipeline(), defaults.get("default_solver", "ddim"))
+    pipeline = with_solver(load_pipeline(folder), defaults.get("default_solver", "ddim"))
     parts = sample(pipeline, texts, defaults["default_steps"], defaults["default_guidance"], _SHEET_SEED)
     pictures = (torch.cat(list(parts)) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     grid = pictures.reshape(_ROWS, _COLUMNS, 128, 128, 3).swapaxes(1, 2)
@@ -82,13 +82,37 @@ def _attribute_table(heldout: dict[str, float], novel: dict[str, float]) -> str:
 
 
 def _parameters(folder: Path) -> dict[str, str]:
-    pipeline = load_pipeline(folder)
-    parts = {"unet": pipeline.unet, "vae": pipeline.vae, "text": pipeline.text_encoder}
-    return {k: f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f}" for k, m in parts.items()}
+    parts = load_pipeline(folder).components
+    counts = {
+        name: sum(weight.numel() for weight in part.parameters())
+        for name, part in parts.items()
+        if isinstance(part, torch.nn.Module)
+    }
+    return {name: f"{count / 1e6:.1f}" for name, count in counts.items()}
 
 
 def _size_mb(folder: Path) -> str:
     return f"{sum(f.stat().st_size for f in folder.rglob('*') if f.is_file()) / 1e6:.1f}"
+
+
+def _model_facts(prefix: str, folder: Path, figures: dict[str, Any]) -> dict[str, str]:
+    """What the card says of one model, by placeholder."""
+    defaults, heldout, novel = (
+        read_defaults(folder),
+        figures[f"{prefix}model_heldout"],
+        figures[f"{prefix}model_novel"],
+    )
+    facts = {
+        "guidance": str(defaults["default_guidance"]),
+        "steps": str(defaults["default_steps"]),
+        "solver": defaults.get("default_solver", "ddim"),
+        "sweep_guidance": json.dumps(figures.get(f"{prefix}guidance_sweep", {}).get("scores", {})),
+        "model_heldout": _share(heldout),
+        "model_novel": _share(novel),
+        "whole": f"{heldout['wholly_right']:.1%}",
+        "attributes": _attribute_table(heldout["by_attribute"], novel["by_attribute"]),
+    }
+    return {prefix + name: fact for name, fact in facts.items()}
 
 
 def write_card() -> None:
@@ -99,27 +123,23 @@ def write_card() -> None:
     """
     write_history()
     plot_history(MODELS / "loss.png")
-    texts = contact_sheet(MODELS / "contact_sheet.png")
+    texts = contact_sheet(MODELS / "contact_sheet.png", UNET_FOLDER)
+    contact_sheet(MODELS / "contact_sheet_dit.png", DIT_FOLDER)
     figures = json.loads(RESULTS.read_text())
     logs = json.loads(HISTORY.read_text())
     judged = figures["judge"]
     facts = {
         **{f"p_{k}": v for k, v in _parameters(UNET_FOLDER).items()},
+        **{f"dit_p_{k}": v for k, v in _parameters(DIT_FOLDER).items()},
         **{f"min_{k}": f"{log['records'][-1]['seconds'] / 60:.0f}" for k, log in logs.items()},
         "unet_steps": str(logs["unet"]["records"][-1]["step"]),
         "size": _size_mb(UNET_FOLDER),
         "judge_size": _size_mb(MODELS / "scenes-judge"),
-        "guidance": str(read_defaults()["default_guidance"]),
-        "steps": str(read_defaults()["default_steps"]),
-        "solver": read_defaults().get("default_solver", "ddim"),
-        "sweep_guidance": json.dumps(figures.get("guidance_sweep", {}).get("scores", {})),
-        "model_heldout": _share(figures["model_heldout"]),
-        "whole": f"{figures['model_heldout']['wholly_right']:.1%}",
-        "model_novel": _share(figures["model_novel"]),
+        "dit_steps_trained": str(logs["dit"]["records"][-1]["step"]),
+        "dit_size": _size_mb(DIT_FOLDER),
+        **_model_facts("", UNET_FOLDER, figures),
+        **_model_facts("dit_", DIT_FOLDER, figures),
         **{k: _share(v) for k, v in judged.items()},
-        "attributes": _attribute_table(
-            figures["model_heldout"]["by_attribute"], figures["model_novel"]["by_attribute"]
-        ),
         "pairs": ", ".join(f"{colour} {shape}" for shape, colour in sorted(NOVEL_PAIRS)),
         "prompts": "\n".join(f"{k + 1}. {text}" for k, text in enumerate(texts)),
     }

@@ -8,20 +8,20 @@ from collections import defaultdict
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
 from training.export import load_pipeline, read_defaults, write_defaults
 from training.judge import Judge, JudgeResult
 from training.judge.training import fully_mentioned
-from training.loop import JUDGE_FOLDER, MODELS
+from training.loop import DIT_FOLDER, JUDGE_FOLDER, MODELS, UNET_FOLDER
 from training.pool import draw_shard
-from training.sampling import Solver, sample, with_solver
+from training.sampling import ScenesPipeline, Solver, sample, with_solver
 from training.scenes import Caption, Split, caption, sample_scene
 from training.vae import reconstruct, to_tensor
 
@@ -32,6 +32,8 @@ _TUNING_SEED = 70_005
 _NOISE_SEED = 500_000
 _CHUNK = 16
 _FULL_STEPS = 50
+# Of the names of a model's figures; the UNet came first and has none.
+_PREFIX = {UNET_FOLDER: "", DIT_FOLDER: "dit_"}
 
 Figures = dict[str, Any]
 
@@ -64,7 +66,7 @@ def summary(result: JudgeResult) -> Figures:
     }
 
 
-def judge_on_renders(pipeline: StableDiffusionPipeline, judge: Judge, count: int) -> Figures:
+def judge_on_renders(pipeline: ScenesPipeline, judge: Judge, count: int) -> Figures:
     """The judge on clean renders, and on the same renders through the autoencoder."""
     figures: Figures = {}
     splits: tuple[Split, ...] = ("heldout", "novel")
@@ -84,17 +86,18 @@ class Setting:
     steps: int
     guidance: float
     solver: Solver = "ddim"
+    model: Path = UNET_FOLDER
 
 
-@lru_cache(maxsize=1)
-def _models() -> tuple[StableDiffusionPipeline, Judge]:
-    """The shipped models, loaded once per worker process."""
+@lru_cache(maxsize=2)
+def _models(folder: Path) -> tuple[ScenesPipeline, Judge]:
+    """A shipped model and the judge, loaded once per worker process."""
     torch.set_num_threads(1)
-    return load_pipeline(), Judge.load(JUDGE_FOLDER)
+    return load_pipeline(folder), Judge.load(JUDGE_FOLDER)
 
 
 def _judge_chunk(captions: list[Caption], setting: Setting, seed: int) -> JudgeResult:
-    pipeline, judge = _models()
+    pipeline, judge = _models(setting.model)
     texts = [one.text for one in captions]
     pictures = sample(with_solver(pipeline, setting.solver), texts, setting.steps, setting.guidance, seed)
     return judge.score(torch.cat(list(pictures)), captions)
@@ -115,17 +118,22 @@ def workers(count: int = 2) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
 
 
-def tune_guidance(count: int = 96, steps: int = 16) -> Figures:
+def tune_guidance(folder: Path, count: int = 96, steps: int = 16) -> Figures:
     """Score guidance scales on tuning prompts, and record the best one beside the model."""
     captions = prompts("train", count, _TUNING_SEED)
     with workers() as executor:
         scores = {
-            scale: round(float(judge_model(executor, captions, Setting(steps, scale)).score.mean()), 4)
+            scale: round(float(judge_model(executor, captions, Setting(steps, scale, model=folder)).score.mean()), 4)
             for scale in (1.5, 2.0, 3.0, 4.0)
         }
     best = max(scores, key=lambda scale: scores[scale])
-    write_defaults({**read_defaults(), "default_guidance": best})
+    write_defaults({**read_defaults(folder), "default_guidance": best}, folder)
     return {"prompts": count, "steps": steps, "scores": scores, "best": best}
+
+
+def tune(folder: Path) -> None:
+    """Choose a model's guidance, and record how the choice was made."""
+    save_figures({_PREFIX[folder] + "guidance_sweep": tune_guidance(folder)})
 
 
 def evaluate(count: int = 512, novel: int = 192) -> Figures:
@@ -135,17 +143,20 @@ def evaluate(count: int = 512, novel: int = 192) -> Figures:
         count: held-out prompts for the 50-step score.
         novel: prompts with never-trained combinations, likewise.
     """
-    defaults = read_defaults()
-    chosen = Setting(_FULL_STEPS, defaults["default_guidance"])
-    heldout = prompts("heldout", count)
-    save_figures({"defaults": dict(defaults)})
     with workers() as executor:
-        save_figures({"model_heldout": summary(judge_model(executor, heldout, chosen))})
-        result = judge_model(executor, prompts("novel", novel), chosen)
-        save_figures({"model_novel": summary(result)})
-        save_figures({"judge": judge_on_renders(*_models(), 400)})
+        for folder in (UNET_FOLDER, DIT_FOLDER):
+            _evaluate_model(executor, folder, count, novel)
+        save_figures({"judge": judge_on_renders(*_models(UNET_FOLDER), 400)})
     figures: Figures = json.loads(RESULTS.read_text())
     return figures
+
+
+def _evaluate_model(executor: Executor, folder: Path, count: int, novel: int) -> None:
+    defaults, prefix = read_defaults(folder), _PREFIX[folder]
+    chosen = Setting(_FULL_STEPS, defaults["default_guidance"], model=folder)
+    save_figures({prefix + "defaults": dict(defaults)})
+    save_figures({prefix + "model_heldout": summary(judge_model(executor, prompts("heldout", count), chosen))})
+    save_figures({prefix + "model_novel": summary(judge_model(executor, prompts("novel", novel), chosen))})
 
 
 def save_figures(figures: Figures) -> None:

@@ -14,7 +14,7 @@ from training.denoiser import new_scheduler
 from training.dit import load_dit
 from training.latents import standard_vae
 from training.loop import DIT_FOLDER, RUNS, UNET_FOLDER
-from training.sampling import Solver
+from training.sampling import ScenesPipeline, Solver
 from training.t5 import load_t5
 from training.text import load_text
 from training.unet import load_unet
@@ -98,10 +98,8 @@ def write_defaults(defaults: Defaults, folder: Path = UNET_FOLDER) -> None:
     (folder / "headstart.json").write_text(json.dumps(defaults, indent=2) + "\n")
 
 
-def load_pipeline(folder: Path = UNET_FOLDER) -> StableDiffusionPipeline | PixArtSigmaPipeline:
+def load_pipeline(folder: Path = UNET_FOLDER) -> ScenesPipeline:
     """A shipped pipeline, offline, in single precision, without progress bars."""
-    pipeline: StableDiffusionPipeline | PixArtSigmaPipeline = DiffusionPipeline.from_pretrained(
-        str(folder), local_files_only=True
-    )
+    pipeline: ScenesPipeline = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

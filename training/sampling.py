@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PixArtSigmaPipeline, StableDiffusionPipeline
+
+ScenesPipeline: TypeAlias = StableDiffusionPipeline | PixArtSigmaPipeline
+# PixArt's own habits, which suit neither pictures of 128x128 nor captions of 40 tokens.
+_PIXART: dict[str, Any] = {
+    "height": 128,
+    "width": 128,
+    "use_resolution_binning": False,
+    "max_sequence_length": 40,
+    "clean_caption": False,
+}
 
 Solver = Literal["ddim", "dpmpp_2m"]
 
 
-def with_solver(pipeline: StableDiffusionPipeline, solver: Solver) -> StableDiffusionPipeline:
+def with_solver(pipeline: ScenesPipeline, solver: Solver) -> ScenesPipeline:
     """Set the pipeline's scheduler: DDIM or DPM-Solver++ 2M (Lu et al., 2022)."""
     config = pipeline.scheduler.config
     if solver == "ddim":
@@ -24,7 +34,7 @@ def with_solver(pipeline: StableDiffusionPipeline, solver: Solver) -> StableDiff
 
 
 def sample(
-    pipeline: StableDiffusionPipeline,
+    pipeline: ScenesPipeline,
     prompts: list[str],
     steps: int,
     guidance: float,
@@ -41,6 +51,7 @@ def sample(
         seed: picture i starts from the noise of seed ``seed + i``.
         batch: pictures at once.
     """
+    own = _PIXART if isinstance(pipeline, PixArtSigmaPipeline) else {}
     for start in range(0, len(prompts), batch):
         part = prompts[start : start + batch]
         seeds = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
@@ -51,5 +62,6 @@ def sample(
                 guidance_scale=guidance,
                 generator=seeds,
                 output_type="pt",
+                **own,
             ).images
         yield pictures.float()

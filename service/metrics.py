@@ -63,7 +63,7 @@ class Metrics:
 
     def note_run(self, result: JobResult) -> None:
         """Count what a finished run cost."""
-        self.steps.inc(result.evaluations)
+        self.steps.inc(result.steps_run)
         self.gpu.inc(result.denoise_seconds + result.decode_seconds)
         self.queue_wait.observe(result.queue_seconds)
         self.step.observe(result.step_seconds)

@@ -194,9 +194,14 @@ class JobResult:
     entry: Entry | None = None
 
     @property
+    def steps_run(self) -> int:
+        """Steps that were run, wasted ones included."""
+        return self.steps - self.skipped + self.wasted
+
+    @property
     def evaluations(self) -> int:
         """Network evaluations, those of wasted steps included: what the job cost. One per step, for most solvers."""
-        return self.steps - self.skipped + self.wasted + self.extra_evaluations
+        return self.steps_run + self.extra_evaluations
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mix_helpers import BUILDERS, SHARES, arrivals, assert_close, clean, own_states, play, some_jobs, tiny_family
 
 from service.engine.batch import join
+from service.engine.foreign import METHODS, Space
 from service.engine.job import Job, plan_route
 from service.engine.loop import StepLoop
 from service.engine.solvers import SOLVERS, Memory, step
@@ -44,7 +45,7 @@ def test_batch_mates_arrivals_and_cancellations_change_nothing(family, states, d
             assert not [e for tick, e in played.events if e.job_id == one.item.job_id and tick >= one.cancelled]
         if one.cancelled is None or one.item.job_id in played.results:
             joint = played.results[one.item.job_id]
-            assert_same_run(joint, clean(family, one.item), rounded=bool(one.item.capture))
+            assert_same_run(joint, clean(family, one.item), rounded=bool(one.item.capture) or explodes(one.item))
     assert_nothing_left(loop)
     if all(one.cancelled is None for one in plan):
         assert played.rows == sum(result.evaluations for result in played.results.values())
@@ -69,6 +70,11 @@ def test_a_run_resumed_from_its_own_state_is_the_same_run(family, data):
         assert (again.entry == "exact") == (item.solver not in RESTARTING)
         if again.entry == "exact":
             np.testing.assert_array_equal(again.image, full.image)
+
+
+def explodes(item):
+    """Whether the solver's samples grow with sigma: 20,000 times on a cosine schedule, and float32's rounding too."""
+    return item.solver in METHODS and METHODS[item.solver].space is Space.EXPLODING
 
 
 def assert_same_run(joint, single, *, rounded):

@@ -11,6 +11,7 @@ def test_miss_then_approximate(client: Client) -> None:
     assert first["cache"]["verdict"] == "MISS"
     assert first["cache"]["reason"] == "no-candidates"
     assert first["cache"]["skipped_steps"] == 0
+    assert (first["cache"]["entry"], first["cache"]["evaluations"]) == (None, 8)
     assert first["cache"]["stored"]
     client.settle()
     second = client.draw("on a table there is a red cube", negative_prompt="flow1")
@@ -18,6 +19,8 @@ def test_miss_then_approximate(client: Client) -> None:
     assert cache["verdict"] == "APPROX"
     assert 0 < cache["skipped_steps"] <= 4
     assert cache["steps"] == 8
+    assert cache["entry"] == "exact"
+    assert cache["evaluations"] == 8 - cache["skipped_steps"] + cache["wasted_steps"]
     assert 0.6 < cache["similarity"] < 1.0
     assert cache["divergence"] > 0.0
     assert cache["source"]["prompt"] == "a red cube on a table"
@@ -155,8 +158,16 @@ def test_a_state_serves_other_step_counts_and_solvers(client: Client) -> None:
     client.settle()
     wish = {"negative_prompt": "flow15", "num_inference_steps": 20, "scheduler": "dpmpp_2m"}
     cache = client.cache("a general cube", **wish)
-    assert cache["verdict"] == "APPROX"
+    assert (cache["verdict"], cache["entry"]) == ("APPROX", "first-order restart")
     assert 0 < cache["skipped_steps"] <= 10
+
+
+def test_a_state_serves_a_solver_that_evaluates_twice_a_step(client: Client) -> None:
+    client.draw("a doubled cube", negative_prompt="flow20")
+    client.settle()
+    cache = client.cache("a doubled cube", negative_prompt="flow20", num_inference_steps=20, scheduler="heun")
+    assert (cache["verdict"], cache["entry"]) == ("APPROX", "exact")
+    assert cache["evaluations"] == 2 * (20 - cache["skipped_steps"]) - 1
 
 
 def test_several_pictures_in_one_answer(client: Client) -> None:

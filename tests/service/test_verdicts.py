@@ -13,9 +13,10 @@ from service.verdicts import run_verdict
 def test_a_resumed_run_names_the_source_it_used() -> None:
     verdict = run_verdict(
         plan(VerdictKind.APPROX, "match", attempts=2),
-        result(resumed=1, skipped=4, wasted=1, divergences=(0.3, 0.05)),
+        result(resumed=1, skipped=4, wasted=1, divergences=(0.3, 0.05), entry="exact", extra_evaluations=3),
     )
     assert verdict.kind is VerdictKind.APPROX
+    assert (verdict.entry, verdict.evaluations) == ("exact", 8)
     assert (verdict.source_id, verdict.source_prompt) == (2, "prompt 2")
     assert verdict.similarity == pytest.approx(0.8)
     assert verdict.divergence == 0.05
@@ -35,6 +36,7 @@ def test_a_refused_resume_is_a_miss_that_cost_something() -> None:
 def test_a_full_run_keeps_its_plans_verdict(kind: VerdictKind) -> None:
     verdict = run_verdict(plan(kind, "because"), result())
     assert (verdict.kind, verdict.reason, verdict.skipped) == (kind, "because", 0)
+    assert (verdict.entry, verdict.evaluations) == (None, 8)
 
 
 def test_a_gate_that_had_nothing_to_compare_reports_nothing() -> None:

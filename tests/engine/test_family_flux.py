@@ -75,7 +75,7 @@ def test_what_is_asked_for_is_what_is_drawn(ours):
 
 def test_guidance_costs_no_second_network_row(ours):
     seen = []
-    with ours["dev"]._transformer.register_forward_pre_hook(
+    with ours["dev"]._denoiser.register_forward_pre_hook(
         lambda _, __, given: seen.append(len(given["hidden_states"])), with_kwargs=True
     ):
         final_latents(ours["dev"], job("a", steps=2), job("b", steps=2, guidance_scale=1.0))

@@ -150,7 +150,7 @@ class TestDecoding:
     def test_a_vae_that_overflows_in_half_precision_decodes_in_single(self, tmp_path, dtype, upcast, used):
         folder = build_tiny_sdxl(tmp_path, vae={"force_upcast": upcast})
         pipeline = load_pipeline(str(folder), "cpu", dtype)
-        assert (pipeline._vae.dtype, pipeline._unet.dtype) == (used, pipeline._dtype)
+        assert (pipeline._vae.dtype, pipeline._denoiser.dtype) == (used, pipeline._dtype)
         assert pipeline.decode(torch.randn(2, 4, 16, 16)).shape == (2, 32, 32, 3)
 
     def test_nothing_overflows(self, tiny_sdxl, sdxl):

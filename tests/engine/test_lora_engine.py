@@ -62,7 +62,7 @@ def test_only_so_many_stay_loaded_and_a_reloaded_one_draws_the_same(tiny_model, 
     first = final_latent(pipeline, job(named(folder, "a")))
     drawn = {name: final_latent(pipeline, job(named(folder, name))) for name in "bac"}
     assert pipeline._adapters.loaded == ["a", "c"]
-    held = {name for name, _ in pipeline._unet.named_parameters() if "lora_A" in name}
+    held = {name for name, _ in pipeline._denoiser.named_parameters() if "lora_A" in name}
     assert {name.split(".")[-2] for name in held} == set(pipeline._adapters._loaded.values())
     assert torch.equal(drawn["a"], first)
     assert not torch.equal(drawn["b"], drawn["c"])

@@ -140,15 +140,16 @@ def test_the_profile_names_functions_of_the_engine(tiny: Path) -> None:
     assert all(".py: " in one["function"] and 0 < one["share_of_outside"] < 1 for one in named)
 
 
-def test_networks_are_no_cost_of_the_loop(tiny: Path) -> None:
+def test_the_denoiser_is_no_cost_of_the_loop(tiny: Path) -> None:
     from engine_helpers import drive, spec
 
     timed = Timed(load_pipeline(str(tiny), "cpu", "float32"))
     profile = cProfile.Profile()
     profile.runcall(drive, StepLoop(timed, max_batch=2), spec("a", steps=3), spec("b", steps=3))
     stats = pstats.Stats(profile)
-    networks = sum(end - start for _, start, end in timed.spans)
-    assert sum(own_costs(stats).values()) < stats.total_tt - 0.9 * networks
+    # The decoder runs on another thread, which the profile does not see.
+    denoiser = sum(end - start for name, start, end in timed.spans if name == "network")
+    assert sum(own_costs(stats).values()) < stats.total_tt - 0.9 * denoiser
 
 
 @pytest.fixture

@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import PixArtSigmaPipeline, StableDiffusionPipeline
 
 from training.evaluate import interval, prompts
 from training.export import load_pipeline, read_defaults
 from training.judge import Judge
 from training.judge.training import fully_mentioned
-from training.loop import JUDGE_FOLDER, UNET_FOLDER
+from training.loop import DIT_FOLDER, JUDGE_FOLDER, UNET_FOLDER
 from training.pool import draw_shard
-from training.sampling import sample
+from training.lab import Lab, RunSettings, jobs
+from training.sampling import sample, with_solver
 
 MEBIBYTE = 2**20
 
@@ -29,12 +30,18 @@ def pipeline() -> StableDiffusionPipeline:
 
 
 @pytest.fixture(scope="module")
+def transformer() -> PixArtSigmaPipeline:
+    return load_pipeline(DIT_FOLDER)
+
+
+@pytest.fixture(scope="module")
 def judge() -> Judge:
     return Judge.load(JUDGE_FOLDER)
 
 
 def test_the_shipped_folders_are_small() -> None:
     assert folder_size(UNET_FOLDER) < 25 * MEBIBYTE
+    assert folder_size(DIT_FOLDER) < 30 * MEBIBYTE
     assert folder_size(JUDGE_FOLDER) < 3 * MEBIBYTE
 
 
@@ -64,6 +71,32 @@ def test_the_model_mostly_draws_what_is_asked(pipeline: StableDiffusionPipeline,
     texts = [one.text for one in captions]
     pictures = torch.cat(list(sample(pipeline, texts, 12, read_defaults()["default_guidance"])))
     assert judge.score(pictures, captions).score.mean() > 0.75
+
+
+def test_the_transformer_mostly_draws_what_is_asked(transformer: PixArtSigmaPipeline, judge: Judge) -> None:
+    captions = prompts("heldout", 8)
+    texts = [one.text for one in captions]
+    defaults = read_defaults(DIT_FOLDER)
+    steps, guidance = defaults["default_steps"], defaults["default_guidance"]
+    pictures = torch.cat(list(sample(with_solver(transformer, defaults["default_solver"]), texts, steps, guidance)))
+    assert judge.score(pictures, captions).score.mean() > 0.75
+
+
+def test_any_text_tokenises_for_the_transformer(transformer: PixArtSigmaPipeline) -> None:
+    for text in ("", "Zürich 漢字 🙂", "a " * 500):
+        ids = transformer.tokenizer(text, max_length=40, truncation=True).input_ids
+        assert 1 <= len(ids) <= 40
+        assert max(ids) < transformer.text_encoder.config.vocab_size
+
+
+def test_the_engine_draws_the_transformers_pictures_as_diffusers_does(transformer: PixArtSigmaPipeline) -> None:
+    with Lab(str(DIT_FOLDER), dtype="float32", threads=2, quiet=True) as lab:
+        caption = prompts("heldout", 1)[0]
+        settings = RunSettings(steps=4, solver="ddim", guidance_scale=3.0)
+        image = lab.run(jobs([caption], [11], settings, lab.info, "same"), "same")[0].image
+    picture = next(sample(with_solver(transformer, "ddim"), [caption.text], 4, 3.0, seed=11))
+    ours = torch.from_numpy(image).permute(2, 0, 1) / 255
+    assert (ours - picture[0]).abs().mean() < 0.02
 
 
 def test_the_judge_reads_clean_renders(judge: Judge) -> None:
@@ -97,6 +130,7 @@ def test_the_interval_holds_the_mean() -> None:
 
 
 def test_the_defaults_are_recorded() -> None:
-    facts = json.loads((UNET_FOLDER / "headstart.json").read_text())
-    assert facts.keys() == {"default_guidance", "default_solver", "default_steps", "image_size"}
-    assert facts["image_size"] == 128
+    for folder in (UNET_FOLDER, DIT_FOLDER):
+        facts = json.loads((folder / "headstart.json").read_text())
+        assert facts.keys() == {"default_guidance", "default_solver", "default_steps", "image_size"}
+        assert facts["image_size"] == 128

@@ -225,9 +225,35 @@ def _growth_row(part: str, figures: dict[str, dict[str, float]]) -> str:
 
 
 GROWTH = {"rss_kb": 0, "descriptors": 2, "threads": 2}
+
+
+def solver_resume_table(report: Report) -> list[str]:
+    """First-order restart beside stored history, pooled over the entry points of each solver and N."""
+    lines = [
+        "A multistep solver that enters at a stored state, started again at first order or with the source's history",
+        "(kept in half precision). PSNR: of resumes from a run's own state against the uninterrupted run, at each K.",
+        "",
+        "| solver | N | PSNR at K: restart → history | judge, own state | judge, neighbour's state |",
+        "|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        decibels = ", ".join(
+            f"{level['skipped']}: {level['restart_psnr']['value']:.1f} → {level['history_psnr']['value']:.1f}"
+            for level in row["levels"]
+        )
+        own, near = (row[f"history_over_restart{where}"] for where in ("", "_neighbour"))
+        lines.append(f"| {row['solver']} | {row['steps']} | {decibels} | {interval(own)} | {interval(near)} |")
+    whole = interval(report["history_over_restart_neighbour"])
+    return [
+        *lines,
+        "",
+        f"The judge's columns are history ÷ restart. Neighbours' states, everything together: {whole}.",
+    ]
+
+
 INSIDE = ("resume_30pct", "full_nstar", "scratch_70pct", "full_50", "neighbour")
 # The README has room for the answers, not for the sweep and the checks.
-OUTSIDE_README = ("n_star", "n_star_dit", "batching", "soak")
+OUTSIDE_README = ("n_star", "n_star_dit", "batching", "soak", "solver_resume")
 SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "n_star": ("How few steps are enough?", n_star_table),
     "n_star_dit": ("And for the transformer?", n_star_table),
@@ -236,6 +262,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "overhead": ("What does the cache cost?", overhead_table),
     "batching": ("What is joining every request's steps worth?", batching_table),
     "soak": ("Does it survive a long day?", soak_table),
+    "solver_resume": ("How should a multistep solver resume?", solver_resume_table),
 }
 
 

@@ -6,11 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
+from diffusers import LCMScheduler, StableDiffusion3Pipeline, StableDiffusionPipeline
 from engine_helpers import build_tiny_model, point, spec
 from flow_helpers import draw, final_latent
 from mix_helpers import SHARES, Bare, clean
 from tiny_sd3 import build_tiny_sd3
+from tiny_sdxl import build_tiny_sdxl
 
 from service.engine.base import JobResult, Progress
 from service.engine.foreign import DISCRETE_FOREIGN, METHODS, ForeignRun
@@ -156,6 +157,11 @@ class TestResume:
         result = clean(ours, job(solver, steps=1))
         assert result.evaluations == 1
         assert np.isfinite(result.image).all()
+
+
+def test_a_model_distilled_for_lcm_is_served_with_it(tmp_path):
+    folder = build_tiny_sdxl(tmp_path, scheduler=LCMScheduler(**SCALED))
+    assert load_pipeline(str(folder), "cpu", "float32").info.solvers[:2] == ("lcm", "ddim")
 
 
 def test_lcm_takes_more_steps_than_it_was_distilled_at(ours):

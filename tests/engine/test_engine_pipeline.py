@@ -16,6 +16,7 @@ from engine_helpers import SIDE, alone, build_tiny_model, spec
 
 from service.engine.base import EngineStartError, Rows
 from service.engine.families.common import EncodedPrompts
+from service.engine.foreign import DISCRETE_FOREIGN
 from service.engine.job import Job
 from service.engine.loading import load_pipeline
 from service.engine.loop import StepLoop
@@ -141,7 +142,7 @@ def test_what_the_service_is_told(pipeline, tiny_model):
     assert (info.model_id, info.family) == (tiny_model.name, "stable-diffusion")
     assert (info.width, info.height, info.size_multiple, info.max_size) == (32, 32, 4, 64)
     assert (info.default_steps, info.default_guidance, info.latent_channels) == (8, 2.0, 4)
-    assert info.solvers == ("ddim", "euler", "dpmpp_2m", "unipc", "euler_ancestral")
+    assert info.solvers == ("ddim", "euler", "dpmpp_2m", "unipc", "euler_ancestral", *DISCRETE_FOREIGN)
     assert info.guidance == "classifier-free"
     assert info.schedule.startswith("squaredcos_cap_v2-trailing-")
 

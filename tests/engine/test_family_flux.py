@@ -13,6 +13,7 @@ from tiny_flux import build_tiny_flux
 
 from service.engine.base import EngineStartError
 from service.engine.families.flux import _pack, _unpack
+from service.engine.foreign import FLOW_FOREIGN
 from service.engine.job import plan_route
 from service.engine.loading import load_pipeline
 from service.engine.schedule import FLOW_SOLVERS
@@ -155,7 +156,7 @@ def test_what_the_service_is_told(models, ours):
     assert (info.model_id, info.family, info.prediction_type) == (models["dev"].name, "flux", "flow")
     assert (info.width, info.height, info.size_multiple, info.max_size) == (SIDE, SIDE, 4, 64)
     assert (info.default_steps, info.default_guidance, info.latent_channels) == (28, 3.5, 4)
-    assert (info.solvers, info.guidance, info.dtype) == (FLOW_SOLVERS, "embedded", "float32")
+    assert (info.solvers, info.guidance, info.dtype) == ((*FLOW_SOLVERS, *FLOW_FOREIGN), "embedded", "float32")
     schnell = ours["schnell"].info
     assert (schnell.default_steps, schnell.default_guidance, schnell.guidance) == (4, 1.0, "none")
     assert len({pipeline.info.schedule for pipeline in ours.values()}) == len(MODELS)

@@ -12,6 +12,7 @@ from tiny_pixart import SCHEDULER, STATES, build_tiny_pixart
 from transformers.utils import is_sentencepiece_available
 
 from service.engine.base import EngineStartError
+from service.engine.foreign import DISCRETE_FOREIGN
 from service.engine.loading import load_pipeline
 
 AS_ASKED = {"clean_caption": False, "use_resolution_binning": False}
@@ -125,7 +126,7 @@ def test_what_the_service_is_told(pixart, tiny_pixart):
     assert (info.width, info.height, info.size_multiple, info.max_size) == (32, 32, 4, 64)
     assert (info.default_steps, info.default_guidance, info.latent_channels) == (20, 4.5, 4)
     assert (info.prediction_type, info.dtype, info.guidance) == ("epsilon", "float32", "classifier-free")
-    assert info.solvers == ("dpmpp_2m", "ddim", "euler", "unipc", "euler_ancestral")
+    assert info.solvers == ("dpmpp_2m", "ddim", "euler", "unipc", "euler_ancestral", *DISCRETE_FOREIGN)
     assert info.schedule.startswith("linear-linspace-")
 
 

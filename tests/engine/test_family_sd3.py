@@ -12,6 +12,7 @@ from flow_helpers import draw, edit_json, final_latent, final_latents
 from tiny_sd3 import build_tiny_sd3
 
 from service.engine.base import EngineStartError
+from service.engine.foreign import FLOW_FOREIGN
 from service.engine.job import plan_route
 from service.engine.loading import load_pipeline
 from service.engine.schedule import FLOW_SOLVERS
@@ -151,7 +152,7 @@ def test_what_the_service_is_told(models, ours):
     assert (info.model_id, info.family, info.prediction_type) == (models["3"].name, "stable-diffusion-3", "flow")
     assert (info.width, info.height, info.size_multiple, info.max_size) == (SIDE, SIDE, 4, 64)
     assert (info.default_steps, info.default_guidance, info.latent_channels) == (28, 7.0, 4)
-    assert (info.solvers, info.guidance, info.dtype) == (FLOW_SOLVERS, "classifier-free", "float32")
+    assert (info.solvers, info.guidance, info.dtype) == ((*FLOW_SOLVERS, *FLOW_FOREIGN), "classifier-free", "float32")
     assert info.schedule.startswith("flow-")
     assert ours["3, dynamic shifting"].info.schedule != info.schedule
     assert len({pipeline.info.weights_digest for pipeline in ours.values()}) == len(MODELS)

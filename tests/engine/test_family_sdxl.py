@@ -18,6 +18,7 @@ from flow_helpers import edit_json, final_latent
 from tiny_sdxl import PROJECTION, SCHEDULER, WIDTHS, build_tiny_sdxl
 
 from service.engine.base import EngineStartError
+from service.engine.foreign import DISCRETE_FOREIGN
 from service.engine.loading import load_pipeline
 
 
@@ -115,7 +116,7 @@ def test_what_the_service_is_told(sdxl, tiny_sdxl):
     assert (info.width, info.height, info.size_multiple, info.max_size) == (32, 32, 4, 64)
     assert (info.default_steps, info.default_guidance, info.latent_channels) == (50, 5.0, 4)
     assert (info.prediction_type, info.dtype, info.guidance) == ("epsilon", "float32", "classifier-free")
-    assert info.solvers == ("euler", "ddim", "dpmpp_2m", "unipc", "euler_ancestral")
+    assert info.solvers == ("euler", "ddim", "dpmpp_2m", "unipc", "euler_ancestral", *DISCRETE_FOREIGN)
     assert info.schedule.startswith("scaled_linear-leading-")
 
 

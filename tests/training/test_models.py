@@ -12,9 +12,9 @@ from training.evaluate import interval, prompts
 from training.export import load_pipeline, read_defaults
 from training.judge import Judge
 from training.judge.training import fully_mentioned
+from training.lab import Lab, RunSettings, jobs
 from training.loop import DIT_FOLDER, JUDGE_FOLDER, UNET_FOLDER
 from training.pool import draw_shard
-from training.lab import Lab, RunSettings, jobs
 from training.sampling import sample, with_solver
 
 MEBIBYTE = 2**20

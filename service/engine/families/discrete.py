@@ -33,6 +33,12 @@ SHIPPED_SOLVERS = {
     "DPMSolverMultistepScheduler": "dpmpp_2m",
     "UniPCMultistepScheduler": "unipc",
     "EulerAncestralDiscreteScheduler": "euler_ancestral",
+    "HeunDiscreteScheduler": "heun",
+    "KDPM2DiscreteScheduler": "kdpm2",
+    "LMSDiscreteScheduler": "lms",
+    "DEISMultistepScheduler": "deis",
+    "DPMSolverSinglestepScheduler": "dpm_singlestep",
+    "LCMScheduler": "lcm",
 }
 
 
@@ -86,8 +92,8 @@ class DiscreteFamily(ABC):
                 f"prediction type {config.prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}"
             )
         self._schedule = NoiseSchedule(config)
-        known = SHIPPED_SOLVERS if self.follows_shipped else {}
-        self._shipped = known.get(name, DISCRETE_SOLVERS[0])
+        shipped = SHIPPED_SOLVERS.get(name) if self.follows_shipped else None
+        self._shipped = shipped if shipped in self._schedule.solvers else DISCRETE_SOLVERS[0]
         self._vae = self._decoder(parts.vae, place)
         self._denoiser = parts.components.get("unet") or parts.components["transformer"]
         place.prepare(self._denoiser.to(place.device).eval(), self._vae)

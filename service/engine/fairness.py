@@ -30,12 +30,12 @@ class FairShare(Generic[K]):
         return min(self._charged, key=lambda name: self._charged[name])
 
     def charge(self, group: K, seconds: float, jobs: int) -> None:
-        """Book one step of a group.
+        """Book one forward of a group.
 
         Args:
             group: as returned by `pick`.
-            seconds: device time of the step.
-            jobs: that it advanced.
+            seconds: device time of the forward.
+            jobs: in the whole group, however many forwards its step takes.
         """
         if group in self._charged:
             self._charged[group] += seconds / jobs

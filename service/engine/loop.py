@@ -151,6 +151,7 @@ class StepLoop:
             if isinstance(outcome, Broken):
                 self._drop(outcome.job, outcome.code)
             else:
+                self._fairness.charge(group[0].spec.group, outcome.value.seconds, len(group))
                 self._account(outcome.jobs, outcome.value.seconds)
                 self._settle(outcome.jobs, outcome.value)
 
@@ -164,7 +165,6 @@ class StepLoop:
 
     def _account(self, jobs: list[Job], seconds: float) -> None:
         """Share the device time by network rows: a guided job has two."""
-        self._fairness.charge(jobs[0].spec.group, seconds, len(jobs))
         rows = sum(1 + job.guided for job in jobs)
         for job in jobs:
             job.charge(seconds * (1 + job.guided) / rows)

@@ -20,7 +20,7 @@ GENERATION_ERRORS: Responses = _errors(
     _429="Too many pictures are waiting; see Retry-After.",
     _500="The picture could not be drawn; the message names the request.",
     _503="Not now; see Retry-After.",
-    _504="`Cache-Control: only-if-cached`, and nothing fits.",
+    _504="`not_cached`: `Cache-Control: only-if-cached`, and nothing fits. `deadline_exceeded`: too late.",
 )
 LOOKUP_ERRORS: Responses = _errors(
     _400="A parameter is wrong; `error.param` names it.",

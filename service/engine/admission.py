@@ -1,7 +1,7 @@
 """Which waiting jobs may enter the loop: a budget per joint batch, and nobody is held up by another shape."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from service.engine.base import Group, JobSpec, ModelInfo
@@ -52,15 +52,17 @@ class WaitingRoom:
     """Jobs in the order of their arrival.
 
     Each group (what may share a forward) fills its own joint batch, first come, first served, so a full group or one
-    large picture never keeps another group out. Only when `MAX_GROUPS` are active does a job of yet another group
-    wait, and then nobody passes it.
+    large picture never keeps another group out. Only when `MAX_GROUPS` are active, or the active ones' LoRAs leave no
+    room for more, does a job of yet another group wait, and then nobody passes it.
 
     Args:
         budget: of one joint batch.
         info: the model.
+        most_loras: LoRAs that all active groups together may use, so that none is unloaded between two steps.
     """
 
-    def __init__(self, budget: Budget, info: ModelInfo) -> None:
+    def __init__(self, budget: Budget, info: ModelInfo, most_loras: int) -> None:
+        self._most_loras = most_loras
         self._budget = budget
         self._info = info
         self._jobs: list[Waiting] = []
@@ -83,7 +85,7 @@ class WaitingRoom:
             self._jobs = [job for job in self._jobs if not job.spec.overdue(now)]
         return late
 
-    def admit(self, active: Iterable[JobSpec]) -> list[Waiting]:
+    def admit(self, active: Sequence[JobSpec]) -> list[Waiting]:
         """Remove and return the jobs that may enter now, in order.
 
         Args:
@@ -95,18 +97,21 @@ class WaitingRoom:
             self._jobs = [job for job in self._jobs if id(job) not in chosen]
         return entering
 
-    def _fitting(self, active: Iterable[JobSpec]) -> Iterator[Waiting]:
+    def _fitting(self, active: Sequence[JobSpec]) -> Iterator[Waiting]:
         jobs: Counter[Group] = Counter()
         pixels: Counter[Group] = Counter()
         for spec in active:
             jobs[spec.group] += 1
             pixels[spec.group] += step_pixels(spec, self._info)
+        loras = {lora for spec in active for lora in spec.files}
         full: set[Group] = set()
         for waiting in self._jobs:
             group, cost = waiting.spec.group, step_pixels(waiting.spec, self._info)
             if group in full:
                 continue
-            if jobs[group] == 0 and len(+jobs) >= MAX_GROUPS:
+            files = loras | waiting.spec.files
+            crowded = len(+jobs) >= MAX_GROUPS or len(files) > self._most_loras
+            if jobs[group] == 0 and crowded and +jobs:
                 return
             room = jobs[group] < self._budget.jobs and pixels[group] + cost <= self._budget.pixels
             if jobs[group] and not room:
@@ -114,4 +119,5 @@ class WaitingRoom:
                 continue
             jobs[group] += 1
             pixels[group] += cost
+            loras = files
             yield waiting

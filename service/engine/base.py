@@ -113,6 +113,11 @@ class JobSpec:
         """Jobs of one group may share a forward."""
         return (self.width, self.height, self.loras)
 
+    @property
+    def files(self) -> frozenset[tuple[str, str]]:
+        """Name and digest of every LoRA it needs."""
+        return frozenset((lora.name, lora.digest) for lora in self.loras)
+
     def overdue(self, now: float) -> bool:
         """Tell whether the deadline has passed at time.monotonic() `now`."""
         return self.deadline is not None and now >= self.deadline

@@ -2,13 +2,13 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
 
-from service.engine.base import Condition, Rows
+from service.engine.base import Condition, Group, Rows
 from service.engine.job import Job
 from service.engine.lora import LoraError
 from service.logs import fields_of
@@ -66,11 +66,11 @@ class Evaluator:
 
     def __init__(self, limit: int) -> None:
         self._full = limit
-        self._limit = limit
+        self._limits: dict[Group, int] = {}
 
-    def reset(self) -> None:
-        """Forget that memory was short."""
-        self._limit = self._full
+    def forget(self, all_but: Collection[Group] = ()) -> None:
+        """Forget that memory was short, but for some groups."""
+        self._limits = {group: limit for group, limit in self._limits.items() if group in all_but}
 
     def evaluate(
         self, jobs: list[Job], call: Callable[[list[Job]], T], most: int | None = None
@@ -92,7 +92,8 @@ class Evaluator:
         largest = self._full if most is None else most
         size = largest
         while pending:
-            chunk = [pending.popleft() for _ in range(min(size, self._limit, len(pending)))]
+            limit = self._limits.get(jobs[0].spec.group, self._full)
+            chunk = [pending.popleft() for _ in range(min(size, limit, len(pending)))]
             try:
                 value = call(chunk)
             except torch.AcceleratorError:
@@ -118,7 +119,7 @@ class Evaluator:
             return Broken(chunk[0], code)
         logger.warning("a batch of %d jobs failed (%s); trying halves", len(chunk), code)
         if code == "out-of-memory":
-            self._limit = (len(chunk) + 1) // 2
+            self._limits[chunk[0].spec.group] = (len(chunk) + 1) // 2
         return None
 
 

@@ -56,7 +56,9 @@ def main(descriptor: int) -> int:
         serve(make_loop(pipeline, config), inbox, connection.send)
     except Exception as error:  # the parent starts another; a traceback here would not be a line of JSON
         log.error("the engine's loop broke", extra=logs.fields_of(error))
-        return 1
+        # At once: a decoder that hangs in the device's driver would hold up an orderly exit.
+        logging.shutdown()
+        os._exit(1)
     return 0
 
 

@@ -67,7 +67,7 @@ class Decoder:
             preview: whether they are pictures in progress.
         """
         if not self._pending:
-            self._evaluator.reset()
+            self._evaluator.forget()
         ready = self._mark(latents[0])
         self._pending.append(self._thread.submit(self._run, jobs, latents, preview, ready))
 
@@ -90,16 +90,17 @@ class Decoder:
             return None
         self._stream = self._stream or torch.cuda.Stream(latent.device)  # type: ignore[no-untyped-call]
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(latent.device))
         return event
 
     def _run(
         self, jobs: list[Job], latents: list[Tensor], preview: bool, ready: "torch.cuda.Event | None"
     ) -> list[Decoded]:
+        wanted = [job for job in jobs if not job.gone]
         of_job = {id(job): latent for job, latent in zip(jobs, latents, strict=True)}
         done: list[Decoded] = []
         with self._own_stream(ready):
-            for outcome in self._evaluator.evaluate(jobs, partial(self._decode, of_job)):
+            for outcome in self._evaluator.evaluate(wanted, partial(self._decode, of_job)):
                 if isinstance(outcome, Broken):
                     done.append(Decoded(outcome.job, None, outcome.code, preview, 0.0))
                     continue

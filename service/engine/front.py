@@ -8,7 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from service.engine.base import EngineStats, JobEvent, JobFailed, JobResult, JobSpec, ModelInfo, Progress
 from service.engine.config import EngineConfig
+from service.engine.loop import MESSAGES
 from service.engine.worker import Cancel, Command, Submit, Ticked
+
+# An engine that runs gives a late job up itself, at the end of the step it is at.
+DEADLINE_GRACE_SECONDS = 1.0
 
 
 @dataclass
@@ -19,14 +23,14 @@ class Ticket:
         spec: everything needed to run the job again.
         submitted: time.monotonic() when the client asked.
         deaths: how often the engine died while this job may have been running.
-        entered: whether the job is known to have entered the loop of the engine that runs now.
+        posted: whether the engine that runs now was given the job.
     """
 
     spec: JobSpec
     submitted: float = field(default_factory=time.monotonic)
     events: asyncio.Queue[JobEvent] = field(default_factory=asyncio.Queue)
     deaths: int = 0
-    entered: bool = False
+    posted: bool = False
 
 
 class Front(abc.ABC):
@@ -94,12 +98,23 @@ class Front(abc.ABC):
         ticket = self._open(spec)
         try:
             while True:
-                event = await ticket.events.get()
+                event = await self._next_event(ticket)
                 yield event
                 if not isinstance(event, Progress):
                     return
         finally:
             self._leave(ticket)
+
+    async def _next_event(self, ticket: Ticket) -> JobEvent:
+        """Wait for the job's next event; its deadline holds even while there is no engine to watch it."""
+        deadline = ticket.spec.deadline
+        if deadline is None:
+            return await ticket.events.get()
+        patience = max(0.0, deadline - time.monotonic()) + DEADLINE_GRACE_SECONDS
+        try:
+            return await asyncio.wait_for(ticket.events.get(), patience)
+        except TimeoutError:
+            return JobFailed(ticket.spec.job_id, "deadline", MESSAGES["deadline"])
 
     async def close(self, *, grace_seconds: float = 0.0) -> None:
         """Stop: wait up to `grace_seconds` for running jobs, then cancel the rest."""
@@ -143,9 +158,7 @@ class Front(abc.ABC):
             self._hand_over(ticket, event)
 
     def _hand_over(self, ticket: Ticket, event: JobEvent) -> None:
-        if isinstance(event, Progress):
-            ticket.entered = True
-        else:
+        if not isinstance(event, Progress):
             self._remove(ticket)
         ticket.events.put_nowait(event)
 

@@ -18,7 +18,7 @@ from service.engine.decoding import Decoder
 from service.engine.fairness import FairShare
 from service.engine.gate import pool_prediction
 from service.engine.job import Held, Job
-from service.engine.lora import LoraError
+from service.engine.lora import MAX_LORAS, LoraError
 from service.engine.peak import Meter, PeakMemory
 from service.engine.stepping import step_rows
 from service.logs import fields_of
@@ -54,15 +54,22 @@ class StepLoop:
         max_batch: most jobs that advance together.
         max_pixels: most pixels that advance together, see `admission.budget_for`.
         meter: watches the device's memory, where it is watched.
+        max_loras: most LoRAs the pipeline holds at once.
     """
 
     def __init__(
-        self, pipeline: Pipeline, *, max_batch: int = 8, max_pixels: int = 0, meter: Meter | None = None
+        self,
+        pipeline: Pipeline,
+        *,
+        max_batch: int = 8,
+        max_pixels: int = 0,
+        meter: Meter | None = None,
+        max_loras: int = MAX_LORAS,
     ) -> None:
         self._pipeline = pipeline
         self._forward = Evaluator(max_batch)
         self._decoder = Decoder(pipeline, max_batch)
-        self._waiting = WaitingRoom(budget_for(pipeline.info, max_batch, max_pixels), pipeline.info)
+        self._waiting = WaitingRoom(budget_for(pipeline.info, max_batch, max_pixels), pipeline.info, max_loras)
         self._peak = PeakMemory(meter)
         self._fairness: FairShare[Group] = FairShare()
         self._active: list[Job] = []
@@ -121,8 +128,7 @@ class StepLoop:
                 self._drop(job, "deadline")
 
     def _admit(self) -> None:
-        if not self._active:
-            self._forward.reset()
+        self._forward.forget({job.spec.group for job in self._active})
         for entering in self._waiting.admit([job.spec for job in self._active]):
             spec, submitted = entering.spec, entering.submitted
             try:
@@ -146,20 +152,28 @@ class StepLoop:
         return [job for job in self._active if job.spec.group == chosen]
 
     def _advance(self, group: list[Job]) -> None:
-        most = self._peak.most(group[0].spec.group)
-        for outcome in self._forward.evaluate(group, self._predict, most):
+        started = time.perf_counter()
+        for outcome in self._forward.evaluate(group, self._predict, self._most(group)):
             if isinstance(outcome, Broken):
                 self._drop(outcome.job, outcome.code)
             else:
-                self._fairness.charge(group[0].spec.group, outcome.value.seconds, len(group))
                 self._account(outcome.jobs, outcome.value.seconds)
                 self._settle(outcome.jobs, outcome.value)
+        # What failed and was tried again took its time, too.
+        self._fairness.charge(group[0].spec.group, time.perf_counter() - started, len(group))
+
+    def _most(self, group: list[Job]) -> int | None:
+        """How many jobs of a group should fit one forward, as far as known; half as many where one is guided."""
+        rows = self._peak.most(_size(group[0]))
+        return None if rows is None else max(1, rows // (1 + any(job.guided for job in group)))
 
     def _predict(self, jobs: list[Job]) -> _Prediction:
         for job in jobs:
             job.round_for_capture()
         rows = join(jobs)
-        with self._peak.watch(jobs[0].spec.group, len(jobs)), _Stopwatch(rows.latents) as watch:
+        # Beside a decoder at work, a peak would not be the denoiser's own.
+        network_rows = 0 if self._decoder.pending else sum(1 + job.guided for job in jobs)
+        with self._peak.watch(_size(jobs[0]), network_rows), _Stopwatch(rows.latents) as watch:
             denoised = self._pipeline.predict(rows)
         return _Prediction(rows.latents, denoised, watch.seconds)
 
@@ -277,6 +291,10 @@ class StepLoop:
 
     def _fail(self, job_id: str, code: str) -> None:
         self._events.append(JobFailed(job_id, code, MESSAGES[code]))
+
+
+def _size(job: Job) -> tuple[int, int]:
+    return job.spec.width, job.spec.height
 
 
 def _signatures(jobs: list[Job], denoised: Tensor) -> dict[int, NDArray[np.float16]]:

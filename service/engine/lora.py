@@ -26,6 +26,10 @@ class LoraError(Exception):
         self.code = code
 
 
+MAX_LORAS = 8
+"""LoRAs held at once, if nothing else is asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoraShelf:
     """Where the LoRA files lie, and how many of them may be loaded at once.
@@ -36,7 +40,7 @@ class LoraShelf:
     """
 
     folder: Path | None = None
-    limit: int = 8
+    limit: int = MAX_LORAS
 
     def path(self, name: str) -> Path | None:
         """Return where the LoRA of that name would lie; None without a folder or for what is no name."""

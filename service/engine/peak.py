@@ -1,4 +1,4 @@
-"""How many jobs of a group fit into the device's memory: learned from what earlier forwards took."""
+"""How many rows of a joint batch fit into the device's memory: learned from what earlier forwards took."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,10 +6,10 @@ from typing import Protocol
 
 import torch
 
-from service.engine.base import Group
-
 # Share of the free memory a forward may plan with; the rest is for fragments and for the decoder.
 USABLE = 0.9
+Size = tuple[int, int]
+"""Width and height of a picture, pixels."""
 
 
 class Meter(Protocol):
@@ -48,9 +48,9 @@ class CudaMeter:
 
 
 class PeakMemory:
-    """Per group of jobs, the memory one of them takes in a forward.
+    """Per size of picture, the memory one network row takes in a forward.
 
-    The forward with the most jobs seen so far speaks for its group: what is fixed in a forward weighs least there.
+    The forward with the most rows seen so far speaks for its size: what is fixed in a forward weighs least there.
 
     Args:
         meter: of the device; None where memory is not watched (CPUs), and then nothing is limited.
@@ -58,27 +58,27 @@ class PeakMemory:
 
     def __init__(self, meter: Meter | None) -> None:
         self._meter = meter
-        self._seen: dict[Group, tuple[int, int]] = {}
+        self._seen: dict[Size, tuple[int, int]] = {}
 
-    def most(self, group: Group) -> int | None:
-        """Return how many jobs of a group should fit now, at least 1; None = no bound known."""
-        if self._meter is None or group not in self._seen:
+    def most(self, size: Size) -> int | None:
+        """Return how many rows of a size should fit now, at least 1; None = no bound known."""
+        if self._meter is None or size not in self._seen:
             return None
-        jobs, peak = self._seen[group]
-        return max(1, int(USABLE * self._meter.free() * jobs / max(peak, 1)))
+        rows, peak = self._seen[size]
+        return max(1, int(USABLE * self._meter.free() * rows / max(peak, 1)))
 
     @contextmanager
-    def watch(self, group: Group, jobs: int) -> Iterator[None]:
-        """Learn from the forward inside; one that fails teaches nothing."""
-        if self._meter is None:
+    def watch(self, size: Size, rows: int) -> Iterator[None]:
+        """Learn from the forward inside; one that fails teaches nothing, nor does one said to have no rows."""
+        if self._meter is None or not rows:
             yield
             return
         self._meter.start()
         yield
         peak = self._meter.peak()
-        known, most = self._seen.get(group, (0, 0))
-        if jobs > known or (jobs == known and peak > most):
-            self._seen[group] = (jobs, peak)
+        known, most = self._seen.get(size, (0, 0))
+        if rows > known or (rows == known and peak > most):
+            self._seen[size] = (rows, peak)
 
 
 def meter_of(device: torch.device) -> Meter | None:

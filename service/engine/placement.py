@@ -10,6 +10,8 @@ import torch
 from service.engine.lora import NO_LORAS, LoraShelf
 
 TILED_SIDE = 1536
+# Sizes of pictures times buckets times LoRA sets that may be compiled.
+PROGRAMS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Placement:
             if any(isinstance(part, torch.nn.Conv2d) and part.kernel_size != (1, 1) for part in denoiser.modules()):
                 denoiser.to(memory_format=torch.channels_last)
         if self.compiled:
+            # Beyond torch's own limit of 8 programs it would go on uncompiled, without a word.
+            torch._dynamo.config.recompile_limit = PROGRAMS
             denoiser.compile(dynamic=False)
 
     def rows(self, count: int) -> int:

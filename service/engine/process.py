@@ -111,39 +111,40 @@ class ProcessEngine(Front):
         self._reviver = asyncio.get_running_loop().create_task(self._revive())
 
     def _blame(self) -> None:
-        """Count the death against the jobs that may have been running; give up one that was there each time.
+        """Count the death against the jobs that may have caused it; give up one that was there each time.
 
-        Those that were told to have entered were running; the oldest of the others may have been on their way in.
-        While a suspect is being tried, the death is its alone.
+        Any job the engine was given may have been running or on its way in. While a suspect is being tried it runs
+        alone, and the death is its own.
         """
-        entered = [ticket for ticket in self._tickets.values() if ticket.entered]
-        others = [ticket for ticket in self._tickets.values() if not ticket.entered][: self._config.max_batch]
-        blamed, self._suspect = [self._suspect] if self._suspect is not None else [*entered, *others], None
+        given = [ticket for ticket in self._tickets.values() if ticket.posted]
+        blamed, self._suspect = [self._suspect] if self._suspect is not None else given, None
         for ticket in blamed:
             ticket.deaths += 1
             if ticket.deaths >= DEATHS_ALLOWED:
                 self._fail(ticket, "engine-lost", "the engine died repeatedly while it worked on this picture")
 
     def _resubmit(self) -> None:
-        """Give a new child all unfinished jobs, but of those that saw two deaths only one at a time."""
+        """Give a new child all unfinished jobs, but of those that saw two deaths only one at a time, and alone."""
         for ticket in self._tickets.values():
-            ticket.entered = False
-            if ticket.deaths < DEATHS_ALLOWED - 1:
-                self._post(Submit(ticket.spec, ticket.submitted))
-        self._try_suspect()
+            ticket.posted = False
+        self._feed()
 
-    def _try_suspect(self) -> None:
-        """Let the next suspect run: innocents that shared a batch with a killer thus get through."""
+    def _feed(self) -> None:
+        """Let the next suspect run alone, or without suspects everybody: innocents thus outlive a killer."""
+        if not self._stats.ready or self._suspect is not None:
+            return
         suspects = (ticket for ticket in self._tickets.values() if ticket.deaths == DEATHS_ALLOWED - 1)
-        if self._stats.ready and self._suspect is None and (suspect := next(suspects, None)) is not None:
-            self._suspect = suspect
-            self._post(Submit(suspect.spec, suspect.submitted))
+        suspect = next(suspects, None)
+        for ticket in [suspect] if suspect is not None else list(self._tickets.values()):
+            if not ticket.posted:
+                self._post(Submit(ticket.spec, ticket.submitted))
+        self._suspect = suspect
 
     def _remove(self, ticket: Ticket) -> None:
         super()._remove(ticket)
         if ticket is self._suspect:
             self._suspect = None
-            self._try_suspect()
+            self._feed()
 
     async def _revive(self) -> None:
         await self._reap()
@@ -165,9 +166,13 @@ class ProcessEngine(Front):
             await asyncio.to_thread(link.end)
 
     def _post(self, command: Command) -> None:
-        # While there is no child nothing is lost: its successor is given every ticket there is by then.
-        if self._link is not None and self._stats.ready:
-            self._link.post(command)
+        # While there is no child nothing is lost: its successor is given every ticket there is by then. Nor while a
+        # suspect is being tried: what comes in meanwhile follows it.
+        if self._link is None or not self._stats.ready or (isinstance(command, Submit) and self._suspect is not None):
+            return
+        if isinstance(command, Submit):
+            self._tickets[command.spec.job_id].posted = True
+        self._link.post(command)
 
     async def _shut_down(self) -> None:
         self._stopping = True

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.admission import MAX_GROUPS, Budget, WaitingRoom, budget_for, step_pixels
-from service.engine.base import JobFailed, JobResult
+from service.engine.base import JobFailed, JobResult, Lora
 from service.engine.fairness import FairShare
 from service.engine.loop import StepLoop
 from service.engine.peak import PeakMemory
@@ -18,7 +18,7 @@ AREA = SIDE * SIDE
 
 
 def room(pipeline, jobs=4, pixels=8 * AREA, waiting=()):
-    made = WaitingRoom(Budget(jobs, pixels), pipeline.info)
+    made = WaitingRoom(Budget(jobs, pixels), pipeline.info, most_loras=2)
     for item in waiting:
         made.add(item, 0.0)
     return made
@@ -65,6 +65,16 @@ class TestAdmission:
         waiting = room(pipeline, waiting=[*shapes, spec("late", width=SIDE)])
         assert names(waiting.admit([])) == [str(i) for i in range(MAX_GROUPS)]
         assert names(waiting.admit(shapes[1:MAX_GROUPS])) == [str(MAX_GROUPS), "late"][:1]
+
+    def test_no_more_loras_are_active_than_stay_loaded(self, pipeline):
+        def dressed(name, *names, scale=1.0):
+            return spec(name, loras=tuple(Lora(one, one, scale) for one in names))
+
+        waiting = room(pipeline, waiting=[dressed("a", "x", "y"), dressed("b", "x", scale=0.5), dressed("c", "z")])
+        assert names(waiting.admit([])) == ["a", "b"]
+        assert names(waiting.admit([dressed("b", "x", scale=0.5)])) == ["c"]
+        waiting = room(pipeline, waiting=[dressed("d", "x", "y", "z"), spec("e")])
+        assert names(waiting.admit([])) == ["d"]
 
     @given(st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=30), st.integers(1, 4), st.integers(1, 9))
     def test_everybody_enters_sooner_or_later(self, pipeline, wishes, jobs, pixels):

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -164,14 +165,27 @@ class TestSupervision:
     async def test_a_job_there_at_three_deaths_is_given_up_and_its_batch_mate_is_not(self, supervised):
         poison = asyncio.create_task(collect(supervised, spec("poison", steps=1000)))
         innocent = asyncio.create_task(collect(supervised, spec("innocent", steps=300)))
-        for active in (2, 2, 1):
-            await until(lambda: supervised.stats.active == active)  # noqa: B023
+        for _ in range(2):
+            await until(lambda: supervised.stats.active == 2)
             os.kill(supervised.pid, signal.SIGKILL)
             await until(lambda: not supervised.stats.ready)
+        await until(lambda: supervised.stats.active == 1)
+        late = asyncio.create_task(collect(supervised, spec("late")))
+        await asyncio.sleep(0.3)
+        assert supervised.stats.active == 1, "a suspect is tried alone"
+        os.kill(supervised.pid, signal.SIGKILL)
         assert (await poison)[-1].code == "engine-lost"
+        assert (await late)[-1].restarts == 0
         end = (await innocent)[-1]
         assert isinstance(end, JobResult)
         assert end.restarts == 2
+
+    async def test_a_deadline_holds_while_there_is_no_engine(self, supervised):
+        task = asyncio.create_task(collect(supervised, spec(steps=1000, deadline=time.monotonic() + 1.0)))
+        await until(lambda: supervised.stats.active == 1)
+        os.kill(supervised.pid, signal.SIGKILL)
+        end = (await asyncio.wait_for(task, 4.0))[-1]
+        assert end.code == "deadline"
 
     async def test_signals_do_not_reach_the_child_and_close_ends_it(self, supervised):
         pid, restarts = supervised.pid, supervised.stats.restarts

@@ -62,7 +62,7 @@ class PixArtSigma(DiscreteFamily):
         return {**text, "resolution": resolution, "aspect_ratio": resolution[:1] / resolution[1:]}
 
     def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
-        states, mask = _without_padding(conditions["states"], conditions["mask"])
+        states, mask = self._text(conditions)
         output: Tensor = self._denoiser(
             rows.latents[order].to(self._dtype),
             encoder_hidden_states=states,
@@ -73,6 +73,18 @@ class PixArtSigma(DiscreteFamily):
         )[0]
         # The other half, if any, is the learned variance, which no solver here uses.
         return output[:, : self.info.latent_channels].float()
+
+    def _text(self, conditions: Condition) -> tuple[Tensor, Tensor]:
+        """Return states and mask without the padding that all rows share.
+
+        Masked states count for nothing, but on a CPU they cost most of the time. On a GPU they cost little, and fixed
+        shapes are worth more, as they are to a compiler.
+        """
+        states, mask = conditions["states"], conditions["mask"]
+        if mask.device.type != "cpu" or self._place.compiled:
+            return states, mask
+        longest = int(mask.sum(1).max())
+        return states[:, :longest], mask[:, :longest]
 
     @torch.inference_mode()
     def _encode_one(self, prompt: str) -> Condition:
@@ -86,17 +98,6 @@ class PixArtSigma(DiscreteFamily):
         mask: Tensor = tokens.attention_mask.to(self._device)
         states: Tensor = self._text_encoder(tokens.input_ids.to(self._device), attention_mask=mask)[0]
         return {"states": states[0].to(self._dtype), "mask": mask[0]}
-
-
-def _without_padding(states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut the padding that all rows share: masked states count for nothing, but on a CPU they cost most of the time.
-
-    On a GPU they cost little, and fixed shapes are worth more.
-    """
-    if mask.device.type != "cpu":
-        return states, mask
-    longest = int(mask.sum(1).max())
-    return states[:, :longest], mask[:, :longest]
 
 
 def _check_tokenizer(folder: Path) -> None:

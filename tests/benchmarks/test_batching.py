@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import uvicorn
+from torch import Tensor
 
 from benchmarks import batching
 from benchmarks.batching import (
@@ -33,6 +35,7 @@ from benchmarks.serving.loop_share import Shares, Timed, covered, dearest, own_c
 from benchmarks.serving.systems import Batches, Joined, Specs, apart_draw
 from benchmarks.serving.wishes import BLOCK, SKIPS, Mix, Stage, Wish, wish_stream
 from service.engine import EngineConfig, make_engine
+from service.engine.base import Pipeline, Rows
 from service.engine.loading import load_pipeline
 from service.engine.loop import StepLoop
 from training.lab import resume_point
@@ -141,15 +144,30 @@ def test_the_profile_names_functions_of_the_engine(tiny: Path) -> None:
 
 
 def test_the_denoiser_is_no_cost_of_the_loop(tiny: Path) -> None:
-    from engine_helpers import drive, spec
+    from engine_helpers import spec
 
-    timed = Timed(load_pipeline(str(tiny), "cpu", "float32"))
+    class Slow:
+        """A denoiser that takes most of the time, as a real one does."""
+
+        def __init__(self, pipeline: Pipeline) -> None:
+            self._pipeline = pipeline
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._pipeline, name)
+
+        def predict(self, rows: Rows) -> Tensor:
+            time.sleep(0.2)
+            return self._pipeline.predict(rows)
+
+    timed = Timed(Slow(load_pipeline(str(tiny), "cpu", "float32")))
+    loop = StepLoop(timed, max_batch=2)
+    for name in "ab":
+        loop.submit(spec(name, steps=4), 0.0)
     profile = cProfile.Profile()
-    profile.runcall(drive, StepLoop(timed, max_batch=2), spec("a", steps=3), spec("b", steps=3))
-    stats = pstats.Stats(profile)
-    # The decoder runs on another thread, which the profile does not see.
-    denoiser = sum(end - start for name, start, end in timed.spans if name == "network")
-    assert sum(own_costs(stats).values()) < stats.total_tt - 0.9 * denoiser
+    profile.runcall(lambda: [loop.tick() for _ in range(3)])
+    denoiser = sum(end - start for kind, start, end in timed.spans if kind == "network")
+    assert denoiser > 0.6
+    assert sum(own_costs(pstats.Stats(profile)).values()) < 0.8 * denoiser
 
 
 @pytest.fixture

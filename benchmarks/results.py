@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from service.settings import settings_table
 
 REPORTS = Path("benchmarks/reports")
@@ -136,6 +138,7 @@ def batching_table(report: Report) -> list[str]:
     ]
     for model, figures in loop["models"].items():
         lines += [_loop_row(model, row) for row in figures["batches"]]
+    lines += ["", loop["note"]] if "note" in loop else []
     for model, figures in loop["models"].items():
         dearest = ", ".join(f"`{one['function']}` {one['share_of_outside']:.0%}" for one in figures["dearest"])
         lines += ["", f"Dearest functions outside the networks, {model}: {dearest} of that time (by profile)."]
@@ -210,7 +213,22 @@ def soak_table(report: Report) -> list[str]:
         "| process | memory, kB | descriptors | threads | memory at the end, MB |",
         "|---|---|---|---|---|",
     ]
-    return lines + [_growth_row(part, figures) for part, figures in report["growth"].items()]
+    lines += [_growth_row(part, figures) for part, figures in report["growth"].items()]
+    late = ", ".join(f"{part} {_late_growth(report, part):.0f}" for part in report["growth"])
+    return [
+        *lines,
+        "",
+        f"Memory over the last fifth, kB per 1000 requests: {late}.",
+        "",
+        "![Memory over the run](../docs/images/soak.png)",
+    ]
+
+
+def _late_growth(report: Report, part: str) -> float:
+    """Slope of a process' memory over the last fifth of the requests, kB per 1000."""
+    late = [one for one in report["series"] if one["finished"] >= 0.8 * report["requests"] and one.get(part)]
+    requests, memory = [one["finished"] / 1000 for one in late], [one[part]["rss_kb"] for one in late]
+    return float(np.polyfit(requests, memory, 1)[0]) if len(late) > 2 else float("nan")
 
 
 def _soak_findings(report: Report) -> list[str]:

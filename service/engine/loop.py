@@ -55,6 +55,7 @@ class StepLoop:
         max_pixels: most pixels that advance together, see `admission.budget_for`.
         meter: watches the device's memory, where it is watched.
         max_loras: most LoRAs the pipeline holds at once.
+        decode_beside: whether pictures are decoded on another thread, see `Decoder`.
     """
 
     def __init__(
@@ -65,10 +66,11 @@ class StepLoop:
         max_pixels: int = 0,
         meter: Meter | None = None,
         max_loras: int = MAX_LORAS,
+        decode_beside: bool = False,
     ) -> None:
         self._pipeline = pipeline
         self._forward = Evaluator(max_batch)
-        self._decoder = Decoder(pipeline, max_batch)
+        self._decoder = Decoder(pipeline, max_batch, beside=decode_beside)
         self._waiting = WaitingRoom(budget_for(pipeline.info, max_batch, max_pixels), pipeline.info, max_loras)
         self._peak = PeakMemory(meter)
         self._fairness: FairShare[Group] = FairShare()

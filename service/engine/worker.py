@@ -68,9 +68,14 @@ Inbox = queue.SimpleQueue[Command]
 
 def make_loop(pipeline: Pipeline, config: EngineConfig) -> StepLoop:
     """Return the loop of an engine over a loaded model."""
-    meter = meter_of(device_of(config.device))
+    device = device_of(config.device)
     return StepLoop(
-        pipeline, max_batch=config.max_batch, max_pixels=config.max_pixels, meter=meter, max_loras=config.loras.limit
+        pipeline,
+        max_batch=config.max_batch,
+        max_pixels=config.max_pixels,
+        meter=meter_of(device),
+        max_loras=config.loras.limit,
+        decode_beside=device.type != "cpu",
     )
 
 

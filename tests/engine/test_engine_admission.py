@@ -158,7 +158,7 @@ class TestDecoder:
                 time.sleep(0.5)
                 return pipeline.decode(latents)
 
-        loop = StepLoop(Slow(), max_batch=2)
+        loop = StepLoop(Slow(), max_batch=2, decode_beside=True)
         loop.submit(spec("short", steps=1), 0.0)
         loop.submit(spec("long", steps=20), 0.0)
         ticks = []
@@ -169,7 +169,7 @@ class TestDecoder:
         np.testing.assert_array_equal(ticks[steps_beside][0].image, alone(pipeline, spec(steps=1)).image)
 
     def test_a_job_cancelled_while_it_is_decoded_brings_nothing(self, pipeline):
-        loop = StepLoop(pipeline)
+        loop = StepLoop(pipeline, decode_beside=True)
         loop.submit(spec(steps=1, preview_every=1), 0.0)
         loop.tick()
         loop.cancel("a")

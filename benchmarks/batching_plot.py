@@ -1,7 +1,5 @@
 """The picture of `benchmarks/batching.py`: throughput by mix and system, beside what the step counts allow."""
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+
+from benchmarks.plotting import draw_saved
 
 LEVELS = (
     ("diffusers_one", "diffusers, one at a time", "#9aa5b1", ":"),
@@ -80,8 +80,4 @@ def _curve(axis: Axes, rows: list[dict[str, Any]], start: dict[str, float], labe
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw a saved report of `python -m benchmarks batching`.")
-    parser.add_argument("report", type=Path)
-    parser.add_argument("picture", type=Path)
-    arguments = parser.parse_args()
-    draw(json.loads(arguments.report.read_text()), arguments.picture)
+    draw_saved("batching", draw)

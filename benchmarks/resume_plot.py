@@ -1,7 +1,5 @@
 """The picture of `benchmarks/resume.py`: judge score against skipped share, beside the honest baselines."""
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+
+from benchmarks.plotting import draw_saved
 
 SERIES = (
     ("full_50", "50 steps", "#9aa5b1", "--"),
@@ -80,8 +80,4 @@ def _kinds(axis: Axes, levels: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw a saved report of `python -m benchmarks resume`.")
-    parser.add_argument("report", type=Path)
-    parser.add_argument("picture", type=Path)
-    arguments = parser.parse_args()
-    draw(json.loads(arguments.report.read_text()), arguments.picture)
+    draw_saved("resume", draw)

@@ -1,7 +1,5 @@
 """The picture of `benchmarks/soak.py`: memory of every process over the requests that had ended."""
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+
+from benchmarks.plotting import draw_saved
 
 PARTS = (("api", "API", "#2680c2"), ("engine", "engine", "#d64545"), ("redis", "Redis", "#cb6e17"))
 MARKS = {"engine-kill": ("engine killed", "#d64545", ":"), "redis-kill": ("Redis killed", "#1f2933", "-."),
@@ -67,8 +67,4 @@ def _slope(fit: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw a saved report of `python -m benchmarks soak`.")
-    parser.add_argument("report", type=Path)
-    parser.add_argument("picture", type=Path)
-    arguments = parser.parse_args()
-    draw(json.loads(arguments.report.read_text()), arguments.picture)
+    draw_saved("soak", draw)

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from cache_store.types import CacheUnavailable
 from service.api.schema import ErrorBody, ErrorDetail
+from service.engine.base import MESSAGES
 from service.engine.lora import CHANGED, UNFIT
 from service.generator import GenerationFailedError, NotCachedError
 from service.logs import frames_of
@@ -75,10 +76,10 @@ ENGINE_PROBLEMS = {
     "cancelled": Problem(CLIENT_GONE, "the request was cancelled", code="cancelled"),
     "out-of-memory": Problem(503, "the device has too little memory for this picture now", code="out_of_memory"),
     "engine-lost": Problem(503, "the engine is being restarted", code="engine_lost", headers={"Retry-After": "2"}),
-    "deadline": Problem(504, "the picture was not finished by its deadline", code="deadline_exceeded"),
+    "deadline": Problem(504, MESSAGES["deadline"], code="deadline_exceeded"),
     CHANGED: Problem(
         503,
-        "the file of a LoRA was replaced or removed meanwhile; try again",
+        MESSAGES[CHANGED],
         param="lora",
         code="lora_changed",
         headers={"Retry-After": "1"},

@@ -25,8 +25,7 @@ class Budget:
 
 def step_pixels(spec: JobSpec, info: ModelInfo) -> int:
     """Return width x height of the picture, twice where classifier-free guidance needs a second network row."""
-    guided = info.guidance == "classifier-free" and spec.guidance_scale > 1.0
-    return spec.width * spec.height * (1 + guided)
+    return spec.width * spec.height * (1 + info.guided(spec.guidance_scale))
 
 
 def budget_for(info: ModelInfo, jobs: int, pixels: int) -> Budget:
@@ -110,8 +109,8 @@ class WaitingRoom:
             if group in full:
                 continue
             files = loras | waiting.spec.files
-            crowded = len(+jobs) >= MAX_GROUPS or len(files) > self._most_loras
-            if jobs[group] == 0 and crowded and +jobs:
+            crowded = len(jobs) >= MAX_GROUPS or len(files) > self._most_loras
+            if jobs and group not in jobs and crowded:
                 return
             room = jobs[group] < self._budget.jobs and pixels[group] + cost <= self._budget.pixels
             if jobs[group] and not room:

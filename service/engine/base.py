@@ -6,14 +6,16 @@ joint batches, whatever step each of them is at; a cache hit is only a job that 
 
 from collections.abc import AsyncGenerator, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.engine.foreign import ForeignRun
 from service.engine.levels import Grid, Level
+
+if TYPE_CHECKING:  # at run time it would load diffusers into every process that knows the contracts
+    from service.engine.foreign import ForeignRun
 
 ImageArray = NDArray[np.uint8]
 Entry = Literal["exact", "first-order restart"]
@@ -225,6 +227,16 @@ class JobFailed:
     message: str
 
 
+MESSAGES = {
+    "out-of-memory": "the device has too little memory for this picture",
+    "not-finite": "the model produced values that are not finite",
+    "deadline": "the picture was not finished by its deadline",
+    "lora-unfit": "a LoRA of this request does not fit this model",
+    "lora-changed": "the file of a LoRA was replaced or removed meanwhile; try again",
+    "internal": "the engine could not finish this picture",
+}
+"""What a client is told of a failure, by `JobFailed.code`."""
+
 JobEvent = Progress | JobResult | JobFailed
 
 
@@ -268,6 +280,10 @@ class ModelInfo:
     dtype: str = "float32"
     guidance: str = "classifier-free"
     loras: bool = False
+
+    def guided(self, scale: float) -> bool:
+        """Tell whether a guidance scale costs a second network row."""
+        return self.guidance == "classifier-free" and scale > 1.0
 
 
 @dataclass(frozen=True)
@@ -324,7 +340,7 @@ class Pipeline(Protocol):
         Of vectorised solvers only (`solvers.SOLVERS`).
         """
 
-    def foreign(self, solver: str, steps: int, width: int, height: int, entry: float | None) -> ForeignRun:
+    def foreign(self, solver: str, steps: int, width: int, height: int, entry: float | None) -> "ForeignRun":
         """Return a fresh scheduler of diffusers' for one attempt of a job.
 
         Args:

@@ -18,7 +18,8 @@ import torch
 from service import logs
 from service.engine.base import EngineStartError
 from service.engine.loading import load_configured
-from service.engine.worker import Inbox, Ready, Refused, Setup, make_loop, serve
+from service.engine.messages import Ready, Refused, Setup
+from service.engine.worker import Inbox, make_loop, serve
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Which group of jobs steps next, when not all can share one forward."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -18,15 +18,16 @@ class FairShare(Generic[K]):
     def __init__(self) -> None:
         self._charged: dict[K, float] = {}
 
-    def pick(self, groups: Mapping[K, int]) -> K:
+    def pick(self, groups: Iterable[K]) -> K:
         """Return the group to go next; groups that are absent are forgotten.
 
         Args:
-            groups: name -> jobs in it; at least one.
+            groups: at least one; a name may come twice.
         """
-        known = {name: self._charged[name] for name in groups if name in self._charged}
+        names = list(groups)
+        known = {name: self._charged[name] for name in names if name in self._charged}
         least = min(known.values(), default=0.0)
-        self._charged = {name: known.get(name, least) for name in groups}
+        self._charged = {name: known.get(name, least) for name in names}
         return min(self._charged, key=lambda name: self._charged[name])
 
     def charge(self, group: K, seconds: float, jobs: int) -> None:

@@ -6,10 +6,9 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 
-from service.engine.base import EngineStats, JobEvent, JobFailed, JobResult, JobSpec, ModelInfo, Progress
+from service.engine.base import MESSAGES, EngineStats, JobEvent, JobFailed, JobResult, JobSpec, ModelInfo, Progress
 from service.engine.config import EngineConfig
-from service.engine.loop import MESSAGES
-from service.engine.worker import Cancel, Command, Submit, Ticked
+from service.engine.messages import Cancel, Command, Submit, Ticked
 
 # An engine that runs gives a late job up itself, at the end of the step it is at.
 DEADLINE_GRACE_SECONDS = 1.0

@@ -171,7 +171,7 @@ class Job:
         """
         if spec.solver not in pipeline.info.solvers:
             raise ValueError(f"unknown solver {spec.solver!r}")
-        guided = pipeline.info.guidance == "classifier-free" and spec.guidance_scale > 1.0
+        guided = pipeline.info.guided(spec.guidance_scale)
         condition = pipeline.encode(spec.prompt, spec.width, spec.height, loras=spec.loras)
         negative = condition
         if guided:

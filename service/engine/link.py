@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from service.engine.config import EngineConfig
-from service.engine.worker import Command, Report, Setup
+from service.engine.messages import Command, Report, Setup
 
 
 class ChildLink:

@@ -13,7 +13,8 @@ from service.engine.config import EngineConfig
 from service.engine.front import Front
 from service.engine.loading import load_configured
 from service.engine.loop import StepLoop
-from service.engine.worker import Command, Inbox, Report, Stop, Ticked, make_loop, serve
+from service.engine.messages import Command, Report, Stop, Ticked
+from service.engine.worker import Inbox, make_loop, serve
 from service.logs import fields_of
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.engine.admission import WaitingRoom, budget_for
-from service.engine.base import EngineStats, Group, ImageArray, JobEvent, JobFailed, JobSpec, Pipeline
+from service.engine.base import MESSAGES, EngineStats, Group, ImageArray, JobEvent, JobFailed, JobSpec, Pipeline
 from service.engine.batch import Broken, Evaluator, failure_code, join
 from service.engine.decoding import Decoder
 from service.engine.fairness import FairShare
@@ -25,14 +24,6 @@ from service.logs import fields_of
 
 logger = logging.getLogger(__name__)
 
-MESSAGES = {
-    "out-of-memory": "the device has too little memory for this picture",
-    "not-finite": "the model produced values that are not finite",
-    "deadline": "the picture was not finished by its deadline",
-    "lora-unfit": "a LoRA of this request does not fit this model",
-    "lora-changed": "the file of a LoRA was replaced or removed meanwhile; try again",
-    "internal": "the engine could not finish this picture",
-}
 # Weight of the newest tick in the running mean of step seconds.
 SMOOTHING = 0.1
 # With nothing to step, a tick waits so long for the decoder; a command may have to wait as long.
@@ -150,7 +141,7 @@ class StepLoop:
             self._tell(job)
 
     def _next_group(self) -> list[Job]:
-        chosen = self._fairness.pick(Counter(job.spec.group for job in self._active))
+        chosen = self._fairness.pick(job.spec.group for job in self._active)
         return [job for job in self._active if job.spec.group == chosen]
 
     def _advance(self, group: list[Job]) -> None:
@@ -240,7 +231,7 @@ class StepLoop:
         for group in _by_shape(shown):
             self._decoder.submit(group, [job.denoised for job in group if job.denoised is not None], preview=True)
         for job in jobs:
-            self._tell(job, waits=any(job is other for other in shown))
+            self._tell(job, waits=job.wants_preview())
 
     def _tell(self, job: Job, *, waits: bool = False) -> None:
         """Tell where a job stands; no event overtakes one that waits for its preview."""

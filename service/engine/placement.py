@@ -1,11 +1,10 @@
 """Where a model runs and how: what loading decides once, for every family alike."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from service.engine.lora import NO_LORAS, LoraShelf
 
@@ -50,11 +49,20 @@ class Placement:
         """Return how many rows the denoiser is given for `count` of them: more where that saves compiling."""
         return bucket(count) if self.compiled else count
 
-    @contextmanager
-    def decoding(self, vae: Any, width: int, height: int) -> Iterator[None]:
-        """Have diffusers' VAE decode a picture of this size in tiles, or not: always the same for the same size."""
-        vae.use_tiling = max(width, height) > self.tiled_side
-        yield
+    def decode(self, vae: Any, latents: Tensor, scale: int) -> Tensor:
+        """Run diffusers' VAE decoder, in tiles or not: always the same for pictures of one size.
+
+        Args:
+            vae: the decoder's model.
+            latents: as it takes them, [B, C, h, w].
+            scale: pixels a side of a latent cell stands for.
+
+        Returns:
+            Pictures in [-1, 1], [B, 3, h * scale, w * scale].
+        """
+        vae.use_tiling = max(latents.shape[-2:]) * scale > self.tiled_side
+        pictures: Tensor = vae.decode(latents, return_dict=False)[0]
+        return pictures
 
 
 def bucket(count: int) -> int:

@@ -13,7 +13,7 @@ from service.engine.base import EngineStartError, JobResult, ModelInfo
 from service.engine.config import EngineConfig
 from service.engine.front import Front, Ticket
 from service.engine.link import ChildLink
-from service.engine.worker import Command, Ready, Refused, Report, Stop, Submit, Ticked
+from service.engine.messages import Command, Ready, Refused, Report, Stop, Submit, Ticked
 
 logger = logging.getLogger(__name__)
 

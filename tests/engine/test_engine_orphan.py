@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 import psutil
 
 from service.engine import EngineConfig
-from service.engine.worker import Ready, Setup
+from service.engine.messages import Ready, Setup
 
 PARENT = """
 import asyncio, sys

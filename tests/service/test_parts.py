@@ -2,6 +2,8 @@ import io
 import json
 import logging
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -110,3 +112,13 @@ async def test_a_run_is_called_stored_only_where_the_store_takes_it(accepting: b
     memory = Memory(FakeWriter(accepting), FakeEmbedder(), max_depth=3)  # type: ignore[arg-type]
     assert memory.note_run(plan(), result(), None) is accepting
     await memory.flush()
+
+
+def test_the_api_process_does_without_the_models_libraries() -> None:
+    """Only the engine process draws; loading diffusers beside it would double the time to the first answer."""
+    program = (
+        "import sys, service.api.app, service.engine.process\n"
+        "print([name for name in ('diffusers', 'peft', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -46,7 +46,9 @@ def seeded_noise(seed: int, shape: tuple[int, ...], device: torch.device) -> Ten
     """Return unit Gaussian noise, float32, drawn on the CPU so that it is equal on all devices."""
     generator = torch.Generator("cpu").manual_seed(seed)
     noise = torch.randn(shape, generator=generator, dtype=torch.float32)
-    return noise.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else noise
+    if device.type == "cuda":
+        return noise.pin_memory().to(device, non_blocking=True)
+    return noise.to(device)
 
 
 def with_guidance(rows: Rows, network: Callable[[Tensor, Rows, Condition], Tensor], place: Placement) -> Tensor:
@@ -68,13 +70,8 @@ def with_guidance(rows: Rows, network: Callable[[Tensor, Rows, Condition], Tenso
     guided = (rows.guidance > 1.0).nonzero().flatten()
     order = torch.cat([torch.arange(count, device=guided.device), guided])
     conditions = {name: torch.cat([rows.conditions[name], rows.negatives[name][guided]]) for name in rows.conditions}
-    extra = place.rows(len(order)) - len(order)
-    if extra:
-        order = torch.cat([order, order[:1].expand(extra)])
-        conditions = {
-            name: torch.cat([one, one[:1].expand(extra, *one.shape[1:])]) for name, one in conditions.items()
-        }
-    output = network(order, rows, conditions)[: count + len(guided)]
+    wanted = place.rows(len(order))
+    output = network(_filled(order, wanted), rows, _each_filled(conditions, wanted))[: len(order)]
     conditional, unconditional = output[:count], output[count:]
     scale = rows.guidance[guided].view(-1, 1, 1, 1)
     conditional[guided] = unconditional + scale * (conditional[guided] - unconditional)
@@ -84,14 +81,29 @@ def with_guidance(rows: Rows, network: Callable[[Tensor, Rows, Condition], Tenso
 def filled_up(rows: Rows, place: Placement) -> Rows:
     """Return a joint batch with its first row repeated until it has as many rows as the denoiser is to be given."""
     count = len(rows.latents)
-    extra = place.rows(count) - count
-    if not extra:
+    wanted = place.rows(count)
+    if wanted == count:
         return rows
-    order = torch.cat([torch.arange(count), torch.zeros(extra, dtype=torch.long)]).to(rows.latents.device)
-    tensors = {name: getattr(rows, name)[order] for name in ("latents", "timesteps", "alphas", "sigmas", "guidance")}
-    conditions = {name: one[order] for name, one in rows.conditions.items()}
-    negatives = {name: one[order] for name, one in rows.negatives.items()}
-    return replace(rows, **tensors, conditions=conditions, negatives=negatives)
+    return replace(
+        rows,
+        latents=_filled(rows.latents, wanted),
+        timesteps=_filled(rows.timesteps, wanted),
+        alphas=_filled(rows.alphas, wanted),
+        sigmas=_filled(rows.sigmas, wanted),
+        conditions=_each_filled(rows.conditions, wanted),
+        negatives=_each_filled(rows.negatives, wanted),
+        guidance=_filled(rows.guidance, wanted),
+    )
+
+
+def _filled(tensor: Tensor, wanted: int) -> Tensor:
+    """Return a tensor [M, ...] with its first row repeated until there are `wanted`."""
+    extra = wanted - len(tensor)
+    return torch.cat([tensor, tensor[:1].expand(extra, *tensor.shape[1:])]) if extra else tensor
+
+
+def _each_filled(condition: Condition, wanted: int) -> Condition:
+    return {name: _filled(tensor, wanted) for name, tensor in condition.items()}
 
 
 def clean_from(output: Tensor, kind: str, rows: Rows) -> Tensor:

@@ -131,9 +131,7 @@ class DiscreteFamily(ABC):
     def decode(self, latents: Tensor) -> ImageArray:
         """Return uint8 [B, H, W, 3] pictures of clean latents [B, C, h, w]."""
         ready = unscaled(latents, self._vae.config).to(self._vae.dtype)
-        height, width = (side * self._scale for side in latents.shape[-2:])
-        with self._place.decoding(self._vae, width, height):
-            return to_pictures(self._vae.decode(ready, return_dict=False)[0])
+        return to_pictures(self._place.decode(self._vae, ready, self._scale))
 
     def _decoder(self, vae: Any, place: Placement) -> Any:
         upcast = self.upcasts and place.dtype == torch.float16 and vae.config.get("force_upcast")

@@ -118,9 +118,7 @@ class RectifiedFlow(ABC):
         """Return uint8 [B, H, W, 3] pictures of clean latents [B, C, h, w]."""
         config = self._vae.config
         scaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
-        height, width = (side * self._scale for side in latents.shape[-2:])
-        with self._place.decoding(self._vae, width, height):
-            return to_pictures(self._vae.decode(scaled.to(self._dtype), return_dict=False)[0])
+        return to_pictures(self._place.decode(self._vae, scaled.to(self._dtype), self._scale))
 
     def _tokens(self, width: int, height: int) -> int:
         cells = self._scale * self._patch

@@ -1,0 +1,1 @@
+"""Feature caching: when to compute, reuse or extrapolate inside the network."""

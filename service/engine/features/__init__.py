@@ -1,0 +1,1 @@
+"""Feature caching inside the engine: rows of one joint batch decide one by one."""

@@ -1,0 +1,166 @@
+"""UNet2DConditionModel of Stable Diffusion and SDXL, flattened into down, middle and up layers."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d_blocks import (
+    CrossAttnDownBlock2D,
+    CrossAttnUpBlock2D,
+    DownBlock2D,
+    UNetMidBlock2D,
+    UNetMidBlock2DCrossAttn,
+    UpBlock2D,
+)
+from torch import Tensor
+
+from policies.features.base import BlockStack, UNetSkip
+from service.engine.features.backbone import Backbone, Inputs, Stream, UnsupportedSite
+
+DOWN = (CrossAttnDownBlock2D, DownBlock2D)
+MIDDLE = (UNetMidBlock2DCrossAttn, UNetMidBlock2D)
+UP = (CrossAttnUpBlock2D, UpBlock2D)
+
+
+class UNetBackbone(Backbone):
+    """A UNet as a row of layers: every resnet (with its attention) and every down-sampler leaves one skip connection.
+
+    An up layer is a resnet with its attention and, at the end of a block, the up-sampler. So skip connection n is
+    consumed by up layer S - 1 - n of S, and what enters there is what DeepCache (Ma et al. 2023, arXiv 2312.00858)
+    remembers; any number of layers per block will do.
+
+    Args:
+        unet: diffusers' model.
+
+    Raises:
+        UnsupportedSite: it has blocks of another kind, or inputs besides text, time, pooled text and picture size.
+    """
+
+    def __init__(self, unet: Any) -> None:
+        _check(unet)
+        self._unet = unet
+        down = [part for block in unet.down_blocks for part in _down_layers(block)]
+        up = [part for block in unet.up_blocks for part in _up_layers(block)]
+        middle = [] if unet.mid_block is None else [partial(_middle, unet.mid_block)]
+        self._calls: list[Callable[[Stream], None]] = [*down, *middle, *up]
+        self._down = len(down)
+        self._middle = len(middle)
+        self.layers = len(self._calls)
+
+    @property
+    def branches(self) -> int:
+        """How many skip connections there are."""
+        return self._down + 1
+
+    def enter(self, inputs: Inputs) -> Stream:
+        """Embed time and conditions, run `conv_in`."""
+        unet, sample, states = self._unet, inputs["sample"], inputs["encoder_hidden_states"]
+        added = inputs.get("added_cond_kwargs")
+        if unet.config.center_input_sample:
+            sample = 2 * sample - 1.0
+        embedding = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=inputs["timestep"]))
+        more = unet.get_aug_embed(emb=embedding, encoder_hidden_states=states, added_cond_kwargs=added)
+        embedding = embedding if more is None else embedding + more
+        if unet.time_embed_act is not None:
+            embedding = unet.time_embed_act(embedding)
+        states = unet.process_encoder_hidden_states(encoder_hidden_states=states, added_cond_kwargs=added)
+        factor = 2**unet.num_upsamplers
+        hidden = unet.conv_in(sample)
+        return Stream(
+            (hidden,),
+            {"time": embedding, "states": states},
+            {"sized": any(side % factor for side in sample.shape[-2:])},
+            [hidden],
+        )
+
+    def layer(self, index: int, stream: Stream) -> None:
+        """Run one down, middle or up layer."""
+        self._calls[index](stream)
+
+    def leave(self, stream: Stream) -> Tensor:
+        """Run what follows the last up block."""
+        unet, hidden = self._unet, stream.hidden[0]
+        if unet.conv_norm_out:
+            hidden = unet.conv_act(unet.conv_norm_out(hidden))
+        output: Tensor = unet.conv_out(hidden)
+        return output
+
+    def span(self, site: UNetSkip | BlockStack) -> tuple[int, int]:
+        """Return the layers below a skip connection, up to the up layer that consumes it."""
+        if not isinstance(site, UNetSkip):
+            raise UnsupportedSite("a UNet has no stack of blocks to cache; its sites are skip connections")
+        if not 0 <= site.branch < self._down:
+            raise UnsupportedSite(f"this UNet's branches are 0 to {self._down - 1}")
+        return site.branch, self._down + self._middle + self._down - site.branch
+
+    def feature(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+        """Return the hidden state itself: it replaces the deep path, it is not added to it."""
+        return after[0]
+
+    def restore(self, before: Sequence[Tensor], feature: Tensor) -> tuple[Tensor, ...]:
+        """Return the remembered hidden state."""
+        return (feature,)
+
+
+def _down_layers(block: Any) -> list[Callable[[Stream], None]]:
+    attentions = block.attentions if isinstance(block, CrossAttnDownBlock2D) else [None] * len(block.resnets)
+    layers = [partial(_down, resnet, attention) for resnet, attention in zip(block.resnets, attentions, strict=True)]
+    return [*layers, *(partial(_shrink, sampler) for sampler in block.downsamplers or ())]
+
+
+def _up_layers(block: Any) -> list[Callable[[Stream], None]]:
+    attentions = block.attentions if isinstance(block, CrossAttnUpBlock2D) else [None] * len(block.resnets)
+    last = len(block.resnets) - 1
+    return [
+        partial(_up, resnet, attention, tuple(block.upsamplers or ()) if number == last else ())
+        for number, (resnet, attention) in enumerate(zip(block.resnets, attentions, strict=True))
+    ]
+
+
+def _down(resnet: Any, attention: Any, stream: Stream) -> None:
+    hidden = _attend(attention, resnet(stream.hidden[0], stream.context["time"]), stream)
+    stream.hidden = (hidden,)
+    stream.skips.append(hidden)
+
+
+def _shrink(sampler: Any, stream: Stream) -> None:
+    stream.hidden = (sampler(stream.hidden[0]),)
+    stream.skips.append(stream.hidden[0])
+
+
+def _middle(block: Any, stream: Stream) -> None:
+    hidden, time = stream.hidden[0], stream.context["time"]
+    if isinstance(block, UNetMidBlock2DCrossAttn):
+        hidden = block(hidden, time, encoder_hidden_states=stream.context["states"])
+    else:
+        hidden = block(hidden, time)
+    stream.hidden = (hidden,)
+
+
+def _up(resnet: Any, attention: Any, samplers: Sequence[Any], stream: Stream) -> None:
+    skip = stream.skips.pop()
+    hidden = resnet(torch.cat([stream.hidden[0], skip], dim=1), stream.context["time"])
+    hidden = _attend(attention, hidden, stream)
+    for sampler in samplers:
+        size = stream.skips[-1].shape[2:] if stream.shared["sized"] and stream.skips else None
+        hidden = sampler(hidden, size)
+    stream.hidden = (hidden,)
+
+
+
+def _attend(attention: Any, hidden: Tensor, stream: Stream) -> Tensor:
+    if attention is None:
+        return hidden
+    attended: Tensor = attention(hidden, encoder_hidden_states=stream.context["states"], return_dict=False)[0]
+    return attended
+
+
+def _check(unet: Any) -> None:
+    parts = [(unet.down_blocks, DOWN), (unet.up_blocks, UP), ([unet.mid_block] if unet.mid_block else [], MIDDLE)]
+    strange = [type(block).__name__ for blocks, known in parts for block in blocks if type(block) not in known]
+    if strange:
+        raise UnsupportedSite(f"feature caching does not know the UNet's block {strange[0]}")
+    config = unet.config
+    if config.class_embed_type or config.num_class_embeds or config.addition_embed_type not in (None, "text_time"):
+        raise UnsupportedSite("feature caching does not know this UNet's conditions")

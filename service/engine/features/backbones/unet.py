@@ -50,8 +50,8 @@ class UNetBackbone(Backbone):
 
     @property
     def branches(self) -> int:
-        """How many skip connections there are."""
-        return self._down + 1
+        """Skip connections to cut at; at the deepest only the middle block is saved."""
+        return self._down + bool(self._middle)
 
     def enter(self, inputs: Inputs) -> Stream:
         """Embed time and conditions, run `conv_in`."""
@@ -90,8 +90,8 @@ class UNetBackbone(Backbone):
         """Return the layers below a skip connection, up to the up layer that consumes it."""
         if not isinstance(site, UNetSkip):
             raise UnsupportedSite("a UNet has no stack of blocks to cache; its sites are skip connections")
-        if not 0 <= site.branch < self._down:
-            raise UnsupportedSite(f"this UNet's branches are 0 to {self._down - 1}")
+        if not 0 <= site.branch < self.branches:
+            raise UnsupportedSite(f"this UNet's branches are 0 to {self.branches - 1}")
         return site.branch, self._down + self._middle + self._down - site.branch
 
     def feature(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:

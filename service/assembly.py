@@ -15,6 +15,7 @@ from service.embedder import Embedder, EmbedderError
 from service.engine import EngineConfig, make_engine
 from service.engine.base import Engine, EngineStartError, ModelInfo
 from service.engine.lora import LoraShelf
+from service.features import AUTO, FeatureCaching, FrontError, calibration_digest, complaint, load_front
 from service.generator import Generator
 from service.loras import LoraFiles
 from service.memory import Memory
@@ -61,7 +62,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncGenerator[S
     async with AsyncExitStack() as stack:
         try:
             yield await _open(settings, metrics, stack)
-        except (EngineStartError, EmbedderError, StoreConfigError) as error:
+        except (EngineStartError, EmbedderError, StoreConfigError, FrontError) as error:
             raise StartError(str(error)) from None
 
 
@@ -87,6 +88,8 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         engine.info,
         capture=settings.capture,
         candidates=settings.candidates,
+        features=feature_caching(settings, engine.info),
+        resume_approximated=settings.resume_approximated,
     )
     totals = Totals()
     turnstile = Turnstile(settings.queue_limit)
@@ -124,12 +127,29 @@ def engine_config(settings: Settings) -> EngineConfig:
         kind=settings.engine,
         log_level=settings.log_level,
         loras=lora_shelf(settings),
+        features=settings.features_path,
+        feature_bytes=settings.feature_bytes,
     )
 
 
 def lora_shelf(settings: Settings) -> LoraShelf:
     """Return where LoRAs lie."""
     return LoraShelf(settings.lora_dir, settings.max_loras)
+
+
+def feature_caching(settings: Settings, info: ModelInfo) -> FeatureCaching:
+    """Return what resolves wishes for feature caching.
+
+    Raises:
+        StartError: the served model cannot run the policy of the settings.
+        FrontError: the front cannot be read.
+    """
+    if (wrong := complaint(settings.feature_cache, info)) is not None:
+        raise StartError(f"HEADSTART_FEATURE_CACHE: {wrong}")
+    front = load_front(settings.features_path, info)
+    if front is None and settings.feature_cache == AUTO:
+        log.warning("HEADSTART_FEATURE_CACHE is auto, but this model has no front: no features are cached")
+    return FeatureCaching(info, front, calibration_digest(settings.features_path))
 
 
 def choose_matching(settings: Settings, info: ModelInfo, embedder_digest: str) -> MatchingPolicy:

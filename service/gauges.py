@@ -40,6 +40,10 @@ def _engine_metrics(engine: EngineStats, inside: int) -> list[Metric]:
         GaugeMetricFamily("headstart_engine_ready", "1 while the engine takes jobs.", float(engine.ready)),
         CounterMetricFamily("headstart_engine_restarts", "Times the engine died and came back.", engine.restarts),
         _batch_sizes(engine.batch_sizes),
+        GaugeMetricFamily(
+            "headstart_feature_state_bytes", "Bytes feature caching remembers for all jobs.", engine.feature_bytes
+        ),
+        _feature_evaluations(engine.feature_evaluations),
     ]
 
 
@@ -51,6 +55,15 @@ def _batch_sizes(sizes: dict[int, int]) -> Metric:
     buckets.append(("+Inf", float(seen)))
     total = float(sum(size * count for size, count in sizes.items()))
     return HistogramMetricFamily("headstart_batch_size", "Jobs per joint step.", buckets=buckets, sum_value=total)
+
+
+def _feature_evaluations(evaluations: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(
+        "headstart_feature_evaluations", "Network evaluations of jobs with feature caching.", labels=("outcome",)
+    )
+    for outcome in ("computed", "reused"):
+        family.add_metric((outcome,), evaluations.get(outcome, 0))
+    return family
 
 
 def _store_metrics(store: StoreStats, policy: str, pending: int) -> list[Metric]:

@@ -208,6 +208,8 @@ class Generator:
             "wasted": verdict.wasted,
             "similarity": verdict.similarity,
             "divergence": verdict.divergence,
+            "features": verdict.features.policy,
+            "compute_share": verdict.features.compute_share,
         }
         if self._log_prompts:
             fields |= {"prompt": request.prompt, "source_prompt": verdict.source_prompt}

@@ -5,6 +5,7 @@ import json
 import math
 
 from cache_store.types import Signature
+from policies.features.choice import FeatureChoice
 from service.engine.base import ModelInfo
 from service.types import GenerationRequest
 
@@ -46,13 +47,26 @@ def signature_of(request: GenerationRequest, info: ModelInfo, embedder_digest: s
     )
 
 
-def exact_key(request: GenerationRequest, info: ModelInfo, capture: tuple[float, ...]) -> str:
+def exact_key(
+    request: GenerationRequest,
+    info: ModelInfo,
+    capture: tuple[float, ...],
+    features: FeatureChoice | None = None,
+    calibration: str = "",
+) -> str:
     """Return the hash two requests share exactly when the full run gives both the same picture.
 
     The full prompt text counts, however long: the embedder's and the text encoder's cuts play no part. So do
     the capture shares: they decide where the running latent is rounded.
+
+    Args:
+        request: what is asked for; its wish for feature caching plays no part.
+        info: the served model.
+        capture: shares of the steps at which runs leave states.
+        features: what the run will reuse inside the network; None leaves the key as it always was.
+        calibration: digest of what the feature caching methods were calibrated to.
     """
-    parts = [
+    parts: list[object] = [
         request.tenant,
         info.model_id,
         info.weights_digest,
@@ -69,6 +83,8 @@ def exact_key(request: GenerationRequest, info: ModelInfo, capture: tuple[float,
         capture,
         [(lora.name, lora.digest, lora.scale.hex()) for lora in request.loras],
     ]
+    if features is not None:
+        parts.append([features.policy, features.strength.hex(), calibration])
     return text_hash(json.dumps(parts))
 
 

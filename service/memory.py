@@ -97,7 +97,7 @@ class Memory:
             embedding=await self._embedder.embed(request.prompt),
             seed=request.seed,
             steps=request.steps,
-            exact_key=inexact_key(plan.exact_key, request.request_id) if resumed else plan.exact_key,
+            exact_key=inexact_key(plan.exact_key, request.request_id) if resumed else _key_of(plan, result),
             created=time.time(),
             depth=depth,
             gpu_seconds=result.denoise_seconds,
@@ -113,6 +113,12 @@ async def _never_raises(work: Coroutine[Any, Any, None]) -> None:
         log.error("cache write failed", extra={"error": type(error).__name__, "at": frames_of(error)})
 
 
+def _key_of(plan: Plan, result: JobResult) -> str:
+    """Return the key that a full run's picture answers; where the engine reused nothing, it is the plain picture."""
+    cached = result.features is not None and result.features.reason is None
+    return plan.exact_key if cached or plan.features.choice is None else plan.plain_key
+
+
 def _noise_state(state: CapturedState) -> NoiseState:
     return NoiseState(
         latent=state.latent,
@@ -121,4 +127,5 @@ def _noise_state(state: CapturedState) -> NoiseState:
         skip=state.skip,
         prediction=state.prediction,
         depth=state.depth,
+        approximated=state.approximated,
     )

@@ -3,12 +3,15 @@
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from service.engine.base import JobResult
+from service.features import OFF, metric_label
 from service.gauges import Gauges
-from service.types import Verdict, VerdictKind
+from service.types import FeatureVerdict, Verdict, VerdictKind
+from service.verdicts import saved_by_features
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56)
 SIMILARITY = (0.0, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
+COMPUTE_SHARE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 DIVERGENCE = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.5, 1.0)
 
 
@@ -23,6 +26,7 @@ class Metrics:
         self._count_requests()
         self._count_cache()
         self._count_work()
+        self._count_features()
 
     def _count_requests(self) -> None:
         self.requests = self._counter("headstart_requests", "HTTP requests answered.", ("route", "status", "cache"))
@@ -61,12 +65,29 @@ class Metrics:
             "headstart_denoise_step_seconds", "Mean device time of a step of a picture.", STEP_SECONDS
         )
 
+    def _count_features(self) -> None:
+        self.feature_requests = self._counter(
+            "headstart_feature_cache_requests",
+            "Pictures by the feature cache policy that ran, or else was asked for, and what came of it.",
+            ("policy", "outcome"),
+        )
+        self.compute_share = self._histogram(
+            "headstart_feature_compute_share",
+            "Multiplications executed, of those without feature caching, per picture it ran for.",
+            COMPUTE_SHARE,
+        )
+        self.saved_by_features = self._counter(
+            "headstart_saved_feature_seconds",
+            "Estimated device seconds feature caching saved on the steps that were run.",
+        )
+
     def note_run(self, result: JobResult) -> None:
         """Count what a finished run cost."""
         self.steps.inc(result.steps_run)
         self.gpu.inc(result.denoise_seconds + result.decode_seconds)
         self.queue_wait.observe(result.queue_seconds)
         self.step.observe(result.step_seconds)
+        self.saved_by_features.inc(saved_by_features(result))
         self.stage.labels("denoise").observe(result.denoise_seconds)
         self.stage.labels("decode").observe(result.decode_seconds)
 
@@ -76,10 +97,19 @@ class Metrics:
         self.skipped.inc(verdict.skipped)
         self.wasted.inc(verdict.wasted)
         self._save(verdict.saved_gpu_seconds)
+        self._note_features(verdict.features)
         if verdict.similarity is not None and verdict.kind is not VerdictKind.EXACT:
             self.similarity.observe(verdict.similarity)
         if verdict.divergence is not None:
             self.divergence.observe(verdict.divergence)
+
+    def _note_features(self, features: FeatureVerdict) -> None:
+        ran = features.policy != OFF and features.reason is None
+        label = metric_label(features.requested if features.policy == OFF else features.policy)
+        outcome = features.reason or ("ran" if ran else OFF)
+        self.feature_requests.labels(label, outcome).inc()
+        if ran and features.compute_share is not None:
+            self.compute_share.observe(features.compute_share)
 
     def _save(self, seconds: float) -> None:
         # A counter cannot fall: what refused resumes cost is first paid back by later savings.

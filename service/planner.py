@@ -18,9 +18,10 @@ from cache_store.types import CacheUnavailable, NoiseState
 from policies.matching.base import Attempt, Candidate, MatchingPolicy, StateRef
 from service.embedder import Embedder
 from service.engine.base import JobSpec, ModelInfo, ResumePoint
+from service.features import FeatureCaching
 from service.keys import exact_key, signature_of
 from service.logs import frames_of
-from service.types import CacheMode, GenerationRequest, Neighbour, Plan, VerdictKind
+from service.types import CacheMode, FeaturePlan, GenerationRequest, Neighbour, Plan, VerdictKind
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class Planner:
         info: the served model.
         capture: shares of the steps at which runs leave states.
         candidates: neighbours to look at.
+        features: resolves wishes for feature caching; None = the model has no calibrated front.
+        resume_approximated: whether states of runs with feature caching may be resumed from.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class Planner:
         *,
         capture: tuple[float, ...],
         candidates: int,
+        features: FeatureCaching | None = None,
+        resume_approximated: bool = True,
     ) -> None:
         self._store = store
         self._embedder = embedder
@@ -54,6 +59,8 @@ class Planner:
         self._info = info
         self._capture = capture
         self._candidates = candidates
+        self._features = features or FeatureCaching(info)
+        self._resume_approximated = resume_approximated
 
     async def plan(self, request: GenerationRequest) -> Plan:
         """Return the plan; every fault of the cache becomes a full run."""
@@ -72,16 +79,23 @@ class Planner:
             return replace(full, reason="cache-error")
 
     def _full(self, request: GenerationRequest) -> Plan:
+        features = self._features.resolve(request)
+        plain_key = exact_key(request, self._info, self._capture)
         return Plan(
             request=request,
             signature=signature_of(request, self._info, self._embedder.digest),
-            exact_key=exact_key(request, self._info, self._capture),
+            exact_key=self._key(request, features) if features.choice else plain_key,
             kind=VerdictKind.MISS,
             reason="",
-            job=self._job(request),
+            plain_key=plain_key,
+            features=features,
+            job=self._job(request, features),
         )
 
-    def _job(self, request: GenerationRequest) -> JobSpec:
+    def _key(self, request: GenerationRequest, features: FeaturePlan) -> str:
+        return exact_key(request, self._info, self._capture, features.choice, self._features.calibration)
+
+    def _job(self, request: GenerationRequest, features: FeaturePlan) -> JobSpec:
         return JobSpec(
             job_id=request.request_id,
             prompt=request.prompt,
@@ -94,6 +108,7 @@ class Planner:
             height=request.height,
             deadline=request.deadline,
             loras=request.loras,
+            features=features.choice,
             capture=self._capture,  # always: it decides where latents are rounded, so a seed gives one picture
         )
 
@@ -125,7 +140,8 @@ class Planner:
         request = full.request
         vector, embed_seconds = await _timed(self._embedder.embed(request.prompt))
         search = self._store.search(full.signature, vector, limit=self._candidates)
-        found, search_seconds = await _timed(search)
+        nearest, search_seconds = await _timed(search)
+        found = nearest if self._resume_approximated else [_exact_states(candidate) for candidate in nearest]
         seconds = {"embed": embed_seconds, "search": search_seconds}
         decision = self._matching.choose(
             request.prompt,
@@ -198,6 +214,11 @@ def remembers(request: GenerationRequest) -> bool:
     return request.cache.store and request.cache.mode is not CacheMode.OFF
 
 
+def _exact_states(candidate: Candidate) -> Candidate:
+    """Return the candidate without the states that feature caching had a part in."""
+    return replace(candidate, states=tuple(state for state in candidate.states if not state.approximated))
+
+
 def _resume_point(state: NoiseState, max_divergence: float) -> ResumePoint:
     return ResumePoint(
         latent=state.latent,
@@ -207,6 +228,7 @@ def _resume_point(state: NoiseState, max_divergence: float) -> ResumePoint:
         prediction=state.prediction,
         max_divergence=max_divergence,
         depth=state.depth,
+        approximated=state.approximated,
     )
 
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from policies.features.methods import METHODS
+
 PREFIX = "HEADSTART_"
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_MODEL = REPOSITORY / "models" / "scenes-unet"
@@ -109,6 +111,35 @@ class Settings(BaseSettings):
         None,
         description="Table of the `calibrated` matching; unset = `matching.json` in the model's folder.",
     )
+    feature_cache: str = Field(
+        "off",
+        description="What requests that do not say get of feature caching: `off`, `auto` (the cheapest calibrated "
+        'choice that holds the quality bound), or a policy\'s name, several joined by "+".',
+    )
+    feature_strength: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How much a named policy reuses; 1 is fastest.",
+    )
+    feature_min_quality: float = Field(
+        0.99,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Quality bound of `auto`, as a share of the quality without feature caching.",
+    )
+    feature_bytes: int = Field(
+        1024 * MIB, ge=0, description="Most bytes feature caching remembers for all pictures in work together."
+    )
+    feature_calibration: Path | None = Field(
+        None,
+        description="Folder of what feature caching was calibrated to; unset = `features/` in the model's folder.",
+    )
+    resume_approximated: bool = Field(
+        True, description="Whether a request may resume from the noise states of runs with feature caching."
+    )
     candidates: int = Field(8, ge=1, le=256, description="Neighbours looked at per request.")
     tenant: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Tenant all requests belong to.")
     queue_limit: int = Field(64, ge=1, description="Pictures in work or waiting; beyond it requests get 429.")
@@ -135,12 +166,19 @@ class Settings(BaseSettings):
             raise ValueError("shares must rise")
         return shares
 
-    @field_validator("data_dir", "lora_dir")
+    @field_validator("feature_cache")
+    @classmethod
+    def _check_policy(cls, policy: str) -> str:
+        if policy not in ("off", "auto") and not all(name in METHODS for name in policy.split("+")):
+            raise ValueError(f'must be off, auto, or one or several, joined by "+", of {", ".join(METHODS)}')
+        return policy
+
+    @field_validator("data_dir", "lora_dir", "feature_calibration")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()
 
-    @field_validator("lora_dir")
+    @field_validator("lora_dir", "feature_calibration")
     @classmethod
     def _check_folder(cls, path: Path | None) -> Path | None:
         if path is not None and not path.is_dir():
@@ -154,6 +192,12 @@ class Settings(BaseSettings):
             return self.matching_table
         folder = Path(self.model)
         return folder / "matching.json" if folder.is_dir() else None
+
+    @property
+    def features_path(self) -> Path | None:
+        """Folder of what feature caching was calibrated to; None where there is none."""
+        folder = self.feature_calibration or Path(self.model) / "features"
+        return folder if folder.is_dir() else None
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from service.engine.base import JobResult
 from service.types import Verdict, VerdictKind
+from service.verdicts import saved_by_features
 
 
 @dataclass
@@ -15,7 +16,8 @@ class Totals:
         steps: steps asked for.
         skipped: steps not run thanks to the cache.
         wasted: steps run and thrown away.
-        saved_gpu_seconds: net device time saved.
+        saved_gpu_seconds: net device time saved by the cache.
+        saved_feature_seconds: device time feature caching saved on the steps that were run.
         gpu_seconds: device time spent.
     """
 
@@ -24,6 +26,7 @@ class Totals:
     skipped: int = 0
     wasted: int = 0
     saved_gpu_seconds: float = 0.0
+    saved_feature_seconds: float = 0.0
     gpu_seconds: float = 0.0
     _step_seconds: float = 0.0
     _measured: int = 0
@@ -38,6 +41,7 @@ class Totals:
         self._step_seconds += result.step_seconds
         self._measured += 1
         self.gpu_seconds += result.denoise_seconds + result.decode_seconds
+        self.saved_feature_seconds += saved_by_features(result)
 
     def note_verdict(self, verdict: Verdict) -> None:
         """Count an answered picture."""

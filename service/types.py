@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cache_store.types import Signature
+from policies.features.choice import FeatureChoice
 from policies.matching.base import Attempt
 from service.engine.base import Entry, JobSpec, Lora
 
@@ -53,6 +54,21 @@ class CacheOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureWish:
+    """What is asked of feature caching.
+
+    Attributes:
+        policy: "off", "auto", or names of methods joined by "+".
+        strength: of named methods, in (0, 1]: from conservative to fast.
+        min_quality: for "auto", in (0, 1]: the quality bound, as a share of the quality without feature caching.
+    """
+
+    policy: str = "off"
+    strength: float = 0.5
+    min_quality: float = 0.99
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One validated picture wish (a client's `n` pictures are n of these).
 
@@ -71,8 +87,49 @@ class GenerationRequest:
     seed: int
     seed_given: bool
     loras: tuple[Lora, ...] = ()
+    features: FeatureWish = FeatureWish()
     cache: CacheOptions = field(default_factory=CacheOptions)
     deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturePlan:
+    """What a run will do about feature caching.
+
+    Attributes:
+        requested: the wish's policy.
+        choice: what the engine is asked for; None = no feature caching.
+        reason: why there is none although it was asked for, in one bounded word: "unsupported", "uncalibrated" or
+            "no-safe-policy".
+    """
+
+    requested: str = "off"
+    choice: FeatureChoice | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureVerdict:
+    """What feature caching did for a picture.
+
+    Attributes:
+        policy: as run, or that of the stored picture; "off" where nothing was to be reused.
+        strength: as run; None where the policy is "off".
+        requested: the wish's policy.
+        computed: network evaluations in which everything was computed.
+        reused: network evaluations in which something was reused.
+        compute_share: multiplications executed, of those the same evaluations take in full; None without any.
+        reason: why nothing was cached although it was asked for: one bounded word of `FeaturePlan.reason` or
+            `FeatureReport.reason`, or "exact" for a stored picture; None = it ran, or was not asked for.
+    """
+
+    policy: str = "off"
+    strength: float | None = None
+    requested: str = "off"
+    computed: int = 0
+    reused: int = 0
+    compute_share: float | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +153,7 @@ class Verdict:
         seed_exact: False when the picture is not the one this seed gives from pure noise.
         evaluations: network evaluations run, those of wasted steps included; some solvers take two per step.
         entry: APPROX only: how the solver took up the state (see `JobResult.entry`).
+        features: what feature caching did.
     """
 
     kind: VerdictKind
@@ -111,6 +169,7 @@ class Verdict:
     seed_exact: bool = True
     evaluations: int = 0
     entry: Entry | None = None
+    features: FeatureVerdict = FeatureVerdict()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +189,8 @@ class Plan:
         request: the request.
         signature: its partition.
         exact_key: hash of everything that makes two requests the same picture.
+        plain_key: the same without feature caching.
+        features: what the run will do about feature caching.
         kind: the verdict so far: EXACT and APPROX are foreseen hits, the others run in full.
         reason: one bounded word saying why.
         job: what the engine runs; None for EXACT. `job.resume` is tried in order, behind the gate.
@@ -146,6 +207,8 @@ class Plan:
     exact_key: str
     kind: VerdictKind
     reason: str
+    plain_key: str = ""
+    features: FeaturePlan = FeaturePlan()
     job: JobSpec | None = None
     attempts: tuple[Attempt, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()

@@ -3,7 +3,7 @@
 import math
 
 from service.engine.base import JobResult
-from service.types import Plan, Verdict, VerdictKind
+from service.types import FeatureVerdict, Plan, Verdict, VerdictKind
 
 
 def exact_verdict(plan: Plan, step_seconds: float) -> Verdict:
@@ -18,6 +18,7 @@ def exact_verdict(plan: Plan, step_seconds: float) -> Verdict:
         source_id=plan.source.entry_id if plan.source else None,
         source_prompt=plan.source.prompt if plan.source else None,
         saved_gpu_seconds=steps * step_seconds,
+        features=_features_of_stored(plan),
     )
 
 
@@ -40,7 +41,20 @@ def run_verdict(plan: Plan, result: JobResult) -> Verdict:
         divergence=_last(result.divergences),
         saved_gpu_seconds=_saved(result),
         evaluations=result.evaluations,
+        features=_features(plan, result),
     )
+
+
+def saved_by_features(result: JobResult) -> float:
+    """Return the device seconds feature caching saved on the steps that were run, by their multiplications.
+
+    What a resumed run skipped is priced at the time its own steps took, which feature caching had made shorter
+    (`_saved`). So neither counts what the other does: they may be added.
+    """
+    report = result.features
+    if report is None or report.reason is not None or not 0.0 < report.compute_share <= 1.0:
+        return 0.0
+    return result.denoise_seconds * (1.0 / report.compute_share - 1.0)
 
 
 def _resumed(plan: Plan, result: JobResult, index: int) -> Verdict:
@@ -59,11 +73,36 @@ def _resumed(plan: Plan, result: JobResult, index: int) -> Verdict:
         seed_exact=False,
         evaluations=result.evaluations,
         entry=result.entry,
+        features=_features(plan, result),
     )
 
 
 def _saved(result: JobResult) -> float:
     return (result.skipped - result.wasted) * result.step_seconds
+
+
+def _features(plan: Plan, result: JobResult) -> FeatureVerdict:
+    asked, report = plan.features, result.features
+    if asked.choice is None or report is None or report.reason is not None:
+        reason = asked.reason if asked.choice is None else "unsupported" if report is None else report.reason
+        return FeatureVerdict(
+            requested=asked.requested, computed=result.evaluations, compute_share=1.0, reason=reason
+        )
+    return FeatureVerdict(
+        policy=report.policy,
+        strength=report.strength,
+        requested=asked.requested,
+        computed=report.computed,
+        reused=report.reused,
+        compute_share=report.compute_share,
+    )
+
+
+def _features_of_stored(plan: Plan) -> FeatureVerdict:
+    asked = plan.features
+    if asked.choice is None:
+        return FeatureVerdict(requested=asked.requested, reason=asked.reason)
+    return FeatureVerdict(asked.choice.policy, asked.choice.strength, asked.requested, reason="exact")
 
 
 def _last(divergences: tuple[float, ...]) -> float | None:

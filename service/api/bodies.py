@@ -8,6 +8,8 @@ from typing import Any
 from service.api.schema import (
     CacheSummary,
     CompletedEvent,
+    FeatureSummary,
+    FeatureVerdictBody,
     GenerationAnswer,
     ImageCompletedEvent,
     ImagePartialEvent,
@@ -20,7 +22,7 @@ from service.api.schema import (
 from service.api.wishes import Order
 from service.generator import Picture
 from service.previews import foreseen_step
-from service.types import Plan
+from service.types import FeatureVerdict, Plan
 
 
 def answer_of(pictures: Sequence[Picture], order: Order, created: int) -> GenerationAnswer:
@@ -32,6 +34,7 @@ def answer_of(pictures: Sequence[Picture], order: Order, created: int) -> Genera
         size=order.size,
         lora=loras_used(order),
         cache=_summary(pictures),
+        feature_cache=_feature_summary(pictures),
     )
 
 
@@ -42,6 +45,7 @@ def completed_event(picture: Picture, order: Order, created: int) -> CompletedEv
         b64_json=item.b64_json,
         seed=item.seed,
         cache=item.cache,
+        feature_cache=item.feature_cache,
         created=created,
         output_format=order.output_format,
         size=order.size,
@@ -74,6 +78,7 @@ def image_completed(picture: Picture, order: Order, created: int) -> ImageComple
         seed=item.seed,
         lora=loras_used(order),
         cache=item.cache,
+        feature_cache=item.feature_cache,
         timings=TimingsBody(
             queue_seconds=picture.queue_seconds,
             denoise_seconds=picture.denoise_seconds,
@@ -117,6 +122,7 @@ def picture_body(picture: Picture) -> PictureBody:
             seed_exact=verdict.seed_exact,
             stored=picture.stored,
         ),
+        feature_cache=_feature_body(verdict.features),
     )
 
 
@@ -134,7 +140,39 @@ def plan_event(plan: Plan) -> dict[str, Any]:
         "similarity": plan.similarity if plan.source is None else plan.source.similarity,
         "source": source,
         "seed": plan.request.seed,
+        "feature_cache": _planned_features(plan),
     }
+
+
+def _planned_features(plan: Plan) -> dict[str, Any]:
+    asked, choice = plan.features, plan.features.choice
+    return {
+        "policy": choice.policy if choice else "off",
+        "strength": choice.strength if choice else None,
+        "requested": asked.requested,
+        "reason": asked.reason,
+    }
+
+
+def _feature_body(features: FeatureVerdict) -> FeatureVerdictBody:
+    return FeatureVerdictBody(
+        policy=features.policy,
+        strength=features.strength,
+        requested=features.requested,
+        computed=features.computed,
+        reused=features.reused,
+        compute_share=features.compute_share,
+        reason=features.reason,
+    )
+
+
+def _feature_summary(pictures: Sequence[Picture]) -> FeatureSummary:
+    verdicts = [picture.verdict.features for picture in pictures]
+    return FeatureSummary(
+        policies=dict(Counter(verdict.policy for verdict in verdicts)),
+        computed=sum(verdict.computed for verdict in verdicts),
+        reused=sum(verdict.reused for verdict in verdicts),
+    )
 
 
 def _summary(pictures: Sequence[Picture]) -> CacheSummary:

@@ -62,6 +62,7 @@ def _body(entry: EntrySummary) -> EntryBody:
         steps=entry.steps,
         depth=entry.depth,
         states=[state.skip for state in entry.states],
+        approximated_states=[state.skip for state in entry.states if state.approximated],
         uses=entry.uses,
         has_image=entry.has_image,
     )

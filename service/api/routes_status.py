@@ -75,6 +75,7 @@ async def stats(service: ServiceOf) -> StatsBody:
         skipped_steps=totals.skipped,
         wasted_steps=totals.wasted,
         saved_gpu_seconds=totals.saved_gpu_seconds,
+        saved_feature_seconds=totals.saved_feature_seconds,
         gpu_seconds=totals.gpu_seconds,
         cache=_cache(await service.store.stats(), service.memory.pending),
         engine=_engine(service),
@@ -91,6 +92,7 @@ def _model(service: Service) -> ModelBody:
         default_guidance=info.default_guidance,
         default_size=f"{info.width}x{info.height}",
         solvers=list(info.solvers),
+        feature_policies=list(info.feature_policies),
     )
 
 

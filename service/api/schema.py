@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from service.engine.base import Entry
@@ -19,6 +19,7 @@ def _unicode(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_unicode)]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)]
 
 Quality = Literal["standard", "hd", "low", "medium", "high", "auto"]
 StreamedQuality = Literal["low", "medium", "high", "auto"]
@@ -32,6 +33,7 @@ MAX_GUIDANCE = 30.0
 MAX_LORA_SCALE = 4.0
 MAX_SEED = 2**63 - 1
 MAX_DEADLINE = 86_400.0
+MAX_POLICY = 200
 
 
 class _Strict(BaseModel):
@@ -48,6 +50,37 @@ class CacheBody(_Strict):
     min_similarity: Ratio | None = Field(default=None, description="Floor on the cosine similarity of a neighbour.")
     max_skip_ratio: Ratio | None = Field(default=None, description="Ceiling on skipped steps ÷ steps.")
     store: bool | None = Field(default=None, description="Whether this run may be remembered (default true).")
+
+
+class FeatureCacheBody(_Strict):
+    """What to reuse inside the network from step to step."""
+
+    policy: Text = Field(
+        max_length=MAX_POLICY,
+        description='`off`, `auto`, or one of the model\'s `feature_policies`, or several joined by "+".',
+    )
+    strength: Share | None = Field(
+        default=None,
+        description="Of named policies: from conservative to 1, fast. Default: the service's, 0.5 unless set.",
+    )
+    min_quality: Share | None = Field(
+        default=None,
+        description="Quality bound of `auto`, as a share of the quality without. Default: the service's, 0.99.",
+    )
+
+
+def _spelled_out(value: object) -> object:
+    if isinstance(value, str):
+        return {"policy": value}
+    if not isinstance(value, dict | FeatureCacheBody):
+        raise PydanticCustomError("feature_cache_type", "must be the name of a policy, or an object")
+    return value
+
+
+FeatureCache = Annotated[
+    FeatureCacheBody, BeforeValidator(_spelled_out, json_schema_input_type=str | FeatureCacheBody)
+]
+"""A policy's name alone is short for the object."""
 
 
 class LoraBody(_Strict):
@@ -106,6 +139,9 @@ class GenerationBody(_Strict):
     lora: list[LoraBody] | None = Field(
         default=None, max_length=MOST_LORAS, description="LoRAs to draw with; their order plays no part."
     )
+    feature_cache: FeatureCache | None = Field(
+        default=None, description="What to reuse inside the network from step to step; absent: as the service is set."
+    )
     cache: CacheBody | None = Field(default=None, description="Wishes towards the cache.")
 
 
@@ -143,6 +179,18 @@ class VerdictBody(BaseModel):
     stored: bool
 
 
+class FeatureVerdictBody(BaseModel):
+    """What feature caching did for one picture."""
+
+    policy: str = Field(description="As run, or that of the stored picture; `off` where nothing was to be reused.")
+    strength: float | None
+    requested: str
+    computed: int = Field(description="Network evaluations in which everything was computed.")
+    reused: int = Field(description="Network evaluations in which something was reused.")
+    compute_share: float | None = Field(description="Multiplications executed, of those without feature caching.")
+    reason: str | None = Field(description="Why nothing was cached although it was asked for.")
+
+
 class LoraUsed(BaseModel):
     """A LoRA that was drawn with: `digest` is the SHA-256 of its file."""
 
@@ -158,6 +206,7 @@ class PictureBody(BaseModel):
     revised_prompt: None = None
     seed: int
     cache: VerdictBody
+    feature_cache: FeatureVerdictBody
 
 
 class CacheSummary(BaseModel):
@@ -170,6 +219,14 @@ class CacheSummary(BaseModel):
     saved_gpu_seconds: float
 
 
+class FeatureSummary(BaseModel):
+    """Sums over the pictures of one answer."""
+
+    policies: dict[str, int]
+    computed: int
+    reused: int
+
+
 class GenerationAnswer(BaseModel):
     """OpenAI's images response, with the cache's part."""
 
@@ -180,6 +237,7 @@ class GenerationAnswer(BaseModel):
     size: str
     lora: list[LoraUsed]
     cache: CacheSummary
+    feature_cache: FeatureSummary
 
 
 class CompletedEvent(PictureBody):
@@ -245,6 +303,7 @@ class ImageCompletedEvent(_ImageEvent):
     usage: UsageBody = UsageBody()
     lora: list[LoraUsed]
     cache: VerdictBody
+    feature_cache: FeatureVerdictBody
     timings: TimingsBody
 
 
@@ -277,6 +336,7 @@ class ModelBody(BaseModel):
     default_guidance: float
     default_size: str
     solvers: list[str]
+    feature_policies: list[str]
 
 
 class ModelList(BaseModel):
@@ -296,6 +356,7 @@ class EntryBody(BaseModel):
     steps: int
     depth: int
     states: list[float]
+    approximated_states: list[float] = Field(description="Those of `states` that feature caching had a part in.")
     uses: int
     has_image: bool
 
@@ -320,6 +381,7 @@ class StatsBody(BaseModel):
     skipped_steps: int
     wasted_steps: int
     saved_gpu_seconds: float
+    saved_feature_seconds: float
     gpu_seconds: float
     cache: dict[str, Any]
     engine: dict[str, Any]

@@ -1,10 +1,10 @@
-"""Verdicts as HTTP headers: `Cache-Status` (RFC 9211), `X-Headstart-Cache` and the stage times."""
+"""Verdicts as HTTP headers: `Cache-Status` (RFC 9211), `X-Headstart-Cache`, feature caching and the stage times."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 from service.generator import Picture
-from service.types import Verdict, VerdictKind
+from service.types import FeatureVerdict, Verdict, VerdictKind
 
 FORWARDED = {VerdictKind.MISS: "miss", VerdictKind.BYPASS: "bypass", VerdictKind.REFRESH: "request"}
 
@@ -16,6 +16,7 @@ def headers_of(pictures: Sequence[Picture], total_seconds: float) -> dict[str, s
     return {
         "Cache-Status": f"headstart; {status}",
         "X-Headstart-Cache": ", ".join(picture.verdict.kind.value for picture in pictures),
+        "X-Headstart-Feature-Cache": ", ".join(_features(picture.verdict.features) for picture in pictures),
         "X-Queue-Time": _seconds(max(picture.queue_seconds for picture in pictures)),
         "X-Denoise-Time": _seconds(sum(picture.denoise_seconds for picture in pictures)),
         "X-Decode-Time": _seconds(sum(picture.decode_seconds for picture in pictures)),
@@ -37,6 +38,12 @@ def _status(verdict: Verdict, *, stored: bool) -> str:
         similarity = f"; sim={verdict.similarity:.3f}" if verdict.similarity is not None else ""
         return f'hit{kept}; detail="approximate{similarity}; k={verdict.skipped}/{verdict.steps}"'
     return f'fwd={FORWARDED[verdict.kind]}{kept}; detail="{verdict.reason}"'
+
+
+def _features(features: FeatureVerdict) -> str:
+    strength = "" if features.strength is None else f";strength={features.strength:g}"
+    compute = "" if features.compute_share is None else f";compute={features.compute_share:.3f}"
+    return f"{features.policy}{strength}{compute}"
 
 
 def _summary(pictures: Sequence[Picture]) -> str:

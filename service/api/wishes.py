@@ -8,13 +8,14 @@ import uuid
 from dataclasses import dataclass, replace
 
 from service.api.errors import InvalidRequestError
-from service.api.schema import MAX_SEED, CacheBody, GenerationBody, Quality, StreamedQuality
+from service.api.schema import MAX_SEED, CacheBody, FeatureCacheBody, GenerationBody, Quality, StreamedQuality
 from service.engine.base import Lora, ModelInfo
+from service.features import canonical, complaint
 from service.generator import Wish
 from service.loras import LoraFiles
 from service.pictures import OutputFormat
 from service.settings import Settings
-from service.types import CacheMode, CacheOptions, GenerationRequest
+from service.types import CacheMode, CacheOptions, FeatureWish, GenerationRequest
 
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
 # Drawn seeds stay small enough to read, to type, and to survive JSON numbers.
@@ -79,6 +80,7 @@ def order_of(
         seed=0,
         seed_given=body.seed is not None,
         loras=loras,
+        features=feature_wish(body.feature_cache, info, settings),
         cache=cache_options(body.cache, cache_control),
         deadline=time.monotonic() + min(body.deadline_seconds or math.inf, settings.deadline_seconds),
     )
@@ -128,6 +130,23 @@ def cache_options(body: CacheBody | None, cache_control: str) -> CacheOptions:
         read=not directives & {"no-cache", "max-age=0"},
         store=given.store is not False and "no-store" not in directives,
         only_if_cached="only-if-cached" in directives,
+    )
+
+
+def feature_wish(body: FeatureCacheBody | None, info: ModelInfo, settings: Settings) -> FeatureWish:
+    """Return the body's wish for feature caching, filled up with the service's.
+
+    Raises:
+        InvalidRequestError: the model cannot run the policy.
+    """
+    given = body or FeatureCacheBody(policy=settings.feature_cache)
+    if body is not None and (wrong := complaint(body.policy, info)) is not None:
+        message = f"feature_cache.policy: {wrong}"
+        raise InvalidRequestError("feature_cache.policy", message, code="feature_cache_unsupported")
+    return FeatureWish(
+        policy=canonical(given.policy),
+        strength=settings.feature_strength if given.strength is None else given.strength,
+        min_quality=settings.feature_min_quality if given.min_quality is None else given.min_quality,
     )
 
 

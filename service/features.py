@@ -1,0 +1,120 @@
+"""From what is asked of feature caching to what a run will do: "off", "auto", or a policy the model can run."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+from policies.features.base import RecipeError
+from policies.features.choice import FeatureChoice
+from policies.features.front import Front
+from policies.features.methods import METHODS, check_choice
+from service.engine.base import ModelInfo
+from service.types import FeaturePlan, GenerationRequest
+
+OFF = "off"
+AUTO = "auto"
+FRONT_FILE = "front.json"
+DIGITS = 16
+"""Hex digits of the calibration's digest: enough to tell one from another."""
+
+log = logging.getLogger(__name__)
+
+
+class FrontError(Exception):
+    """The front cannot be read; the message is one clear line."""
+
+
+class FeatureCaching:
+    """Resolves wishes against the served model and its calibrated front.
+
+    Args:
+        info: the served model.
+        front: what `auto` chooses on; None = the model was not calibrated.
+        calibration: digest of what the methods were calibrated to; with another one the pictures are others.
+    """
+
+    def __init__(self, info: ModelInfo, front: Front | None = None, calibration: str = "") -> None:
+        self._info = info
+        self._front = front
+        self.calibration = calibration
+
+    def resolve(self, request: GenerationRequest) -> FeaturePlan:
+        """Return what the run will do; a wish that cannot be met ends in no feature caching, with the reason."""
+        wish = request.features
+        if wish.policy == OFF:
+            return FeaturePlan()
+        if wish.policy == AUTO:
+            return self._auto(request)
+        if complaint(wish.policy, self._info) is not None:
+            return FeaturePlan(wish.policy, reason="unsupported")
+        return FeaturePlan(wish.policy, FeatureChoice(canonical(wish.policy), wish.strength))
+
+    def _auto(self, request: GenerationRequest) -> FeaturePlan:
+        if not self._info.feature_policies:
+            return FeaturePlan(AUTO, reason="unsupported")
+        if self._front is None:
+            return FeaturePlan(AUTO, reason="uncalibrated")
+        chosen = self._front.choose(request.scheduler, request.steps, request.features.min_quality)
+        if chosen is None or complaint(chosen.policy, self._info) is not None:
+            return FeaturePlan(AUTO, reason="no-safe-policy")
+        return FeaturePlan(AUTO, FeatureChoice(canonical(chosen.policy), chosen.strength))
+
+
+def canonical(policy: str) -> str:
+    """Return a policy with its names in ascending order: the order plays no part."""
+    return "+".join(sorted(policy.split("+")))
+
+
+def complaint(policy: str, info: ModelInfo) -> str | None:
+    """Return why a model cannot run a policy and what it can, or None; a name that is not ours is not repeated."""
+    if policy in (OFF, AUTO):
+        return None
+    if not info.feature_policies:
+        return f"this model runs no feature cache policy: must be {OFF} or {AUTO}"
+    allowed = f'must be {OFF}, {AUTO}, or one or several, joined by "+", of {", ".join(info.feature_policies)}'
+    if not set(policy.split("+")) <= METHODS.keys():
+        return allowed
+    try:
+        check_choice(policy, info.architecture)
+    except RecipeError as error:
+        return f"{error}: {allowed}"
+    return None if set(policy.split("+")) <= set(info.feature_policies) else allowed
+
+
+def metric_label(wish: str) -> str:
+    """Return the metrics label of a policy: its name, or "stack" for several."""
+    return "stack" if "+" in wish else wish
+
+
+def load_front(folder: Path | None, info: ModelInfo) -> Front | None:
+    """Return the front in a calibration folder; one of another model is refused, not used.
+
+    Raises:
+        FrontError: there is a file, and it cannot be read.
+    """
+    path = None if folder is None else folder / FRONT_FILE
+    if path is None or not path.is_file():
+        return None
+    try:
+        front = Front.load(path)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise FrontError(f"feature cache front {path.name}: {error or type(error).__name__}") from None
+    if (front.weights_digest, front.schedule) != (info.weights_digest, info.schedule):
+        log.warning("the feature cache front was measured on another model: auto caches no features")
+        return None
+    return front
+
+
+def calibration_digest(folder: Path | None) -> str:
+    """Return a digest of all files of a calibration folder but the front, "" without any.
+
+    The front only chooses; what it chose is part of a picture's key by name.
+    """
+    paths = [] if folder is None else sorted(path for path in folder.rglob("*") if path.is_file())
+    digest = hashlib.sha256()
+    counted = [path for path in paths if path.name != FRONT_FILE]
+    for path in counted:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.name}\0{content}\0".encode())
+    return digest.hexdigest()[:DIGITS] if counted else ""

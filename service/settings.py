@@ -121,7 +121,7 @@ class Settings(BaseSettings):
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="How much a named policy reuses; 1 is fastest.",
+        description="How much a named policy reuses: near 0 least, 1 most.",
     )
     feature_min_quality: float = Field(
         0.99,

@@ -1,7 +1,10 @@
 """States as bytes: what goes in comes out, and a changed byte always shows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +27,24 @@ def test_round_trip() -> None:
     np.testing.assert_array_equal(state.latent, STATE.latent)
     np.testing.assert_array_equal(state.prediction, STATE.prediction)
     assert (state.log_snr, state.timestep, state.skip, state.depth) == (-1.25, 600.5, 0.3, 2)
+
+
+@pytest.mark.parametrize("approximated", [True, False])
+def test_a_state_remembers_that_features_were_reused(approximated: bool) -> None:
+    data = encode_state(1, replace(STATE, approximated=approximated))
+    assert decode_state(data, 1, -1250).approximated is approximated
+
+
+def test_a_state_of_before_feature_caching_is_not_approximated(monkeypatch: pytest.MonkeyPatch) -> None:
+    save = safetensors.numpy.save
+
+    def old(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+        return save(tensors, {name: text for name, text in metadata.items() if name != "approximated"})
+
+    monkeypatch.setattr(safetensors.numpy, "save", old)
+    data = encode_state(1, replace(STATE, approximated=True))
+    assert b"approximated" not in data
+    assert not decode_state(data, 1, -1250).approximated
 
 
 @settings(deadline=None, max_examples=300)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cache_store import CacheStore, CacheUnavailable, StateRef
+from cache_store.records import StateRecord
 
 
 async def remember(store: CacheStore, make, *seeds: int, tenant: str = "anna", skips=()) -> None:
@@ -34,6 +35,32 @@ async def test_round_trip(store: CacheStore, make) -> None:
         assert (state.log_snr, state.timestep, state.skip) == (original.log_snr, original.timestep, original.skip)
 
     assert await store.check_integrity() == []
+
+
+@pytest.mark.parametrize("ram_bytes", [0, 10**6])
+async def test_where_features_were_reused_is_remembered(open_store, make, ram_bytes: int) -> None:
+    plain, approximated = make.states(1, 0.1, 0.3)
+    states = [plain, replace(approximated, approximated=True)]
+    store = await open_store(ram_bytes=ram_bytes)
+    store.remember(make.entry(1), states, make.image)
+    await store.flush()
+    for _ in range(2):
+        (found,) = await store.search(make.signature, make.vector(1))
+        assert [(ref.skip, ref.approximated) for ref in found.states] == [(0.1, False), (0.3, True)]
+        loaded = [await store.load(found.entry_id, ref) for ref in found.states]
+        assert [state.approximated for state in loaded if state] == [False, True]
+        assert await store.check_integrity() == []
+        await store.close()
+        store = await open_store(ram_bytes=ram_bytes)
+
+
+def test_records_of_before_feature_caching_are_read_and_written_alike(make) -> None:
+    record = StateRecord.of(7, make.state(1, 0.3), 100, 5)
+    assert "approximated" not in record.dump()
+    assert StateRecord.parse(record.dump().encode()) == record
+    marked = StateRecord.of(7, replace(make.state(1, 0.3), approximated=True), 100, 5)
+    assert StateRecord.parse(marked.dump().encode()) == marked
+    assert marked.ref.approximated
 
 
 async def test_exact_hit(store: CacheStore, make) -> None:

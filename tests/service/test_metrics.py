@@ -30,6 +30,11 @@ EXPECTED = {
     "headstart_engine_restarts",
     "headstart_cache_available",
     "headstart_cancelled",
+    "headstart_feature_cache_requests",
+    "headstart_feature_evaluations",
+    "headstart_feature_state_bytes",
+    "headstart_feature_compute_share",
+    "headstart_saved_feature_seconds",
 }
 
 

@@ -31,6 +31,20 @@ def test_a_hub_id_has_no_table_of_its_own(tmp_path: Path) -> None:
     assert load_settings(model="org/name", matching_table=table).table_path == table
 
 
+def test_feature_caching_is_off_unless_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = load_settings(model=str(tmp_path))
+    assert (settings.feature_cache, settings.feature_strength, settings.feature_min_quality) == ("off", 0.5, 0.99)
+    assert settings.feature_bytes == 1024**3
+    assert settings.resume_approximated
+    assert settings.features_path is None
+    monkeypatch.setenv("HEADSTART_FEATURE_CACHE", "cfg-cache+deepcache")
+    monkeypatch.setenv("HEADSTART_FEATURE_CALIBRATION", str(tmp_path))
+    monkeypatch.setenv("HEADSTART_RESUME_APPROXIMATED", "false")
+    settings = load_settings(model="org/name")
+    assert (settings.feature_cache, settings.features_path) == ("cfg-cache+deepcache", tmp_path)
+    assert not settings.resume_approximated
+
+
 def test_variables_fill_the_tree_and_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTART_REDIS_URL", "redis://elsewhere:6379/0")
     monkeypatch.setenv("HEADSTART_CAPTURE", "0.25, 0.5")
@@ -56,6 +70,16 @@ def test_variables_fill_the_tree_and_the_command_line_wins(monkeypatch: pytest.M
         ("LOG_PROMPTS", "perhaps"),
         ("LORA_DIR", "/no/such/folder"),
         ("MAX_LORAS", "3"),
+        ("FEATURE_CACHE", "magic"),
+        ("FEATURE_CACHE", ""),
+        ("FEATURE_CACHE", "deepcache+"),
+        ("FEATURE_CACHE", "auto+deepcache"),
+        ("FEATURE_STRENGTH", "0"),
+        ("FEATURE_STRENGTH", "1.1"),
+        ("FEATURE_MIN_QUALITY", "nan"),
+        ("FEATURE_BYTES", "-1"),
+        ("FEATURE_CALIBRATION", "/no/such/folder"),
+        ("RESUME_APPROXIMATED", "perhaps"),
     ],
 )
 def test_a_bad_value_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

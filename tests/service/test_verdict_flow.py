@@ -28,6 +28,28 @@ def test_miss_then_approximate(client: Client) -> None:
     assert not cache["seed_exact"]
 
 
+def test_what_feature_caching_did_is_told_beside_the_cache(client: Client) -> None:
+    policies = client.http.get("/v1/models/tiny").json()["feature_policies"]
+    plain = client.draw("a plain cube", negative_prompt="flow18")["feature_cache"]
+    assert plain == {
+        "policy": "off",
+        "strength": None,
+        "requested": "off",
+        "computed": 8,
+        "reused": 0,
+        "compute_share": 1.0,
+        "reason": None,
+    }
+    body = {"prompt": "a plain cube", "negative_prompt": "flow18", "feature_cache": "auto", "n": 2}
+    answer = client.post({**body, "cache": {"mode": "off"}})
+    told = answer.json()["data"][0]["feature_cache"]
+    reason = "uncalibrated" if policies else "unsupported"
+    assert (told["policy"], told["requested"], told["reason"]) == ("off", "auto", reason)
+    assert answer.json()["feature_cache"] == {"policies": {"off": 2}, "computed": 16, "reused": 0}
+    assert answer.headers["x-headstart-feature-cache"] == "off;compute=1.000, off;compute=1.000"
+    assert client.metric("headstart_feature_cache_requests_total", policy="auto", outcome=reason) == 2
+
+
 def test_a_repeat_without_a_seed_resumes_deep(client: Client) -> None:
     client.draw("a repeated cube", negative_prompt="flow2")
     client.settle()

@@ -18,7 +18,7 @@ Inputs = Mapping[str, Any]
 """Keyword arguments of the denoiser's own forward; tensors of rows have the batch first."""
 
 
-class UnsupportedSite(Exception):  # noqa: N818
+class UnsupportedSite(Exception):
     """The model has no such site; the message is one clear line."""
 
 
@@ -70,10 +70,12 @@ class Backbone(ABC):
     Attributes:
         layers: how many there are.
         kinds: kinds of sub-layers its blocks have, () if they cannot be taken apart.
+        channel_axis: where a batch of features has its channels.
     """
 
     layers: int
     kinds: tuple[str, ...] = ()
+    channel_axis: int = -1
 
     @abstractmethod
     def enter(self, inputs: Inputs) -> Stream:

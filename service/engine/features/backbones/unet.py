@@ -37,6 +37,8 @@ class UNetBackbone(Backbone):
         UnsupportedSite: it has blocks of another kind, or inputs besides text, time, pooled text and picture size.
     """
 
+    channel_axis = 1
+
     def __init__(self, unet: Any) -> None:
         _check(unet)
         self._unet = unet
@@ -146,7 +148,6 @@ def _up(resnet: Any, attention: Any, samplers: Sequence[Any], stream: Stream) ->
         size = stream.skips[-1].shape[2:] if stream.shared["sized"] and stream.skips else None
         hidden = sampler(hidden, size)
     stream.hidden = (hidden,)
-
 
 
 def _attend(attention: Any, hidden: Tensor, stream: Stream) -> Tensor:

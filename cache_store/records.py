@@ -29,6 +29,7 @@ class StateRecord:
         nbytes: bytes of its object.
         created: logical time it was stored.
         member: its name in the eviction order; sorts by age among equal scores.
+        approximated: whether features were reused on the way to it; records of before feature caching lack it.
     """
 
     log_snr: float
@@ -37,12 +38,14 @@ class StateRecord:
     nbytes: int
     created: int
     member: str
+    approximated: bool = False
 
     @classmethod
     def of(cls, entry_id: int, state: NoiseState, nbytes: int, created: int) -> "StateRecord":
         """Describe `state` as stored at logical time `created`."""
         member = f"{created:016d}:{entry_id}:{level_of(state.log_snr)}"
-        return cls(state.log_snr, state.skip, state.prediction is not None, nbytes, created, member)
+        predicted = state.prediction is not None
+        return cls(state.log_snr, state.skip, predicted, nbytes, created, member, state.approximated)
 
     @classmethod
     def parse(cls, raw: bytes) -> "StateRecord":
@@ -57,11 +60,14 @@ class StateRecord:
     @property
     def ref(self) -> StateRef:
         """What a matching policy sees of it."""
-        return StateRef(self.log_snr, self.skip, self.pred)
+        return StateRef(self.log_snr, self.skip, self.pred, self.approximated)
 
     def dump(self) -> str:
         """Return the record as JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        fields = asdict(self)
+        if not self.approximated:  # a service of before feature caching may share the catalogue
+            del fields["approximated"]
+        return json.dumps(fields, separators=(",", ":"))
 
     def score(self, policy: EvictionPolicy, *, uses: int, last_used: int, now: int) -> float:
         """Return what `policy` makes of it."""

@@ -43,6 +43,7 @@ def encode_state(entry_id: int, state: NoiseState) -> bytes:
         "timestep": repr(float(state.timestep)),
         "skip": repr(float(state.skip)),
         "depth": str(state.depth),
+        "approximated": str(int(state.approximated)),
         "checksum": _BLANK.decode(),
     }
     blank = safetensors.numpy.save(tensors, metadata)
@@ -71,6 +72,7 @@ def decode_state(data: bytes, entry_id: int, level: int) -> NoiseState:
             skip=float(metadata["skip"]),
             prediction=None if prediction is None else read_only(_checked(prediction)),
             depth=int(metadata["depth"]),
+            approximated=metadata.get("approximated") == "1",  # absent from states of before feature caching
         )
     except (KeyError, ValueError, safetensors.SafetensorError) as error:
         raise CorruptState(f"malformed: {type(error).__name__}") from error

@@ -57,6 +57,8 @@ class NoiseState:
         prediction: the source run's guided clean-latent prediction at this state, average-pooled,
             float16 [C, h', w'], or None. The divergence gate compares against it.
         depth: how many resumes lie between this state and pure noise (0 = from a full run).
+        approximated: whether anything inside the network was reused (feature caching) before it, in its run or in
+            those it descends from.
     """
 
     latent: Float16Array
@@ -65,6 +67,7 @@ class NoiseState:
     skip: float
     prediction: Float16Array | None
     depth: int = 0
+    approximated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

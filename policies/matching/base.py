@@ -13,11 +13,13 @@ class StateRef:
         log_snr: noise level, ln(alpha^2 / sigma^2); rises as a run progresses.
         skip: share of the denoising steps that lie before this state, in (0, 1).
         has_prediction: whether the source run's clean-latent prediction is stored beside it.
+        approximated: whether anything inside the network was reused (feature caching) on the way to it.
     """
 
     log_snr: float
     skip: float
     has_prediction: bool
+    approximated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

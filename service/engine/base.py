@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from policies.features.choice import FeatureChoice, FeatureReport
 from service.engine.levels import Grid, Level
 
 if TYPE_CHECKING:  # at run time it would load diffusers into every process that knows the contracts
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # at run time it would load diffusers into every process that
 
 ImageArray = NDArray[np.uint8]
 Entry = Literal["exact", "first-order restart"]
+Architecture = Literal["unet", "transformer"]
 Condition = Mapping[str, Tensor]
 """What the text encoders make of one prompt: named tensors without a batch dimension. The shapes are the same for
 every prompt of one picture size, so that rows of a joint batch can be stacked."""
@@ -41,6 +43,7 @@ class ResumePoint:
         depth: lineage depth of the state.
         deeper: states of the same run to go on from instead, deepest first. The gate judges here, once; the first
             whose `max_divergence` the value meets is entered, at the cost of the step spent on judging.
+        approximated: see `CapturedState`.
     """
 
     latent: NDArray[np.float16]
@@ -51,6 +54,7 @@ class ResumePoint:
     max_divergence: float
     depth: int = 0
     deeper: tuple["ResumePoint", ...] = ()
+    approximated: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -93,6 +97,7 @@ class JobSpec:
         preview_every: emit a preview picture every so many steps; 0 = never.
         deadline: time.monotonic() after which nobody wants the picture any more; None = never.
         loras: the LoRA set, for the text encoders too.
+        features: what to reuse inside the network from step to step; None = nothing.
     """
 
     job_id: str
@@ -109,6 +114,7 @@ class JobSpec:
     preview_every: int = 0
     deadline: float | None = None
     loras: tuple[Lora, ...] = ()
+    features: FeatureChoice | None = None
 
     @property
     def group(self) -> Group:
@@ -127,7 +133,11 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True)
 class CapturedState:
-    """A state taken on the way (same fields as `cache_store.types.NoiseState`)."""
+    """A state taken on the way (same fields as `cache_store.types.NoiseState`).
+
+    `approximated` tells whether anything inside the network was reused before it, in this run or in the runs it
+    descends from.
+    """
 
     latent: NDArray[np.float16]
     log_snr: float
@@ -135,6 +145,7 @@ class CapturedState:
     skip: float
     prediction: NDArray[np.float16]
     depth: int
+    approximated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +192,7 @@ class JobResult:
         extra_evaluations: network evaluations beyond one per step run, of solvers that take more.
         entry: for a resumed run: "exact" if the solver goes on from the state as an uninterrupted run would, or
             "first-order restart" if it looks at earlier steps, which the state does not hold.
+        features: what feature caching did; None where none was asked for.
     """
 
     job_id: str
@@ -199,6 +211,7 @@ class JobResult:
     deeper: int | None = None
     extra_evaluations: int = 0
     entry: Entry | None = None
+    features: FeatureReport | None = None
 
     @property
     def steps_run(self) -> int:
@@ -262,6 +275,8 @@ class ModelInfo:
         guidance: "classifier-free" (a guided job costs a second network row), "embedded" (the network is told the
             scale) or "none".
         loras: whether the family takes LoRAs.
+        architecture: of the denoiser, "unet" or "transformer".
+        feature_policies: names of the feature caching methods this model can run; () = feature caching is off.
     """
 
     model_id: str
@@ -280,6 +295,8 @@ class ModelInfo:
     dtype: str = "float32"
     guidance: str = "classifier-free"
     loras: bool = False
+    architecture: Architecture = "unet"
+    feature_policies: tuple[str, ...] = ()
 
     def guided(self, scale: float) -> bool:
         """Tell whether a guidance scale costs a second network row."""
@@ -372,6 +389,9 @@ class EngineStats:
         ready: the model is loaded and the loop runs.
         batch_sizes: forwards of the network so far by number of jobs in them.
         step_seconds: recent mean of one job's share of the device time of a step.
+        feature_bytes: what feature caching remembers for all active jobs.
+        feature_evaluations: network evaluations so far of jobs with feature caching, by "computed" (everything was)
+            and "reused" (something was).
     """
 
     active: int = 0
@@ -380,6 +400,8 @@ class EngineStats:
     ready: bool = False
     batch_sizes: dict[int, int] = field(default_factory=dict)
     step_seconds: float = 0.0
+    feature_bytes: int = 0
+    feature_evaluations: dict[str, int] = field(default_factory=dict)
 
 
 class Engine(Protocol):

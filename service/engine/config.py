@@ -1,9 +1,12 @@
 """What an engine needs to know before it starts."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from service.engine.lora import NO_LORAS, LoraShelf
 from service.engine.placement import TILED_SIDE
+
+FEATURE_BYTES = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class EngineConfig:
         kind: "process" (supervised child process) or "local" (a thread of this process).
         log_level: least severe log line an engine process keeps.
         loras: where LoRAs lie, and how many may be loaded.
+        features: folder of what feature caching methods were calibrated to; None = there is none.
+        feature_bytes: most bytes feature caching remembers for all jobs in the loop.
     """
 
     model: str
@@ -35,3 +40,5 @@ class EngineConfig:
     kind: str = "process"
     log_level: str = "info"
     loras: LoraShelf = NO_LORAS
+    features: Path | None = None
+    feature_bytes: int = FEATURE_BYTES

@@ -74,7 +74,7 @@ def skip_errors(features: Array, lags: int = 3) -> Floats:
     errors = np.zeros((lags, len(flat)))
     for lag in range(1, min(lags, len(flat) - 1) + 1):
         moved = np.abs(flat[lag:] - flat[:-lag]).sum(axis=1)
-        errors[lag - 1, :-lag] = moved / np.maximum(sizes[lag:], np.finfo(np.float64).tiny)
+        errors[lag - 1, :-lag] = moved / np.maximum(sizes[lag:], 1e-12)
     return errors
 
 
@@ -138,7 +138,9 @@ def optimal_groups(
         leaders.append(totals.argmin(axis=0))
         best = totals.min(axis=0)
     if not np.isfinite(best[-1]):
-        raise ValueError(f"{length} steps cannot be cut into {groups} groups of {shortest or 1} to {longest} steps")
+        raise ValueError(
+            f"{length} steps cannot be cut into {groups} groups of {shortest or 1} to {longest or length} steps"
+        )
     starts, end = {first_step}, length - 1
     for leader in reversed(leaders):
         starts.add(first_step + int(leader[end]))

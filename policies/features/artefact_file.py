@@ -58,14 +58,11 @@ class ArtefactKey:
     prompts: str
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            kinds = (int,) if name in _WHOLE else (int, float) if name == "guidance" else (str,)
-            if isinstance(value, bool) or not isinstance(value, kinds):
-                raise ArtefactError(f"{name} of the key must be {kinds[-1].__name__}, got {value!r}")
+        wrong = complaint(dataclasses.asdict(self), _WHOLE, ("guidance",))
+        if wrong is not None:
+            raise ArtefactError(f"in the key, {wrong}")
         if self.method not in METHODS:
             raise ArtefactError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
-        if min(self.steps, self.width, self.height) < 1 or not math.isfinite(self.guidance):
-            raise ArtefactError("steps, width and height of the key must be at least 1, guidance finite")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +90,9 @@ class Artefact:
     def __post_init__(self) -> None:
         object.__setattr__(self, "arrays", MappingProxyType(dict(self.arrays)))
         object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
-        _check_notes(self.notes)
+        wrong = complaint(self.notes, (), tuple(self.notes))
+        if wrong is not None:
+            raise ArtefactError(f"in the notes, {wrong}")
         for name, array in self.arrays.items():
             if array.dtype.kind != "f" or not array.size or not np.isfinite(array).all():
                 raise ArtefactError(f"array {name!r} must hold finite floating-point numbers, at least one")
@@ -138,6 +137,26 @@ class Artefact:
             raise ArtefactError(f"{path.name} is not a valid feature artefact: {reason}") from error
 
 
+def complaint(values: Mapping[str, Any], whole: tuple[str, ...], numbers: tuple[str, ...]) -> str | None:
+    """Return what is wrong with the first field that is not what it must be, None if all are.
+
+    Args:
+        values: by name; those named in neither of the others must be texts that are not empty.
+        whole: must be integers of at least 1.
+        numbers: must be finite.
+    """
+    for name, value in values.items():
+        if name in whole:
+            fine, wanted = type(value) is int and value >= 1, "an integer of at least 1"
+        elif name in numbers:
+            fine, wanted = type(value) in (int, float) and math.isfinite(value), "a finite number"
+        else:
+            fine, wanted = isinstance(value, str) and bool(value), "a text"
+        if not fine:
+            return f"{name} must be {wanted}, got {value!r}"
+    return None
+
+
 def _parse(text: str) -> dict[str, Any]:
     data = json.loads(text, parse_constant=_refuse)
     if not isinstance(data, dict):
@@ -147,12 +166,6 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ArtefactError(f"{constant} is not a number")
-
-
-def _check_notes(notes: Mapping[str, Any]) -> None:
-    for name, value in notes.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ArtefactError(f"note {name!r} must be a finite number, got {value!r}")
 
 
 def _check_arrays(method: str, steps: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:

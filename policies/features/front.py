@@ -1,7 +1,6 @@
 """The calibrated front: how fast and how good every method came out on one model, for "auto" to choose from."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from policies.features.artefact import Conditions
+from policies.features.artefact_file import complaint
 from policies.features.choice import FeatureChoice
 
 FORMAT = "headstart-feature-front"
@@ -16,8 +16,8 @@ VERSION = 1
 FILE_NAME = "front.json"
 _WORTHWHILE = 1.05
 _SAME_BUCKET = 0.1 + 1e-9
-_TEXTS = ("weights_digest", "schedule", "dtype", "solver", "policy")
 _COUNTS = ("width", "height", "steps")
+_NUMBERS = ("strength", "skip", "speedup", "quality", "lower95")
 
 
 class FrontError(ValueError):
@@ -160,11 +160,6 @@ def _bucket(measured: set[float], skip: float) -> float | None:
 
 
 def _check(values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        kinds = (str,) if name in _TEXTS else (int,) if name in _COUNTS else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            raise FrontError(f"{name} must be {kinds[-1].__name__}, got {value!r}")
-        if value == "" or (name in _COUNTS and value < 1) or (isinstance(value, float) and not math.isfinite(value)):
-            raise FrontError(
-                f"{name} must be filled, finite, and at least 1 where it counts something, got {value!r}"
-            )
+    wrong = complaint(values, _COUNTS, _NUMBERS)
+    if wrong is not None:
+        raise FrontError(wrong)

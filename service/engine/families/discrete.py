@@ -20,7 +20,7 @@ from service.engine.families.common import (
     to_pictures,
 )
 from service.engine.features.backbone import Inputs
-from service.engine.features.backbones import backbone_of
+from service.engine.features.backbones import architecture_of, backbone_of, policies_of
 from service.engine.features.network import Network
 from service.engine.foreign import ForeignRun
 from service.engine.levels import Grid, Level
@@ -99,7 +99,9 @@ class DiscreteFamily(ABC):
         self._shipped = shipped if shipped in self._schedule.solvers else DISCRETE_SOLVERS[0]
         self._vae = self._decoder(parts.vae, place)
         self._denoiser = parts.components.get("unet") or parts.components["transformer"]
-        self.network = Network(self._denoiser, backbone_of(self._denoiser), place, self._inputs, parts.vae.config.latent_channels)
+        self.network = Network(
+            self._denoiser, backbone_of(self._denoiser), place, self._inputs, parts.vae.config.latent_channels
+        )
         place.prepare(self._denoiser.to(place.device).eval(), self._vae)
         self._adapters = Adapters(parts, place.shelf)
         self._scale = int(parts.vae_scale_factor)
@@ -167,6 +169,8 @@ class DiscreteFamily(ABC):
             latent_channels=traits.channels,
             dtype=str(self._dtype).removeprefix("torch."),
             loras=self._adapters.supported,
+            architecture=architecture_of(self.network.backbone),
+            feature_policies=policies_of(self.network.backbone),
         )
 
 

@@ -15,7 +15,7 @@ from service.engine.base import Condition, EngineStartError, ImageArray, Lora, M
 from service.engine.digest import weights_digest
 from service.engine.families.common import EncodedPrompts, clean_from_flow, own_defaults, preferred_first, seeded_noise, to_pictures
 from service.engine.features.backbone import Inputs
-from service.engine.features.backbones import backbone_of
+from service.engine.features.backbones import architecture_of, backbone_of, policies_of
 from service.engine.features.network import Network
 from service.engine.foreign import ForeignRun
 from service.engine.levels import Grid, Level
@@ -168,6 +168,8 @@ class RectifiedFlow(ABC):
             dtype=str(self._dtype).removeprefix("torch."),
             guidance=own.guidance,
             loras=self._adapters.supported,
+            architecture=architecture_of(self.network.backbone),
+            feature_policies=policies_of(self.network.backbone),
         )
 
 

@@ -102,22 +102,19 @@ class FeatureRun:
 
     Attributes:
         approximated: whether anything was reused so far.
+        nbytes: bytes remembered now.
     """
 
     def __init__(self, recipe: Recipe, ledger: Ledger) -> None:
         self.recipe = recipe
         self.approximated = False
+        self.nbytes = 0
         self._ledger = ledger
         self._branches: tuple[Branch, ...] = ("conditional",)
         self._sites: dict[Site, SiteState] = {}
         self._position: int | None = None
         self._begun = 0
         self._now: _Evaluation | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes remembered now."""
-        return sum(state.nbytes for state in self._sites.values())
 
     @property
     def context(self) -> StepContext:
@@ -145,10 +142,10 @@ class FeatureRun:
     def reset(self) -> None:
         """Forget everything."""
         self._sites.clear()
-        self._position = self._now = None
+        self._position, self._now, self.nbytes = None, None, 0
 
-    def commit(self) -> None:
-        """Take over what the evaluation has made."""
+    def commit(self) -> bool:
+        """Take over what the evaluation has made; tell whether anything was reused in it."""
         now = self._evaluation
         moment = Moment(now.context.step, now.context.log_snr)
         for site, key, tensor in now.seen:
@@ -162,8 +159,10 @@ class FeatureRun:
         ledger.reused += reused
         ledger.spent += now.spent
         ledger.whole += now.whole
+        self.nbytes = sum(state.nbytes for state in self._sites.values())
         ledger.peak_bytes = max(ledger.peak_bytes, self.nbytes)
         self.approximated |= reused
+        return reused
 
     def _commit_layer(self, layer: CacheLayer, now: _Evaluation, moment: Moment) -> None:
         noted = now.noted.get(layer.site)

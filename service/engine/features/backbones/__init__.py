@@ -7,7 +7,8 @@ from typing import Any
 
 from diffusers import FluxTransformer2DModel, PixArtTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 
-from policies.features.choice import Traits
+from policies.features.choice import Architecture, Traits
+from policies.features.methods import METHODS
 from service.engine.features.backbone import Backbone, UnsupportedSite
 from service.engine.features.backbones.flux import FluxBackbone
 from service.engine.features.backbones.pixart import PixArtBackbone
@@ -48,3 +49,16 @@ def traits_of(backbone: Backbone, guided: bool) -> Traits:
     if isinstance(backbone, UNetBackbone):
         return Traits("unet", backbone.branches, backbone.kinds, guided)
     return Traits("transformer", backbone.layers, backbone.kinds, guided)
+
+
+def architecture_of(backbone: Backbone | None) -> Architecture:
+    """Return the kind of a denoiser; where feature caching does not know it, it does not matter."""
+    return "transformer" if backbone is None else traits_of(backbone, guided=False).architecture
+
+
+def policies_of(backbone: Backbone | None) -> tuple[str, ...]:
+    """Return the names of the methods a denoiser can run, calibrated or not; () without a backbone."""
+    if backbone is None:
+        return ()
+    architecture = traits_of(backbone, guided=False).architecture
+    return tuple(name for name, method in METHODS.items() if architecture in method.architectures)

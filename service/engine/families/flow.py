@@ -13,7 +13,14 @@ from torch import Tensor
 from service.engine.adapters import Adapters
 from service.engine.base import Condition, EngineStartError, ImageArray, Lora, ModelInfo, Rows
 from service.engine.digest import weights_digest
-from service.engine.families.common import EncodedPrompts, clean_from_flow, own_defaults, preferred_first, seeded_noise, to_pictures
+from service.engine.families.common import (
+    EncodedPrompts,
+    clean_from_flow,
+    own_defaults,
+    preferred_first,
+    seeded_noise,
+    to_pictures,
+)
 from service.engine.features.backbone import Inputs
 from service.engine.features.backbones import architecture_of, backbone_of, policies_of
 from service.engine.features.network import Network

@@ -1,6 +1,7 @@
 """From what a job asks of feature caching to the run that does it, or the reason why nothing is cached."""
 
 import logging
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from service.logs import fields_of
 logger = logging.getLogger(__name__)
 
 FEATURE_BYTES = 1024**3
+# Kinds of jobs whose memory is kept in mind.
+KNOWN = 1024
 NOWHERE = Path("/nonexistent")
 
 
-class NothingCached(Exception):  # noqa: N818
+class NothingCached(Exception):
     """Feature caching does not run for a job; `reason` is one of `FeatureReport.reason`."""
 
     def __init__(self, reason: str) -> None:
@@ -43,6 +46,7 @@ class FeatureCaches:
     pipeline: Pipeline
     shelf: CalibrationShelf = field(default_factory=lambda: CalibrationShelf(NOWHERE))
     budget: int = FEATURE_BYTES
+    _known: dict[Hashable, int] = field(default_factory=dict)
 
     def open(self, spec: JobSpec, choice: FeatureChoice, first_step: int, ledger: Ledger) -> FeatureRun:
         """Return the feature caching of one attempt of a job.
@@ -79,8 +83,16 @@ class FeatureCaches:
         """Return the bytes a job will remember, reckoned from above; 0 if it will not cache anything."""
         if spec.features is None:
             return 0
+        key = (spec.features, spec.solver, spec.steps, spec.guidance_scale, spec.width, spec.height, spec.loras)
+        if key not in self._known:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known[key] = self._reckon(spec, spec.features)
+        return self._known[key]
+
+    def _reckon(self, spec: JobSpec, choice: FeatureChoice) -> int:
         try:
-            wanted = self._bytes(self.recipe(spec, spec.features, 0), spec)
+            wanted = self._bytes(self.recipe(spec, choice, 0), spec)
         except torch.AcceleratorError:
             raise
         except Exception:

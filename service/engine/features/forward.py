@@ -241,7 +241,7 @@ class _Walk:
         return self._stream.take(self._places([self._rows.index(row) for row in rows]))
 
     def _places(self, places: list[int]) -> Tensor:
-        return torch.tensor(places, device=self._first.hidden[0].device)
+        return torch.tensor(places, dtype=torch.long, device=self._first.hidden[0].device)
 
 
 @dataclass(frozen=True)

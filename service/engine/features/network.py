@@ -112,7 +112,10 @@ class Network:
             name: torch.cat([rows.conditions[name][first], rows.negatives[name][second]]) for name in rows.conditions
         }
         wanted, count = self.place.rows(len(order)), len(order)
-        order, conditions = filled(order, wanted), {name: filled(tensor, wanted) for name, tensor in conditions.items()}
+        order, conditions = (
+            filled(order, wanted),
+            {name: filled(tensor, wanted) for name, tensor in conditions.items()},
+        )
         inputs = self.inputs(order, rows, conditions)
         padded = [*lanes, *[None] * (wanted - count)]
         if not any(lanes):
@@ -140,8 +143,8 @@ def _lanes(
     live: Sequence[int], guided: Sequence[int], paired: Sequence[int], runs: Sequence[FeatureRun | None]
 ) -> list[Lane | None]:
     """Return one lane per network row, and tell each run which of its rows there are."""
-    halves: dict[int, tuple[Branch, ...]] = {row: ("conditional",) for row in live}
-    halves |= {row: ("conditional", "unconditional") for row in paired}
+    halves: dict[int, tuple[Branch, ...]] = dict.fromkeys(live, ("conditional",))
+    halves |= dict.fromkeys(paired, ("conditional", "unconditional"))
     for row in live:
         if (run := runs[row]) is not None:
             run.running(halves[row])

@@ -114,6 +114,7 @@ class FeatureRun:
         self._sites: dict[Site, SiteState] = {}
         self._position: int | None = None
         self._begun = 0
+        self._open = False
         self._now: _Evaluation | None = None
 
     @property
@@ -128,15 +129,15 @@ class FeatureRun:
         return 1.0 if now is None or now.whole == 0 else now.spent / now.whole
 
     def begin(self, context: StepContext, position: int) -> None:
-        """Start an evaluation; whatever an unfinished one had made is dropped.
+        """Start an evaluation; after one that failed nothing remembered is used.
 
         Args:
             context: of the evaluation.
             position: number of the evaluation in this attempt; after a gap nothing remembered is used.
         """
-        if self._position is not None and position != self._position + 1:
-            self._sites.clear()
-        self._now = _Evaluation(context)
+        if self._open or (self._position is not None and position != self._position + 1):
+            self.reset()
+        self._now, self._open = _Evaluation(context), True
         self._begun = position
 
     def reset(self) -> None:
@@ -152,7 +153,7 @@ class FeatureRun:
             self._state(site).references[key] = tensor
         for layer in self.recipe.layers:
             self._commit_layer(layer, now, moment)
-        self._position = self._begun
+        self._position, self._open = self._begun, False
         reused = Decision.REUSE in now.noted.values()
         ledger = self._ledger
         ledger.computed += not reused

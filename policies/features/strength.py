@@ -35,7 +35,7 @@ class Knob:
         share = (strength - ANCHORS[upper - 1]) / (ANCHORS[upper] - ANCHORS[upper - 1])
         low, high = self.at_anchors[upper - 1], self.at_anchors[upper]
         if self.scale == "geometric":
-            return float(low * (high / low) ** share)
+            return float(low ** (1 - share) * high**share)
         value = low + share * (high - low)
         return float(math.floor(value + 0.5)) if self.scale == "integer" else value
 

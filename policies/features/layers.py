@@ -158,7 +158,7 @@ def fastercache(run: Run, knobs: Knobs) -> Layers:
 def cachequant(run: Run, knobs: Knobs) -> Layers:
     """Groups of calibrated lengths, each led by a compute, and a correction per channel within them."""
     every, rest = int(knobs["every"]), run.steps - run.first_step
-    flags = run.calibrations.cachequant(math.ceil(rest / every), run.first_step, max_group=2 * every)
+    flags = run.calibrations.cachequant(math.ceil(rest / every), run.first_step, 2 * every)
     # The schedule found may be that of the remaining steps only; what lies before the entry counts for nothing.
     before = (False,) * (run.steps - len(flags))
     return _inside(run, Mask(before + flags, run.steps), ChannelAffine(run.calibrations.channel_corrections()))

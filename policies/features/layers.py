@@ -159,9 +159,7 @@ def cachequant(run: Run, knobs: Knobs) -> Layers:
     """Groups of calibrated lengths, each led by a compute, and a correction per channel within them."""
     every, rest = int(knobs["every"]), run.steps - run.first_step
     flags = run.calibrations.cachequant(math.ceil(rest / every), run.first_step, 2 * every)
-    # The schedule found may be that of the remaining steps only; what lies before the entry counts for nothing.
-    before = (False,) * (run.steps - len(flags))
-    return _inside(run, Mask(before + flags, run.steps), ChannelAffine(run.calibrations.channel_corrections()))
+    return _inside(run, Mask(flags, run.steps), ChannelAffine(run.calibrations.channel_corrections()))
 
 
 def step_mask(run: Run, knobs: Knobs) -> Layers:

@@ -61,7 +61,7 @@ class Calibrated:
         self.asked["cachequant"] = (groups, first_step, max_group)
         rest = self.steps - first_step
         starts = {rest * group // groups for group in range(groups)}
-        return tuple(i in starts for i in range(rest))
+        return tuple(i - first_step in starts for i in range(self.steps))
 
     def channel_corrections(self) -> Mapping[tuple[int, int], ChannelCorrection]:
         return {(0, 1): ChannelCorrection((2.0,), (0.5,))}

@@ -26,7 +26,7 @@ class Reuse(Predictor):
 
 @dataclass(frozen=True)
 class Taylor(Predictor):
-    """TaylorSeer (Liu et al. 2025, arXiv 2503.06923): a Taylor series with backward differences as derivatives.
+    """TaylorSeer (arXiv 2503.06923): a Taylor series with backward differences as derivatives.
 
     f_(j+1) = (f_j - f_j at the compute before) / (distance of the two computes), and the tensor at distance k is
     the sum of f_j k^j / j!. Exact where the tensor is linear; from order 2 on not exact on polynomials, as a
@@ -65,7 +65,7 @@ class Taylor(Predictor):
 
 @dataclass(frozen=True)
 class AdamsBashforth(Predictor):
-    """AB-Cache (Yu et al. 2025, arXiv 2504.10540): the polynomial through the last computed tensors.
+    """AB-Cache (arXiv 2504.10540): the polynomial through the last computed tensors.
 
     The paper's weights (3, -3, 1 for order 3) hold one step after computes one step apart. In Lagrange's form the
     same polynomial serves any spacing. The sum of |weights|, at unit stride 2^order - 1, multiplies rounding
@@ -101,7 +101,7 @@ class AdamsBashforth(Predictor):
 
 @dataclass(frozen=True)
 class Linear(Predictor):
-    """FasterCache's mix of the last two (Lv et al. 2024, arXiv 2410.19355): newest + w (newest - the one before).
+    """FasterCache's mix of the last two (arXiv 2410.19355): newest + w (newest - the one before).
 
     Attributes:
         weight: w; None = it rises from 0 to 1 over the run, as in the paper. The released code has 0.5 or 0.3.
@@ -122,7 +122,7 @@ class Linear(Predictor):
 
 @dataclass(frozen=True)
 class ChannelAffine(Predictor):
-    """CacheQuant's corrected reuse (Liu et al. 2025, arXiv 2503.01323): a fitted scale and offset per channel.
+    """CacheQuant's corrected reuse (arXiv 2503.01323): a fitted scale and offset per channel.
 
     Attributes:
         table: corrections by (step computed at, step wanted); a pair that is not in it is reused as it is.
@@ -146,7 +146,7 @@ class ChannelAffine(Predictor):
 
 @dataclass(frozen=True)
 class CFGDelta(Predictor):
-    """CFG-Cache of FasterCache (Lv et al. 2024, arXiv 2410.19355): the unconditional output from the conditional one.
+    """CFG-Cache of FasterCache (arXiv 2410.19355): the unconditional output from the conditional one.
 
     What is remembered is the difference of the two outputs (unconditional less conditional) in the frequency
     domain; low frequencies of it count for more while the run is early, high ones while it is late.

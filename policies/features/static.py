@@ -36,9 +36,8 @@ class Always(StaticPolicy):
 class Interval(StaticPolicy):
     """Computes one step in `every`, and all steps outside a window.
 
-    DeepCache's uniform schedule (Ma et al. 2023, arXiv 2312.00858); with a window that of PAB (Zhao et al. 2024,
-    arXiv 2408.12588) and FasterCache (Lv et al. 2024, arXiv 2410.19355), with a warm-up that of TaylorSeer (Liu et
-    al. 2025, arXiv 2503.06923) and AB-Cache (Yu et al. 2025, arXiv 2504.10540).
+    DeepCache's uniform schedule (arXiv 2312.00858); with a window that of PAB (arXiv 2408.12588) and FasterCache
+    (arXiv 2410.19355), with a warm-up that of TaylorSeer (arXiv 2503.06923) and AB-Cache (arXiv 2504.10540).
 
     Attributes:
         every: steps from one compute to the next.
@@ -69,8 +68,8 @@ class Interval(StaticPolicy):
 class PowerSpaced(StaticPolicy):
     """Computes ceil(N / every) steps, close together around a centre and ever wider apart with distance from it.
 
-    DeepCache's non-uniform schedule (Ma et al. 2023, arXiv 2312.00858): computes are evenly spaced in the signed
-    root, of order `power`, of the distance from the centre.
+    DeepCache's non-uniform schedule (arXiv 2312.00858): computes are evenly spaced in the signed root, of order
+    `power`, of the distance from the centre.
 
     Attributes:
         every: mean distance of computes in steps.
@@ -137,8 +136,7 @@ class DecayingIntervals(StaticPolicy):
 class Mask(StaticPolicy):
     """Computes where it is told to: a schedule found by calibration.
 
-    SmoothCache's greedy schedules (Liu et al. 2024, arXiv 2411.10510), CacheQuant's groups (Liu et al. 2025, arXiv
-    2503.01323).
+    SmoothCache's greedy schedules (arXiv 2411.10510), CacheQuant's groups (arXiv 2503.01323).
 
     Attributes:
         flags: for every step whether it is computed.
@@ -165,7 +163,7 @@ class Mask(StaticPolicy):
 
 @dataclass(frozen=True)
 class MagnitudeRatio(StaticPolicy):
-    """MagCache (Ma et al. 2025, arXiv 2506.09045): reuses while the features' magnitudes are known to change little.
+    """MagCache (arXiv 2506.09045): reuses while the features' magnitudes are known to change little.
 
     Let rho be the product of the ratios since the last compute and E the sum of |1 - rho| over the steps since: a
     step is reused while E <= threshold, for at most `max_skips` steps in a row. No request plays a part in it.

@@ -1,5 +1,8 @@
 """Tiny denoisers of every architecture inputs for three rows at different times, and ways to run parts of them."""
 
+from functools import partial
+from inspect import signature
+
 import torch
 from diffusers import FluxTransformer2DModel, PixArtTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from engine_helpers import spec
@@ -120,6 +123,46 @@ def sides(side):
     return (side, side) if isinstance(side, int) else side
 
 
+def lowered(make, dtype=torch.bfloat16):
+    """The same in fewer bits; times stay as they are."""
+    model, inputs = make()
+    kept = {name: value for name, value in inputs.items() if name in ("timestep", "encoder_attention_mask")}
+    floats = {name: value.to(dtype) for name, value in inputs.items() if torch.is_tensor(value)}
+    return model.to(dtype), {**inputs, **floats, **kept}
+
+
+DENOISERS = {
+    "unet": unet,
+    "unet, one layer a block": partial(unet, layers=1, levels=2),
+    "unet, layers differ": partial(unet, layers=(1, 2, 1)),
+    "unet, no middle": partial(unet, middle=False),
+    "unet, odd": partial(unet, side=(13, 18)),
+    "unet, odd below": partial(unet, side=(16, 14)),
+    "unet, centred": partial(unet, levels=2, center_input_sample=True),
+    "unet, bfloat16": partial(lowered, unet),
+    "sdxl": sdxl,
+    "sdxl, odd": partial(sdxl, side=(15, 11)),
+    "pixart": pixart,
+    "pixart, sized": partial(pixart, sized=True, side=(16, 10)),
+    "pixart, plain captions": partial(pixart, layers=2, caption_channels=None, cross_attention_dim=10),
+    "pixart, bfloat16": partial(lowered, pixart),
+    "sd3": sd3,
+    "sd3.5": partial(sd3, dual=(0, 1), side=(16, 10)),
+    "sd3.5, all dual": partial(sd3, layers=2, dual=(0, 1)),
+    "sd3, bfloat16": partial(sd3, dual=(0,), dtype=torch.bfloat16),
+    "flux": flux,
+    "flux, one of each": partial(flux, 1, 1),
+    "flux, unguided": partial(flux, 1, 3, guided=False),
+    "flux, bfloat16": partial(flux, dtype=torch.bfloat16),
+    "flux, float16": partial(flux, dtype=torch.float16),
+}
+TRANSFORMERS = [name for name in DENOISERS if not name.startswith(("unet", "sdxl"))]
+
+
+def whole(denoiser, inputs):
+    return denoiser(**inputs, return_dict=False)[0]
+
+
 def asked_by(pipeline):
     """What a family asks of its denoiser in the middle of a batch of three jobs, two of them guided; by keyword."""
     solver, calls = pipeline.info.solvers[0], []
@@ -135,7 +178,7 @@ def asked_by(pipeline):
         while not loop.idle:
             loop.tick()
     given, named = calls[3]
-    return dict(zip(("sample", "timestep"), given, strict=False)) | named
+    return dict(zip(signature(type(pipeline._denoiser).forward).parameters, (None, *given), strict=False)) | named
 
 
 def sites(backbone):

@@ -92,8 +92,8 @@ class FluxBackbone(Stack):
 
     def size(self, first: Stream) -> tuple[int, int]:
         """Return the rows and columns of picture tokens: the last one's place says it."""
-        _, row, column = (int(place) for place in first.shared["places"][-1])
-        return row + 1, column + 1
+        _, row, column = first.shared["places"][-1].tolist()
+        return int(row) + 1, int(column) + 1
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ class Artefact:
                     raise ArtefactError(f"expected format {FORMAT} version {VERSION}")
                 key = ArtefactKey(**_parse(metadata["key"]))
                 return cls(key, {name: file.get_tensor(name) for name in file.keys()}, _parse(metadata["notes"]))  # noqa: SIM118
-        except (ValueError, KeyError, TypeError, OSError, safetensors.SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, OSError, safetensors.SafetensorError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise ArtefactError(f"{path.name} is not a valid feature artefact: {reason}") from error
 
@@ -149,7 +149,8 @@ def complaint(values: Mapping[str, Any], whole: tuple[str, ...], numbers: tuple[
         if name in whole:
             fine, wanted = type(value) is int and value >= 1, "an integer of at least 1"
         elif name in numbers:
-            fine, wanted = type(value) in (int, float) and math.isfinite(value), "a finite number"
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            fine, wanted = number and math.isfinite(value), "a finite number"
         else:
             fine, wanted = isinstance(value, str) and bool(value), "a text"
         if not fine:

@@ -122,7 +122,7 @@ class Front:
         """
         try:
             return cls.from_json(json.loads(path.read_text("utf-8")))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise FrontError(f"{path.name} is not a valid feature front: {reason}") from error
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-
 Architecture = Literal["unet", "transformer"]
 """Skip connections to cut at, or a stack of blocks."""
 

@@ -1,4 +1,4 @@
-"""The contracts of feature caching: what is cached (site), when (policy), how the missing tensor is formed (predictor).
+"""The contracts of feature caching: what is cached (site), when (policy), how a missing tensor is formed (predictor).
 
 Every published method is a choice on these axes. A `CachePolicy` sees one job at one evaluation and answers COMPUTE,
 REUSE or PROBE; it never sees another job's data, so a job decides in a mixed batch as it would alone. What no policy
@@ -89,7 +89,9 @@ class PolicyState:
         reused: reuses in a row since the last compute.
         computed_at: step of the last compute; None before the first.
         next_compute: step of the next compute, where that is known ahead.
-        motion: last motion score.
+        motion: of the content at the compute that is about to be observed, set by whoever measures it before it calls
+            `observe`; None where nothing was measured.
+        motion_before: of the compute before.
     """
 
     accumulated: float = 0.0
@@ -97,6 +99,7 @@ class PolicyState:
     computed_at: int | None = None
     next_compute: int | None = None
     motion: float | None = None
+    motion_before: float | None = None
 
 
 Indicator = Literal["modulated-input", "timestep", "entry", "increment", "filtered"]
@@ -116,14 +119,17 @@ class CachePolicy(ABC):
     """When a site is computed. Immutable; everything that changes lies in the `PolicyState` handed in.
 
     Attributes:
-        indicator: what `decide` wants measured; None for policies that never answer PROBE.
-        reference: and against what.
+        reference: what the indicator is compared with.
         measures_change: `observe` wants the relative change of the computed tensor since the one computed before.
     """
 
-    indicator: ClassVar[Indicator | None] = None
     reference: ClassVar[Reference] = "computed"
     measures_change: ClassVar[bool] = False
+
+    @property
+    def indicator(self) -> Indicator | None:
+        """What `decide` wants measured; None for policies that never answer PROBE."""
+        return None
 
     @abstractmethod
     def plan(self, context: StepContext, state: PolicyState) -> Decision:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Architecture = Literal["unet", "transformer"]
+"""Skip connections to cut at, or a stack of blocks."""
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureChoice:
@@ -28,7 +31,7 @@ class Traits:
         guided: the run has an unconditional row (classifier-free guidance with a scale above 1).
     """
 
-    architecture: Literal["unet", "transformer"]
+    architecture: Architecture
     depth: int
     kinds: tuple[str, ...]
     guided: bool

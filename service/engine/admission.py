@@ -1,7 +1,7 @@
 """Which waiting jobs may enter the loop: a budget per joint batch, and nobody is held up by another shape."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from service.engine.base import Group, JobSpec, ModelInfo
@@ -17,10 +17,12 @@ class Budget:
     Attributes:
         jobs: most jobs.
         pixels: most pixels a step may work on, see `step_pixels`. One job always fits.
+        features: most bytes feature caching may remember for all active jobs, whatever their batch. One always fits.
     """
 
     jobs: int
     pixels: int
+    features: int
 
 
 def step_pixels(spec: JobSpec, info: ModelInfo) -> int:
@@ -28,15 +30,16 @@ def step_pixels(spec: JobSpec, info: ModelInfo) -> int:
     return spec.width * spec.height * (1 + info.guided(spec.guidance_scale))
 
 
-def budget_for(info: ModelInfo, jobs: int, pixels: int) -> Budget:
+def budget_for(info: ModelInfo, jobs: int, pixels: int, features: int) -> Budget:
     """Return the budget of a deployment.
 
     Args:
         info: the model.
         jobs: most jobs in a joint batch.
         pixels: most pixels; 0 = as many as `jobs` guided pictures of the model's default size have.
+        features: most bytes feature caching may remember.
     """
-    return Budget(jobs, pixels or 2 * jobs * info.width * info.height)
+    return Budget(jobs, pixels or 2 * jobs * info.width * info.height, features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,13 @@ class WaitingRoom:
         budget: of one joint batch.
         info: the model.
         most_loras: LoRAs that all active groups together may use, so that none is unloaded between two steps.
+        feature_bytes: reckons the bytes feature caching will remember for a job.
     """
 
-    def __init__(self, budget: Budget, info: ModelInfo, most_loras: int) -> None:
+    def __init__(
+        self, budget: Budget, info: ModelInfo, most_loras: int, feature_bytes: Callable[[JobSpec], int]
+    ) -> None:
+        self._feature_bytes = feature_bytes
         self._most_loras = most_loras
         self._budget = budget
         self._info = info
@@ -102,6 +109,7 @@ class WaitingRoom:
         for spec in active:
             jobs[spec.group] += 1
             pixels[spec.group] += step_pixels(spec, self._info)
+        remembered = sum(map(self._feature_bytes, active))
         loras = {lora for spec in active for lora in spec.files}
         full: set[Group] = set()
         for waiting in self._jobs:
@@ -116,7 +124,13 @@ class WaitingRoom:
             if jobs[group] and not room:
                 full.add(group)
                 continue
+            wanted = self._feature_bytes(waiting.spec)
+            if remembered and wanted and remembered + wanted > self._budget.features:
+                # The next may want less, but nobody of its own group passes it.
+                full.add(group)
+                continue
             jobs[group] += 1
             pixels[group] += cost
+            remembered += wanted
             loras = files
             yield waiting

@@ -16,6 +16,8 @@ from policies.features.choice import FeatureChoice, FeatureReport
 from service.engine.levels import Grid, Level
 
 if TYPE_CHECKING:  # at run time it would load diffusers into every process that knows the contracts
+    from service.engine.features.network import Network
+    from service.engine.features.run import FeatureRun
     from service.engine.foreign import ForeignRun
 
 ImageArray = NDArray[np.uint8]
@@ -316,6 +318,7 @@ class Rows:
         negatives: of the negative prompts, each tensor [B, ...]; rows without guidance hold anything finite.
         guidance: float32 [B].
         loras: the one LoRA set of all rows.
+        features: per row its job's feature caching, None where it has none; () if no row has any.
     """
 
     latents: Tensor
@@ -326,6 +329,7 @@ class Rows:
     negatives: Condition
     guidance: Tensor
     loras: tuple[Lora, ...] = ()
+    features: "tuple[FeatureRun | None, ...]" = ()
 
 
 class Pipeline(Protocol):
@@ -336,9 +340,13 @@ class Pipeline(Protocol):
     The LoRA set is an argument like any other, never a mode: `encode` and `predict` load and switch what they need,
     and without LoRAs give the very bits they gave before any was loaded. Both raise `LoraError` for a set that cannot
     be used, and work again with the next.
+
+    Feature caching of rows that have it happens inside `predict`: it decides, reuses, and hands what it has computed
+    to each row's `FeatureRun`, which takes it over only when told that the evaluation went well.
     """
 
     info: ModelInfo
+    network: "Network"
 
     def encode(
         self, prompt: str, width: int, height: int, *, negative: bool = False, loras: tuple[Lora, ...] = ()

@@ -47,6 +47,7 @@ def join(jobs: Sequence[Job]) -> Rows:
         negatives=_stack([job.negative for job in jobs]),
         guidance=latents.new_tensor([job.spec.guidance_scale for job in jobs]),
         loras=jobs[0].spec.loras,
+        features=tuple(job.features for job in jobs) if any(job.features for job in jobs) else (),
     )
 
 

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from policies.features.base import StepContext
+from policies.features.choice import FeatureReport
 from service.engine.base import (
     CapturedState,
     Condition,
@@ -20,6 +22,8 @@ from service.engine.base import (
     Progress,
     ResumePoint,
 )
+from service.engine.features.caches import FeatureCaches, NothingCached
+from service.engine.features.run import FeatureRun, Ledger
 from service.engine.foreign import FOREIGN, METHODS, ForeignRun
 from service.engine.gate import divergence, passes
 from service.engine.levels import SAME_TIME, Level
@@ -27,6 +31,8 @@ from service.engine.solvers import SOLVERS, Memory, Solver, Update, plan_step
 
 # A stored log-SNR further than this from the model's own at that time belongs to another noise schedule.
 SAME_LOG_SNR = 0.1
+# Beyond it there is nothing but signal, or nothing but noise.
+MOST_LOG_SNR = 50.0
 
 
 def capture_steps(shares: tuple[float, ...], steps: int) -> tuple[int, ...]:
@@ -134,6 +140,9 @@ class Job:
         guided: whether classifier-free guidance applies (a second network row).
         held: events not told yet, because the first of them waits for its preview.
         gone: nobody waits for it any more.
+        features: feature caching of this attempt; None where there is none.
+        unfeatured: why there is none although it was asked for.
+        ledger: what feature caching did so far.
     """
 
     spec: JobSpec
@@ -160,10 +169,22 @@ class Job:
     decode_seconds: float = 0.0
     held: list[Held] = field(default_factory=list)
     gone: bool = False
+    caches: FeatureCaches | None = None
+    features: FeatureRun | None = None
+    unfeatured: str | None = None
+    ledger: Ledger = field(default_factory=Ledger)
 
     @classmethod
-    def create(cls, spec: JobSpec, submitted: float, pipeline: Pipeline) -> "Job":
+    def create(
+        cls, spec: JobSpec, submitted: float, pipeline: Pipeline, caches: FeatureCaches | None = None
+    ) -> "Job":
         """Encode the prompts and enter the first attempt.
+
+        Args:
+            spec: what was asked.
+            submitted: time.monotonic() at submission.
+            pipeline: the loaded model.
+            caches: opens feature caching; None = there is none.
 
         Raises:
             ValueError: the spec names a solver the model does not have.
@@ -180,7 +201,7 @@ class Job:
         noise = pipeline.initial_noise(spec.seed, spec.width, spec.height)
         route = plan_route(pipeline, spec)
         solver = FOREIGN if route.foreign else SOLVERS[spec.solver]
-        job = cls(spec, submitted, condition, negative, guided, solver, route, noise)
+        job = cls(spec, submitted, condition, negative, guided, solver, route, noise, caches=caches)
         job.next_attempt(pipeline)
         return job
 
@@ -206,6 +227,46 @@ class Job:
     def _enter(self, route: Route, latent: Tensor, point: ResumePoint | None, resumed: int | None) -> None:
         self.route, self.latent, self.point, self.resumed, self.deeper = route, latent, point, resumed, None
         self.index, self.memory, self.denoised, self.captured = 0, Memory(), None, []
+        self._open_features()
+
+    def _open_features(self) -> None:
+        """Begin feature caching anew: another attempt remembers nothing of the one before."""
+        self.features = None
+        choice = self.spec.features
+        if choice is None or self.caches is None or self.unfeatured is not None:
+            return
+        try:
+            self.features = self.caches.open(self.spec, choice, max(0, self.route.skipped), self.ledger)
+        except NothingCached as nothing:
+            self.unfeatured = nothing.reason
+
+    def forgo_features(self, reason: str) -> None:
+        """Run the rest, and further attempts, without feature caching."""
+        self.features, self.unfeatured = None, reason
+
+    def begin_features(self) -> None:
+        """Tell feature caching which evaluation comes."""
+        if self.features is not None:
+            self.features.begin(self._context(), self.index)
+
+    def _context(self) -> StepContext:
+        begun = bisect_right(self.route.starts, self.index) - 1
+        first = max(0, self.route.skipped)
+        level = self.route.levels[self.index]
+        return StepContext(
+            step=min(first + begun, self.spec.steps - 1),
+            stage=self.index - self.route.starts[begun],
+            steps=self.spec.steps,
+            first_step=first,
+            executed=begun,
+            timestep=self.route.times[self.index],
+            log_snr=min(max(level.log_snr, -MOST_LOG_SNR), MOST_LOG_SNR),
+        )
+
+    @property
+    def network_rows(self) -> float:
+        """What this evaluation took of the network, in whole rows: two for a guided job without feature caching."""
+        return (1 + self.guided) * (1.0 if self.features is None else self.features.cost)
 
     def _route_from(self, point: ResumePoint, pipeline: Pipeline) -> Route | None:
         """Return the route from a point that saves steps, has this job's shape and lies on this model's schedule.
@@ -287,7 +348,9 @@ class Job:
         if point is not None and point.deeper and self.route.captures:
             depth = point.depth + 1
             self.captured.append(
-                CapturedState(point.latent, point.log_snr, point.timestep, point.skip, pooled.copy(), depth)
+                CapturedState(
+                    point.latent, point.log_snr, point.timestep, point.skip, pooled.copy(), depth, point.approximated
+                )
             )
 
     def goes_deeper(self, value: float, pooled: NDArray[np.float16], pipeline: Pipeline) -> bool:
@@ -331,8 +394,20 @@ class Job:
                 skip=self.route.captures[self.index],
                 prediction=pooled.copy(),
                 depth=0 if self.point is None else self.point.depth + 1,
+                approximated=self._approximated(),
             )
         )
+
+    def _approximated(self) -> bool:
+        """Tell whether features were reused before the latent, in this run or in those it descends from."""
+        source = self.deeper_point or self.point
+        inherited = source is not None and source.approximated
+        return inherited or (self.features is not None and self.features.approximated)
+
+    @property
+    def deeper_point(self) -> ResumePoint | None:
+        """The state gone on from, where it is another than the one judged at."""
+        return None if self.point is None or self.deeper is None else self.point.deeper[self.deeper]
 
     def update(self) -> Update:
         """Return the coming step of this row's solver."""
@@ -392,4 +467,19 @@ class Job:
             decode_seconds=self.decode_seconds,
             extra_evaluations=self.evaluations - steps_run,
             entry=None if self.resumed is None else entry,
+            features=self._feature_report(),
+        )
+
+    def _feature_report(self) -> FeatureReport | None:
+        choice, ledger = self.spec.features, self.ledger
+        if choice is None:
+            return None
+        return FeatureReport(
+            policy=choice.policy,
+            strength=choice.strength,
+            reason=self.unfeatured,
+            computed=ledger.computed,
+            reused=ledger.reused,
+            compute_share=ledger.spent / ledger.whole if ledger.whole else 1.0,
+            state_bytes=ledger.peak_bytes,
         )

@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from policies.features.artefact import CalibrationShelf
 from service.engine.admission import WaitingRoom, budget_for
 from service.engine.base import MESSAGES, EngineStats, Group, ImageArray, JobEvent, JobFailed, JobSpec, Pipeline
 from service.engine.batch import Broken, Evaluator, failure_code, join
 from service.engine.decoding import Decoder
 from service.engine.fairness import FairShare
+from service.engine.features.caches import FEATURE_BYTES, NOWHERE, FeatureCaches
 from service.engine.gate import pool_prediction
 from service.engine.job import Held, Job
 from service.engine.lora import MAX_LORAS, LoraError
@@ -47,6 +49,8 @@ class StepLoop:
         meter: watches the device's memory, where it is watched.
         max_loras: most LoRAs the pipeline holds at once.
         decode_beside: whether pictures are decoded on another thread, see `Decoder`.
+        shelf: what feature caching methods were calibrated to; None = nothing.
+        feature_bytes: most bytes feature caching remembers for all jobs.
     """
 
     def __init__(
@@ -58,11 +62,15 @@ class StepLoop:
         meter: Meter | None = None,
         max_loras: int = MAX_LORAS,
         decode_beside: bool = False,
+        shelf: CalibrationShelf | None = None,
+        feature_bytes: int = FEATURE_BYTES,
     ) -> None:
         self._pipeline = pipeline
         self._forward = Evaluator(max_batch)
         self._decoder = Decoder(pipeline, max_batch, beside=decode_beside)
-        self._waiting = WaitingRoom(budget_for(pipeline.info, max_batch, max_pixels), pipeline.info, max_loras)
+        self._caches = FeatureCaches(pipeline, shelf or CalibrationShelf(NOWHERE), feature_bytes)
+        budget = budget_for(pipeline.info, max_batch, max_pixels, feature_bytes)
+        self._waiting = WaitingRoom(budget, pipeline.info, max_loras, self._caches.bytes_of)
         self._peak = PeakMemory(meter)
         self._fairness: FairShare[Group] = FairShare()
         self._active: list[Job] = []
@@ -79,8 +87,14 @@ class StepLoop:
     def stats(self) -> EngineStats:
         """A snapshot of counters."""
         active = len(self._active) + len(self._decoding)
-        sizes = dict(self._stats.batch_sizes)
-        return replace(self._stats, active=active, waiting=len(self._waiting), batch_sizes=sizes)
+        return replace(
+            self._stats,
+            active=active,
+            waiting=len(self._waiting),
+            batch_sizes=dict(self._stats.batch_sizes),
+            feature_bytes=sum(job.features.nbytes for job in self._active if job.features is not None),
+            feature_evaluations=dict(self._stats.feature_evaluations),
+        )
 
     def submit(self, spec: JobSpec, submitted: float) -> None:
         """Queue a job.
@@ -125,7 +139,7 @@ class StepLoop:
         for entering in self._waiting.admit([job.spec for job in self._active]):
             spec, submitted = entering.spec, entering.submitted
             try:
-                job = Job.create(spec, submitted, self._pipeline)
+                job = Job.create(spec, submitted, self._pipeline, self._caches)
             except torch.AcceleratorError:
                 raise
             except LoraError as error:
@@ -163,18 +177,29 @@ class StepLoop:
     def _predict(self, jobs: list[Job]) -> _Prediction:
         for job in jobs:
             job.round_for_capture()
+            job.begin_features()
         rows = join(jobs)
         # Beside a decoder at work, a peak would not be the denoiser's own.
         network_rows = 0 if self._decoder.pending else sum(1 + job.guided for job in jobs)
         with self._peak.watch(_size(jobs[0]), network_rows), _Stopwatch(rows.latents) as watch:
             denoised = self._pipeline.predict(rows)
+        for job in jobs:
+            self._commit(job)
         return _Prediction(rows.latents, denoised, watch.seconds)
 
+    def _commit(self, job: Job) -> None:
+        """Keep what feature caching has computed for a job, and count."""
+        if job.features is None:
+            return
+        outcome = "reused" if job.features.commit() else "computed"
+        counts = self._stats.feature_evaluations
+        counts[outcome] = counts.get(outcome, 0) + 1
+
     def _account(self, jobs: list[Job], seconds: float) -> None:
-        """Share the device time by network rows: a guided job has two."""
-        rows = sum(1 + job.guided for job in jobs)
+        """Share the device time by network rows: a guided job has two, less what feature caching left out."""
+        rows = sum(job.network_rows for job in jobs)
         for job in jobs:
-            job.charge(seconds * (1 + job.guided) / rows)
+            job.charge(seconds * (job.network_rows / rows if rows else 1 / len(jobs)))
         stats, share = self._stats, seconds / len(jobs)
         stats.batch_sizes[len(jobs)] = stats.batch_sizes.get(len(jobs), 0) + 1
         stats.step_seconds += (share - stats.step_seconds) * (SMOOTHING if stats.step_seconds else 1.0)
@@ -223,6 +248,7 @@ class StepLoop:
         logger.warning("job %s: latent not finite at step %d; once more in full", job.spec.job_id, job.index)
         job.discard()
         job.retried = True
+        job.forgo_features("not-finite")
         job.enter_full(self._pipeline)
         self._tell(job)
 
@@ -254,6 +280,8 @@ class StepLoop:
             return
         self._active = [job for job in self._active if not job.done]
         self._decoding += finished
+        for job in finished:
+            job.features = None
         for group in _by_shape(finished):
             self._decoder.submit(group, [job.latent for job in group], preview=False)
 
@@ -275,6 +303,7 @@ class StepLoop:
 
     def _leave(self, job: Job) -> None:
         job.gone = True
+        job.features = None
         self._active = [other for other in self._active if other is not job]
         self._decoding = [other for other in self._decoding if other is not job]
 

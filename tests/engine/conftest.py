@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from engine_helpers import build_tiny_model
+from taken_apart import DENOISERS
 
 from service.engine.loading import load_pipeline
 
@@ -20,3 +21,19 @@ def pipeline(tiny_model: Path):
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def made():
+    """Makes and keeps a denoiser of `taken_apart.DENOISERS` and its inputs, by name."""
+    kept = {}
+
+    def make(name):
+        if name not in kept:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                denoiser, inputs = DENOISERS[name]()
+                kept[name] = (denoiser.eval(), inputs)
+        return kept[name]
+
+    return make

@@ -3,7 +3,6 @@
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from service.engine.base import Condition, EngineStartError, ImageArray, Rows
-from service.engine.placement import Placement
 
 ENCODED_PROMPTS = 512
 
@@ -49,61 +47,6 @@ def seeded_noise(seed: int, shape: tuple[int, ...], device: torch.device) -> Ten
     if device.type == "cuda":
         return noise.pin_memory().to(device, non_blocking=True)
     return noise.to(device)
-
-
-def with_guidance(rows: Rows, network: Callable[[Tensor, Rows, Condition], Tensor], place: Placement) -> Tensor:
-    """Run the network once for all rows, with classifier-free guidance where a row asks for it.
-
-    Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598) as extra rows of the same forward:
-    uncond + g (cond - uncond). As in diffusers, rows with g <= 1 need no unconditional row.
-
-    Args:
-        rows: the joint batch.
-        network: given row numbers [M] (a row may come twice), the joint batch and the conditions [M, ...] of these
-            rows, returns the network's float32 output [M, C, h, w].
-        place: says to how many rows M is filled up.
-
-    Returns:
-        The guided output, float32 [B, C, h, w].
-    """
-    count = len(rows.latents)
-    guided = (rows.guidance > 1.0).nonzero().flatten()
-    order = torch.cat([torch.arange(count, device=guided.device), guided])
-    conditions = {name: torch.cat([rows.conditions[name], rows.negatives[name][guided]]) for name in rows.conditions}
-    wanted = place.rows(len(order))
-    output = network(_filled(order, wanted), rows, _each_filled(conditions, wanted))[: len(order)]
-    conditional, unconditional = output[:count], output[count:]
-    scale = rows.guidance[guided].view(-1, 1, 1, 1)
-    conditional[guided] = unconditional + scale * (conditional[guided] - unconditional)
-    return conditional
-
-
-def filled_up(rows: Rows, place: Placement) -> Rows:
-    """Return a joint batch with its first row repeated until it has as many rows as the denoiser is to be given."""
-    count = len(rows.latents)
-    wanted = place.rows(count)
-    if wanted == count:
-        return rows
-    return replace(
-        rows,
-        latents=_filled(rows.latents, wanted),
-        timesteps=_filled(rows.timesteps, wanted),
-        alphas=_filled(rows.alphas, wanted),
-        sigmas=_filled(rows.sigmas, wanted),
-        conditions=_each_filled(rows.conditions, wanted),
-        negatives=_each_filled(rows.negatives, wanted),
-        guidance=_filled(rows.guidance, wanted),
-    )
-
-
-def _filled(tensor: Tensor, wanted: int) -> Tensor:
-    """Return a tensor [M, ...] with its first row repeated until there are `wanted`."""
-    extra = wanted - len(tensor)
-    return torch.cat([tensor, tensor[:1].expand(extra, *tensor.shape[1:])]) if extra else tensor
-
-
-def _each_filled(condition: Condition, wanted: int) -> Condition:
-    return {name: _filled(tensor, wanted) for name, tensor in condition.items()}
 
 
 def clean_from(output: Tensor, kind: str, rows: Rows) -> Tensor:

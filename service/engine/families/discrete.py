@@ -18,8 +18,10 @@ from service.engine.families.common import (
     preferred_first,
     seeded_noise,
     to_pictures,
-    with_guidance,
 )
+from service.engine.features.backbone import Inputs
+from service.engine.features.backbones import architecture_of, backbone_of, policies_of
+from service.engine.features.network import Network
 from service.engine.foreign import ForeignRun
 from service.engine.levels import Grid, Level
 from service.engine.placement import Placement
@@ -72,6 +74,7 @@ class DiscreteFamily(ABC):
 
     Attributes:
         info: set by the family, with `_describe`.
+        network: the denoiser with its guidance and its feature caching.
         upcasts: whether the VAE decodes in float32 where its config says that float16 overflows.
         follows_shipped: whether the default solver is the one of the model's own scheduler.
 
@@ -96,6 +99,9 @@ class DiscreteFamily(ABC):
         self._shipped = shipped if shipped in self._schedule.solvers else DISCRETE_SOLVERS[0]
         self._vae = self._decoder(parts.vae, place)
         self._denoiser = parts.components.get("unet") or parts.components["transformer"]
+        self.network = Network(
+            self._denoiser, backbone_of(self._denoiser), place, self._inputs, parts.vae.config.latent_channels
+        )
         place.prepare(self._denoiser.to(place.device).eval(), self._vae)
         self._adapters = Adapters(parts, place.shelf)
         self._scale = int(parts.vae_scale_factor)
@@ -125,7 +131,7 @@ class DiscreteFamily(ABC):
     def predict(self, rows: Rows) -> Tensor:
         """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
         self._adapters.use(rows.loras)
-        return clean_from(with_guidance(rows, self._network, self._place), self.info.prediction_type, rows)
+        return clean_from(self.network.output(rows), self.info.prediction_type, rows)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> ImageArray:
@@ -138,8 +144,8 @@ class DiscreteFamily(ABC):
         return vae.to(place.device, torch.float32 if upcast else place.dtype).eval()
 
     @abstractmethod
-    def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
-        """Run the network as `with_guidance` wants it."""
+    def _inputs(self, order: Tensor, rows: Rows, conditions: Condition) -> Inputs:
+        """Return the denoiser's arguments, see `network.MakeInputs`."""
 
     def _describe(self, folder: Path, model_id: str, traits: Traits) -> ModelInfo:
         wishes = {"default_solver": self._shipped, **own_defaults(folder, self._schedule.solvers)}
@@ -163,6 +169,8 @@ class DiscreteFamily(ABC):
             latent_channels=traits.channels,
             dtype=str(self._dtype).removeprefix("torch."),
             loras=self._adapters.supported,
+            architecture=architecture_of(self.network.backbone),
+            feature_policies=policies_of(self.network.backbone),
         )
 
 

@@ -13,7 +13,17 @@ from torch import Tensor
 from service.engine.adapters import Adapters
 from service.engine.base import Condition, EngineStartError, ImageArray, Lora, ModelInfo, Rows
 from service.engine.digest import weights_digest
-from service.engine.families.common import EncodedPrompts, own_defaults, preferred_first, seeded_noise, to_pictures
+from service.engine.families.common import (
+    EncodedPrompts,
+    clean_from_flow,
+    own_defaults,
+    preferred_first,
+    seeded_noise,
+    to_pictures,
+)
+from service.engine.features.backbone import Inputs
+from service.engine.features.backbones import architecture_of, backbone_of, policies_of
+from service.engine.features.network import Network
 from service.engine.foreign import ForeignRun
 from service.engine.levels import Grid, Level
 from service.engine.placement import Placement
@@ -53,6 +63,10 @@ class RectifiedFlow(ABC):
         patch: side of the square of latent cells that makes one image token.
         linear: diffusers' pipeline hands its scheduler linear shares.
         needs: components the model must have.
+        pairs: guidance takes a second network row.
+
+    Attributes:
+        network: the denoiser with its guidance and its feature caching.
 
     Raises:
         EngineStartError: a component is missing, or the scheduler is not a plain flow-matching one.
@@ -68,6 +82,7 @@ class RectifiedFlow(ABC):
         patch: int,
         linear: bool,
         needs: tuple[str, ...],
+        pairs: bool = True,
     ) -> None:
         missing = [name for name in needs if parts.components[name] is None]
         if missing:
@@ -78,6 +93,7 @@ class RectifiedFlow(ABC):
         self._denoiser = parts.transformer.to(place.dtype)
         self._vae = parts.vae.to(place.dtype)
         place.prepare(self._denoiser, self._vae)
+        self.network = Network(self._denoiser, backbone_of(self._denoiser), place, self._inputs, pairs=pairs)
         self._scale = int(parts.vae_scale_factor)
         self._channels = int(parts.vae.config.latent_channels)
         self._patch = patch
@@ -109,9 +125,19 @@ class RectifiedFlow(ABC):
         """Return the noise level at a time value, whole or fractional."""
         return self._schedule.level(timestep)
 
-    @abstractmethod
+    @torch.inference_mode()
     def predict(self, rows: Rows) -> Tensor:
         """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
+        self._adapters.use(rows.loras)
+        return clean_from_flow(self._velocity(self.network.output(rows), rows), rows)
+
+    @abstractmethod
+    def _inputs(self, order: Tensor, rows: Rows, conditions: Condition) -> Inputs:
+        """Return the denoiser's arguments, see `network.MakeInputs`."""
+
+    def _velocity(self, output: Tensor, rows: Rows) -> Tensor:
+        """Return the denoiser's output as float32 [B, C, h, w]."""
+        return output
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> ImageArray:
@@ -149,6 +175,8 @@ class RectifiedFlow(ABC):
             dtype=str(self._dtype).removeprefix("torch."),
             guidance=own.guidance,
             loras=self._adapters.supported,
+            architecture=architecture_of(self.network.backbone),
+            feature_policies=policies_of(self.network.backbone),
         )
 
 

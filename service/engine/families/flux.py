@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from service.engine.base import Condition, EngineStartError, Rows
-from service.engine.families.common import clean_from_flow, filled_up, flow_latents
+from service.engine.families.common import flow_latents
 from service.engine.families.flow import Defaults, RectifiedFlow, absent
+from service.engine.features.backbone import Inputs
 from service.engine.placement import Placement
 
 NEEDS = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
@@ -34,7 +35,7 @@ class Flux(RectifiedFlow):
 
     def __init__(self, folder: Path, model_id: str, place: Placement) -> None:
         parts = FluxPipeline.from_pretrained(folder, dtype=place.dtype, local_files_only=True, **absent(folder))
-        super().__init__(parts, place, patch=PATCH, linear=True, needs=NEEDS)
+        super().__init__(parts, place, patch=PATCH, linear=True, needs=NEEDS, pairs=False)
         self._told = bool(parts.transformer.config.guidance_embeds)
         self._check()
         self.info = self._describe(
@@ -49,25 +50,22 @@ class Flux(RectifiedFlow):
             ),
         )
 
-    @torch.inference_mode()
-    def predict(self, rows: Rows) -> Tensor:
-        """Return the prediction of the clean latent x0, float32 [B, C, h, w]."""
-        self._adapters.use(rows.loras)
-        count, rows = len(rows.latents), filled_up(rows, self._place)
+    def _inputs(self, order: Tensor, rows: Rows, conditions: Condition) -> Inputs:
         height, width = (side // PATCH for side in rows.latents.shape[-2:])
-        states = rows.conditions["states"]
-        velocity: Tensor = self._denoiser(
-            hidden_states=_pack(flow_latents(rows)).to(self._dtype),
+        states = conditions["states"]
+        return {
+            "hidden_states": _pack(flow_latents(rows)[order]).to(self._dtype),
             # In this number type, as in diffusers: the network multiplies by 1000 again.
-            timestep=rows.timesteps.to(self._dtype) / 1000,
-            guidance=rows.guidance if self._told else None,
-            pooled_projections=rows.conditions["pooled"],
-            encoder_hidden_states=states,
-            txt_ids=states.new_zeros(states.shape[1], 3),
-            img_ids=self._places(height, width),
-            return_dict=False,
-        )[0]
-        return clean_from_flow(_unpack(velocity.float(), height, width), rows)[:count]
+            "timestep": rows.timesteps[order].to(self._dtype) / 1000,
+            "guidance": rows.guidance[order] if self._told else None,
+            "pooled_projections": conditions["pooled"],
+            "encoder_hidden_states": states,
+            "txt_ids": states.new_zeros(states.shape[1], 3),
+            "img_ids": self._places(height, width),
+        }
+
+    def _velocity(self, output: Tensor, rows: Rows) -> Tensor:
+        return _unpack(output, *(side // PATCH for side in rows.latents.shape[-2:]))
 
     def _places(self, height: int, width: int) -> Tensor:
         """Return (0, row, column) of every image token, [height * width, 3]."""

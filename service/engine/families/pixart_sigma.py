@@ -11,6 +11,7 @@ from transformers.utils import is_protobuf_available, is_sentencepiece_available
 from service.engine.base import Condition, EngineStartError, Lora, Rows
 from service.engine.families.common import EncodedPrompts
 from service.engine.families.discrete import DiscreteFamily, Traits
+from service.engine.features.backbone import Inputs
 from service.engine.placement import Placement
 
 PROMPT_TOKENS = 300
@@ -61,18 +62,15 @@ class PixArtSigma(DiscreteFamily):
         resolution = torch.tensor([height, width], dtype=torch.float32, device=self._device)
         return {**text, "resolution": resolution, "aspect_ratio": resolution[:1] / resolution[1:]}
 
-    def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
+    def _inputs(self, order: Tensor, rows: Rows, conditions: Condition) -> Inputs:
         states, mask = self._text(conditions)
-        output: Tensor = self._denoiser(
-            rows.latents[order].to(self._dtype),
-            encoder_hidden_states=states,
-            encoder_attention_mask=mask,
-            timestep=rows.timesteps[order],
-            added_cond_kwargs={name: conditions.get(name) for name in ("resolution", "aspect_ratio")},
-            return_dict=False,
-        )[0]
-        # The other half, if any, is the learned variance, which no solver here uses.
-        return output[:, : self.info.latent_channels].float()
+        return {
+            "hidden_states": rows.latents[order].to(self._dtype),
+            "encoder_hidden_states": states,
+            "encoder_attention_mask": mask,
+            "timestep": rows.timesteps[order],
+            "added_cond_kwargs": {name: conditions.get(name) for name in ("resolution", "aspect_ratio")},
+        }
 
     def _text(self, conditions: Condition) -> tuple[Tensor, Tensor]:
         """Return states and mask without the padding that all rows share.

@@ -7,8 +7,9 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from service.engine.base import Condition, EngineStartError, Rows
-from service.engine.families.common import clean_from_flow, flow_latents, with_guidance
+from service.engine.families.common import flow_latents
 from service.engine.families.flow import Defaults, RectifiedFlow, absent
+from service.engine.features.backbone import Inputs
 from service.engine.placement import Placement
 
 NEEDS = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
@@ -48,21 +49,13 @@ class StableDiffusion3(RectifiedFlow):
             ),
         )
 
-    @torch.inference_mode()
-    def predict(self, rows: Rows) -> Tensor:
-        """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
-        self._adapters.use(rows.loras)
-        return clean_from_flow(with_guidance(rows, self._network, self._place), rows)
-
-    def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
-        velocity: Tensor = self._denoiser(
-            hidden_states=flow_latents(rows)[order].to(self._dtype),
-            timestep=rows.timesteps[order],
-            encoder_hidden_states=conditions["states"],
-            pooled_projections=conditions["pooled"],
-            return_dict=False,
-        )[0]
-        return velocity.float()
+    def _inputs(self, order: Tensor, rows: Rows, conditions: Condition) -> Inputs:
+        return {
+            "hidden_states": flow_latents(rows)[order].to(self._dtype),
+            "timestep": rows.timesteps[order],
+            "encoder_hidden_states": conditions["states"],
+            "pooled_projections": conditions["pooled"],
+        }
 
     @torch.inference_mode()
     def _encode_one(self, prompt: str) -> Condition:

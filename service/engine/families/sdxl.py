@@ -10,6 +10,7 @@ from torch import Tensor
 from service.engine.base import Condition, EngineStartError, Lora, Rows
 from service.engine.families.common import EncodedPrompts
 from service.engine.families.discrete import DiscreteFamily, Traits
+from service.engine.features.backbone import Inputs
 from service.engine.placement import Placement
 
 SIZE_NUMBERS = 6
@@ -59,15 +60,13 @@ class StableDiffusionXL(DiscreteFamily):
         sizes = (height, width, 0, 0, height, width)
         return {**text, "time_ids": torch.tensor(sizes, dtype=torch.float32, device=self._device)}
 
-    def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
-        output: Tensor = self._denoiser(
-            rows.latents[order].to(self._dtype),
-            rows.timesteps[order],
-            encoder_hidden_states=conditions["states"],
-            added_cond_kwargs={"text_embeds": conditions["pooled"], "time_ids": conditions["time_ids"]},
-            return_dict=False,
-        )[0]
-        return output.float()
+    def _inputs(self, order: Tensor, rows: Rows, conditions: Condition) -> Inputs:
+        return {
+            "sample": rows.latents[order].to(self._dtype),
+            "timestep": rows.timesteps[order],
+            "encoder_hidden_states": conditions["states"],
+            "added_cond_kwargs": {"text_embeds": conditions["pooled"], "time_ids": conditions["time_ids"]},
+        }
 
     @torch.inference_mode()
     def _encode_one(self, prompt: str) -> Condition:

@@ -10,6 +10,7 @@ from torch import Tensor
 from service.engine.base import Condition, EngineStartError, Lora, Rows
 from service.engine.families.common import EncodedPrompts
 from service.engine.families.discrete import DiscreteFamily, Traits
+from service.engine.features.backbone import Inputs
 from service.engine.placement import Placement
 
 
@@ -49,14 +50,12 @@ class StableDiffusion(DiscreteFamily):
         """Return {"states": text-encoder states [L, D]}."""
         return self._encoded.get(prompt, loras)
 
-    def _network(self, order: Tensor, rows: Rows, conditions: Condition) -> Tensor:
-        output: Tensor = self._denoiser(
-            rows.latents[order].to(self._dtype),
-            rows.timesteps[order],
-            encoder_hidden_states=conditions["states"],
-            return_dict=False,
-        )[0]
-        return output.float()
+    def _inputs(self, order: Tensor, rows: Rows, conditions: Condition) -> Inputs:
+        return {
+            "sample": rows.latents[order].to(self._dtype),
+            "timestep": rows.timesteps[order],
+            "encoder_hidden_states": conditions["states"],
+        }
 
     @torch.inference_mode()
     def _encode_one(self, prompt: str) -> Condition:

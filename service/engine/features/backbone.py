@@ -13,12 +13,19 @@ import torch
 from torch import Tensor
 
 from policies.features.base import BlockStack, Indicator, UNetSkip
+from service.engine.features.wiener import filtered
 
 Inputs = Mapping[str, Any]
-"""Keyword arguments of the denoiser's own forward; tensors of rows have the batch first."""
+"""Keyword arguments of the denoiser's own forward, as the family passes them; tensors of rows have the batch first.
+
+One more may be there: `NOISE_SHARE`, which only the indicator "filtered" looks at.
+"""
+NOISE_SHARE = "noise_share"
+"""sigma / (alpha + sigma) of each row, float32 [R]: in rectified flow the noise level itself."""
+PLAIN = frozenset({NOISE_SHARE, "return_dict"})
 
 
-class UnsupportedSite(Exception):  # noqa: N818
+class UnsupportedSite(Exception):
     """The model has no such site; the message is one clear line."""
 
 
@@ -28,7 +35,8 @@ class Stream:
 
     Attributes:
         hidden: what the layers change, one tensor [R, ...] or several (picture and text tokens).
-        context: what they read besides, per row: every tensor [R, ...].
+        context: what they read besides, per row: every tensor [R, ...]. "time" is the embedding of the time value,
+            with whatever the model adds to it, that modulates the layers.
         shared: what they read besides and is the same for all rows.
         skips: what a UNet's down layers leave for its up layers, [R, ...] each, deepest last.
     """
@@ -70,10 +78,12 @@ class Backbone(ABC):
     Attributes:
         layers: how many there are.
         kinds: kinds of sub-layers its blocks have, () if they cannot be taken apart.
+        channel_axis: where a batch of features has its channels.
     """
 
     layers: int
     kinds: tuple[str, ...] = ()
+    channel_axis: int = -1
 
     @abstractmethod
     def enter(self, inputs: Inputs) -> Stream:
@@ -116,13 +126,54 @@ class Backbone(ABC):
             now: the stream at the first layer of the site's span.
 
         Raises:
-            UnsupportedSite: this model has no such indicator.
+            UnsupportedSite: this model has no such indicator, or the noise share it needs was not among the inputs.
         """
         if kind == "entry":
             return now.hidden[0]
         if kind == "increment":
-            return now.hidden[0] - first.hidden[0]
-        raise UnsupportedSite(f"this model has no indicator {kind!r}")
+            return _increment(first.hidden[0], now.hidden[0])
+        if kind == "timestep":
+            return first.context["time"]
+        if kind == "modulated-input":
+            return self.modulated(first)
+        if NOISE_SHARE not in first.context:
+            raise UnsupportedSite(f"the indicator {kind!r} needs {NOISE_SHARE!r} among the denoiser's inputs")
+        return filtered(self.grid(first), first.context[NOISE_SHARE])
+
+    def modulated(self, first: Stream) -> Tensor:
+        """Return what the first layer's attention reads of the picture, [R, ...].
+
+        Raises:
+            UnsupportedSite: this model's first layer does not modulate its input.
+        """
+        raise UnsupportedSite("this model's first layer does not modulate its input by the time")
+
+    @abstractmethod
+    def grid(self, first: Stream) -> Tensor:
+        """Return what the first layer reads of the picture, laid out as one, [R, C, h, w]."""
+
+
+def context_of(inputs: Inputs, known: frozenset[str], **context: Tensor) -> dict[str, Tensor]:
+    """Return a stream's context, with the noise share where there is one.
+
+    Args:
+        inputs: of the denoiser.
+        known: names of those its backbone understands.
+        context: the tensors of rows.
+
+    Raises:
+        UnsupportedSite: there is another input, such as a ControlNet's.
+    """
+    strange = [name for name, value in inputs.items() if name not in known | PLAIN and value is not None]
+    if strange:
+        raise UnsupportedSite(f"feature caching does not know the denoiser's input {strange[0]!r}")
+    return {**context, NOISE_SHARE: inputs[NOISE_SHARE]} if NOISE_SHARE in inputs else context
+
+
+def _increment(first: Tensor, now: Tensor) -> Tensor:
+    if first.shape != now.shape:
+        raise UnsupportedSite("the layers before this site change the picture's size: they add nothing to look at")
+    return now - first
 
 
 def walk(backbone: Backbone, inputs: Inputs) -> Tensor:

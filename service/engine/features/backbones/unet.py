@@ -16,11 +16,15 @@ from diffusers.models.unets.unet_2d_blocks import (
 from torch import Tensor
 
 from policies.features.base import BlockStack, UNetSkip
-from service.engine.features.backbone import Backbone, Inputs, Stream, UnsupportedSite
+from service.engine.features.backbone import Backbone, Inputs, Stream, UnsupportedSite, context_of
 
 DOWN = (CrossAttnDownBlock2D, DownBlock2D)
 MIDDLE = (UNetMidBlock2DCrossAttn, UNetMidBlock2D)
 UP = (CrossAttnUpBlock2D, UpBlock2D)
+INPUTS = frozenset({"sample", "timestep", "encoder_hidden_states", "added_cond_kwargs"})
+
+Part = Callable[[int, Stream], None]
+"""A down layer, given the number of the skip connection it leaves, or an up layer, given the one it consumes."""
 
 
 class UNetBackbone(Backbone):
@@ -37,12 +41,16 @@ class UNetBackbone(Backbone):
         UnsupportedSite: it has blocks of another kind, or inputs besides text, time, pooled text and picture size.
     """
 
+    channel_axis = 1
+
     def __init__(self, unet: Any) -> None:
         _check(unet)
         self._unet = unet
-        down = [part for block in unet.down_blocks for part in _down_layers(block)]
-        up = [part for block in unet.up_blocks for part in _up_layers(block)]
+        downs = [part for block in unet.down_blocks for part in _down_layers(block)]
+        ups = [part for block in unet.up_blocks for part in _up_layers(block)]
+        down = [partial(part, number) for number, part in enumerate(downs, 1)]
         middle = [] if unet.mid_block is None else [partial(_middle, unet.mid_block)]
+        up = [partial(part, len(downs) - number) for number, part in enumerate(ups)]
         self._calls: list[Callable[[Stream], None]] = [*down, *middle, *up]
         self._down = len(down)
         self._middle = len(middle)
@@ -56,6 +64,7 @@ class UNetBackbone(Backbone):
     def enter(self, inputs: Inputs) -> Stream:
         """Embed time and conditions, run `conv_in`."""
         unet, sample, states = self._unet, inputs["sample"], inputs["encoder_hidden_states"]
+        _check_plain(unet)
         added = inputs.get("added_cond_kwargs")
         if unet.config.center_input_sample:
             sample = 2 * sample - 1.0
@@ -65,12 +74,13 @@ class UNetBackbone(Backbone):
         if unet.time_embed_act is not None:
             embedding = unet.time_embed_act(embedding)
         states = unet.process_encoder_hidden_states(encoder_hidden_states=states, added_cond_kwargs=added)
-        factor = 2**unet.num_upsamplers
         hidden = unet.conv_in(sample)
+        # Only where halving leaves a remainder is the up-sampler told what size to make, as in diffusers.
+        uneven = any(side % 2**unet.num_upsamplers for side in sample.shape[-2:])
         return Stream(
             (hidden,),
-            {"time": embedding, "states": states},
-            {"sized": any(side % factor for side in sample.shape[-2:])},
+            context_of(inputs, INPUTS, time=embedding, states=states),
+            {"uneven": uneven, "sides": {0: hidden.shape[2:]}},
             [hidden],
         )
 
@@ -102,14 +112,18 @@ class UNetBackbone(Backbone):
         """Return the remembered hidden state."""
         return (feature,)
 
+    def grid(self, first: Stream) -> Tensor:
+        """Return what `conv_in` makes of the latents."""
+        return first.hidden[0]
 
-def _down_layers(block: Any) -> list[Callable[[Stream], None]]:
+
+def _down_layers(block: Any) -> list[Part]:
     attentions = block.attentions if isinstance(block, CrossAttnDownBlock2D) else [None] * len(block.resnets)
     layers = [partial(_down, resnet, attention) for resnet, attention in zip(block.resnets, attentions, strict=True)]
     return [*layers, *(partial(_shrink, sampler) for sampler in block.downsamplers or ())]
 
 
-def _up_layers(block: Any) -> list[Callable[[Stream], None]]:
+def _up_layers(block: Any) -> list[Part]:
     attentions = block.attentions if isinstance(block, CrossAttnUpBlock2D) else [None] * len(block.resnets)
     last = len(block.resnets) - 1
     return [
@@ -118,15 +132,19 @@ def _up_layers(block: Any) -> list[Callable[[Stream], None]]:
     ]
 
 
-def _down(resnet: Any, attention: Any, stream: Stream) -> None:
-    hidden = _attend(attention, resnet(stream.hidden[0], stream.context["time"]), stream)
+def _down(resnet: Any, attention: Any, number: int, stream: Stream) -> None:
+    _leave_skip(number, _attend(attention, resnet(stream.hidden[0], stream.context["time"]), stream), stream)
+
+
+def _shrink(sampler: Any, number: int, stream: Stream) -> None:
+    _leave_skip(number, sampler(stream.hidden[0]), stream)
+
+
+def _leave_skip(number: int, hidden: Tensor, stream: Stream) -> None:
     stream.hidden = (hidden,)
     stream.skips.append(hidden)
-
-
-def _shrink(sampler: Any, stream: Stream) -> None:
-    stream.hidden = (sampler(stream.hidden[0]),)
-    stream.skips.append(stream.hidden[0])
+    # A stream of some rows has only the skips of its own layers, but must know how large those above are.
+    stream.shared["sides"][number] = hidden.shape[2:]
 
 
 def _middle(block: Any, stream: Stream) -> None:
@@ -138,15 +156,12 @@ def _middle(block: Any, stream: Stream) -> None:
     stream.hidden = (hidden,)
 
 
-def _up(resnet: Any, attention: Any, samplers: Sequence[Any], stream: Stream) -> None:
-    skip = stream.skips.pop()
-    hidden = resnet(torch.cat([stream.hidden[0], skip], dim=1), stream.context["time"])
+def _up(resnet: Any, attention: Any, samplers: Sequence[Any], number: int, stream: Stream) -> None:
+    hidden = resnet(torch.cat([stream.hidden[0], stream.skips.pop()], dim=1), stream.context["time"])
     hidden = _attend(attention, hidden, stream)
     for sampler in samplers:
-        size = stream.skips[-1].shape[2:] if stream.shared["sized"] and stream.skips else None
-        hidden = sampler(hidden, size)
+        hidden = sampler(hidden, stream.shared["sides"][number - 1] if stream.shared["uneven"] else None)
     stream.hidden = (hidden,)
-
 
 
 def _attend(attention: Any, hidden: Tensor, stream: Stream) -> Tensor:
@@ -164,3 +179,12 @@ def _check(unet: Any) -> None:
     config = unet.config
     if config.class_embed_type or config.num_class_embeds or config.addition_embed_type not in (None, "text_time"):
         raise UnsupportedSite("feature caching does not know this UNet's conditions")
+    if config.encoder_hid_dim_type not in (None, "text_proj"):
+        raise UnsupportedSite("feature caching does not know the UNet's picture prompts")
+    _check_plain(unet)
+
+
+def _check_plain(unet: Any) -> None:
+    """Refuse FreeU, which rewrites what enters the up layers and may be switched on at any time."""
+    if any(vars(block).get("b1") for block in unet.up_blocks):
+        raise UnsupportedSite("feature caching does not know FreeU")

@@ -1,0 +1,157 @@
+"""From what a job asks of feature caching to the run that does it, or the reason why nothing is cached."""
+
+import logging
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from policies.features.artefact import Calibrations, CalibrationShelf, Conditions, Uncalibrated
+from policies.features.base import Recipe, RecipeError
+from policies.features.choice import FeatureChoice
+from policies.features.methods import make_recipe
+from service.engine.base import JobSpec, Pipeline, Rows
+from service.engine.features.backbones import traits_of
+from service.engine.features.profile import Profile, unfit
+from service.engine.features.run import FeatureRun, Ledger
+from service.logs import fields_of
+
+logger = logging.getLogger(__name__)
+
+FEATURE_BYTES = 1024**3
+# Kinds of jobs whose memory is kept in mind.
+KNOWN = 1024
+NOWHERE = Path("/nonexistent")
+
+
+class NothingCached(Exception):
+    """Feature caching does not run for a job; `reason` is one of `FeatureReport.reason`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass
+class FeatureCaches:
+    """Opens feature caching for jobs.
+
+    Attributes:
+        pipeline: the loaded model.
+        shelf: what is calibrated.
+        budget: most bytes one job may remember.
+    """
+
+    pipeline: Pipeline
+    shelf: CalibrationShelf = field(default_factory=lambda: CalibrationShelf(NOWHERE))
+    budget: int = FEATURE_BYTES
+    _known: dict[Hashable, int] = field(default_factory=dict)
+
+    def open(self, spec: JobSpec, choice: FeatureChoice, first_step: int, ledger: Ledger) -> FeatureRun:
+        """Return the feature caching of one attempt of a job.
+
+        Args:
+            spec: the job.
+            choice: what it asks for.
+            first_step: K.
+            ledger: of the job.
+
+        Raises:
+            NothingCached: it cannot be done, or would take more memory than there is.
+        """
+        try:
+            recipe = self.recipe(spec, choice, first_step)
+            if self._bytes(recipe, spec) > self.budget:
+                raise NothingCached("too-large")
+        except NothingCached:
+            raise
+        except Uncalibrated as error:
+            logger.warning("job %s runs without feature caching: %s", spec.job_id, error)
+            raise NothingCached("uncalibrated") from error
+        except RecipeError as error:
+            logger.warning("job %s runs without feature caching: %s", spec.job_id, error)
+            raise NothingCached("unsupported") from error
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            logger.error("job %s runs without feature caching", spec.job_id, extra=fields_of(error))
+            raise NothingCached("error") from error
+        return FeatureRun(recipe, ledger)
+
+    def bytes_of(self, spec: JobSpec) -> int:
+        """Return the bytes a job will remember, reckoned from above; 0 if it will not cache anything."""
+        if spec.features is None:
+            return 0
+        key = (spec.features, spec.solver, spec.steps, spec.guidance_scale, spec.width, spec.height, spec.loras)
+        if key not in self._known:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known[key] = self._reckon(spec, spec.features)
+        return self._known[key]
+
+    def _reckon(self, spec: JobSpec, choice: FeatureChoice) -> int:
+        try:
+            wanted = self._bytes(self.recipe(spec, choice, 0), spec)
+        except torch.AcceleratorError:
+            raise
+        except Exception:
+            # `open` will say why.
+            return 0
+        return wanted if wanted <= self.budget else 0
+
+    def recipe(self, spec: JobSpec, choice: FeatureChoice, first_step: int) -> Recipe:
+        """Return the layers a choice comes to.
+
+        Raises:
+            RecipeError: this model cannot run it; `Uncalibrated` where only the calibration is missing.
+        """
+        backbone = self.pipeline.network.backbone
+        if backbone is None:
+            raise RecipeError("feature caching does not know this model's denoiser")
+        traits = traits_of(backbone, self.pipeline.info.guided(spec.guidance_scale))
+        recipe = make_recipe(choice, traits, self._calibrations(spec), spec.steps, first_step)
+        if (why := unfit(recipe, backbone)) is not None:
+            raise RecipeError(why)
+        return recipe
+
+    def _calibrations(self, spec: JobSpec) -> Calibrations:
+        info = self.pipeline.info
+        if spec.loras:
+            # Another network than the one calibrated.
+            return Calibrations.none()
+        return self.shelf.of(
+            Conditions(
+                weights_digest=info.weights_digest,
+                schedule=info.schedule,
+                solver=spec.solver,
+                steps=spec.steps,
+                width=spec.width,
+                height=spec.height,
+                guidance=spec.guidance_scale,
+                dtype=info.dtype,
+            )
+        )
+
+    def _bytes(self, recipe: Recipe, spec: JobSpec) -> int:
+        backbone = self.pipeline.network.backbone
+        profile = self.profile(spec.width, spec.height)
+        if backbone is None or profile is None:
+            return 0
+        return profile.state_bytes(recipe, backbone, guided=self.pipeline.info.guided(spec.guidance_scale))
+
+    @torch.inference_mode()
+    def profile(self, width: int, height: int) -> Profile | None:
+        """Return what a network row costs in pictures of a size; None without a backbone.
+
+        Args:
+            width: pixels.
+            height: pixels.
+        """
+        latents = self.pipeline.initial_noise(0, width, height)[None]
+        condition = {name: tensor[None] for name, tensor in self.pipeline.encode("", width, height).items()}
+        half = latents.new_tensor([0.5**0.5])
+        time = latents.new_tensor([500.0])
+        return self.pipeline.network.profile(
+            Rows(latents, time, half, half, condition, condition, torch.ones_like(half))
+        )

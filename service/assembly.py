@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from cache_store.config import StoreConfig, StoreConfigError
 from cache_store.store import CacheStore
+from policies.features.front import FrontError
 from policies.matching import MatchingPolicy, NoMatching, TableError, ThresholdTable, make_matching
 from policies.matching.ranking import can_judge
 from service.embedder import Embedder, EmbedderError
 from service.engine import EngineConfig, make_engine
 from service.engine.base import Engine, EngineStartError, ModelInfo
 from service.engine.lora import LoraShelf
-from service.features import AUTO, FeatureCaching, FrontError, calibration_digest, complaint, load_front
+from service.features import AUTO, FeatureCaching, calibration_digest, complaint, load_front
 from service.generator import Generator
 from service.loras import LoraFiles
 from service.memory import Memory

@@ -6,22 +6,17 @@ from pathlib import Path
 
 from policies.features.base import RecipeError
 from policies.features.choice import FeatureChoice
-from policies.features.front import Front
+from policies.features.front import FILE_NAME, Front, FrontError
 from policies.features.methods import METHODS, check_choice
 from service.engine.base import ModelInfo
 from service.types import FeaturePlan, GenerationRequest
 
 OFF = "off"
 AUTO = "auto"
-FRONT_FILE = "front.json"
 DIGITS = 16
 """Hex digits of the calibration's digest: enough to tell one from another."""
 
 log = logging.getLogger(__name__)
-
-
-class FrontError(Exception):
-    """The front cannot be read; the message is one clear line."""
 
 
 class FeatureCaching:
@@ -38,23 +33,29 @@ class FeatureCaching:
         self._front = front
         self.calibration = calibration
 
-    def resolve(self, request: GenerationRequest) -> FeaturePlan:
-        """Return what the run will do; a wish that cannot be met ends in no feature caching, with the reason."""
+    def resolve(self, request: GenerationRequest, skip: float = 0.0) -> FeaturePlan:
+        """Return what the run will do; a wish that cannot be met ends in no feature caching, with the reason.
+
+        Args:
+            request: what is asked for.
+            skip: share of the steps it will skip, as far as foreseen: `auto` takes what was measured on such runs.
+        """
         wish = request.features
         if wish.policy == OFF:
             return FeaturePlan()
         if wish.policy == AUTO:
-            return self._auto(request)
+            return self._auto(request, skip)
         if complaint(wish.policy, self._info) is not None:
             return FeaturePlan(wish.policy, reason="unsupported")
         return FeaturePlan(wish.policy, FeatureChoice(canonical(wish.policy), wish.strength))
 
-    def _auto(self, request: GenerationRequest) -> FeaturePlan:
+    def _auto(self, request: GenerationRequest, skip: float) -> FeaturePlan:
         if not self._info.feature_policies:
             return FeaturePlan(AUTO, reason="unsupported")
-        if self._front is None:
+        front = self._front
+        if front is None or (front.key.width, front.key.height) != (request.width, request.height):
             return FeaturePlan(AUTO, reason="uncalibrated")
-        chosen = self._front.choose(request.scheduler, request.steps, request.features.min_quality)
+        chosen = front.choose(request.scheduler, request.steps, request.features.min_quality, skip)
         if chosen is None or complaint(chosen.policy, self._info) is not None:
             return FeaturePlan(AUTO, reason="no-safe-policy")
         return FeaturePlan(AUTO, FeatureChoice(canonical(chosen.policy), chosen.strength))
@@ -92,15 +93,16 @@ def load_front(folder: Path | None, info: ModelInfo) -> Front | None:
     Raises:
         FrontError: there is a file, and it cannot be read.
     """
-    path = None if folder is None else folder / FRONT_FILE
+    path = None if folder is None else folder / FILE_NAME
     if path is None or not path.is_file():
         return None
     try:
         front = Front.load(path)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise FrontError(f"feature cache front {path.name}: {error or type(error).__name__}") from None
-    if (front.weights_digest, front.schedule) != (info.weights_digest, info.schedule):
-        log.warning("the feature cache front was measured on another model: auto caches no features")
+    except OSError as error:
+        raise FrontError(f"{path.name} cannot be read: {error.strerror}") from None
+    key = front.key
+    if (key.weights_digest, key.schedule, key.dtype) != (info.weights_digest, info.schedule, info.dtype):
+        log.warning("the feature cache front was measured on another model or number type: auto caches no features")
         return None
     return front
 
@@ -112,7 +114,7 @@ def calibration_digest(folder: Path | None) -> str:
     """
     paths = [] if folder is None else sorted(path for path in folder.rglob("*") if path.is_file())
     digest = hashlib.sha256()
-    counted = [path for path in paths if path.name != FRONT_FILE]
+    counted = [path for path in paths if path.name != FILE_NAME]
     for path in counted:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()

@@ -80,14 +80,13 @@ class Planner:
 
     def _full(self, request: GenerationRequest) -> Plan:
         features = self._features.resolve(request)
-        plain_key = exact_key(request, self._info, self._capture)
         return Plan(
             request=request,
             signature=signature_of(request, self._info, self._embedder.digest),
-            exact_key=self._key(request, features) if features.choice else plain_key,
+            exact_key=self._key(request, features),
             kind=VerdictKind.MISS,
             reason="",
-            plain_key=plain_key,
+            plain_key=exact_key(request, self._info, self._capture),
             features=features,
             job=self._job(request, features),
         )
@@ -164,11 +163,16 @@ class Planner:
             return replace(looked, reason="state-unreadable", seconds=timed)
         kept = tuple(attempt for attempt, _ in usable)
         neighbours = tuple(Neighbour(a.entry_id, prompts[a.entry_id], a.similarity) for a in kept)
+        features = self._features.resolve(looked.request, kept[0].deepest_skip)
+        points = tuple(point for _, point in usable)
         return replace(
             looked,
+            # What the seed stands for, should the gate refuse every state.
+            exact_key=self._key(looked.request, features),
+            features=features,
             kind=VerdictKind.APPROX,
             reason="match",
-            job=replace(looked.job, resume=tuple(point for _, point in usable)),
+            job=replace(looked.job, resume=points, features=features.choice),
             attempts=kept,
             neighbours=neighbours,
             source=neighbours[0],

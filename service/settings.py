@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     )
     feature_cache: str = Field(
         "off",
-        description="What requests that do not say get of feature caching: `off`, `auto` (the cheapest calibrated "
+        description="What requests that do not say get of feature caching: `off`, `auto` (the fastest calibrated "
         'choice that holds the quality bound), or a policy\'s name, several joined by "+".',
     )
     feature_strength: float = Field(

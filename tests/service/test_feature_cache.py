@@ -1,6 +1,5 @@
 """Feature caching as a wish: checked, resolved, told, counted, remembered. Policies themselves are not run here."""
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ from service_samples import CAPTURE, INFO, plan, request, result
 
 from cache_store.types import NoiseState, StoreStats
 from policies.features.choice import FeatureChoice, FeatureReport
+from policies.features.front import Front, FrontError, FrontKey, FrontPoint
 from policies.matching import Candidate, StateRef
 from service.api.app import create_app
 from service.api.bodies import plan_event
@@ -23,7 +23,7 @@ from service.api.verdict_headers import headers_of
 from service.api.wishes import feature_wish, order_of
 from service.assembly import Service, StartError, engine_config, feature_caching, make_engine, open_service
 from service.engine.base import Engine, EngineStats, JobEvent, JobResult, JobSpec, ModelInfo
-from service.features import FeatureCaching, FrontError, calibration_digest, load_front
+from service.features import FeatureCaching, calibration_digest, load_front
 from service.gauges import Gauges
 from service.generator import Picture
 from service.keys import exact_key
@@ -31,7 +31,7 @@ from service.metrics import Metrics
 from service.planner import Planner
 from service.settings import Settings
 from service.totals import Totals
-from service.types import FeaturePlan, FeatureVerdict, FeatureWish, Verdict, VerdictKind
+from service.types import CacheMode, CacheOptions, FeaturePlan, FeatureVerdict, FeatureWish, Verdict, VerdictKind
 from service.verdicts import exact_verdict, run_verdict
 
 POLICIES = ("cfg-cache", "deepcache", "deepcache-nonuniform", "output-interval")
@@ -103,21 +103,19 @@ def test_what_the_model_cannot_run_is_refused(policy: str, info: ModelInfo) -> N
 # ---- what a wish becomes ----
 
 
-def _front_file(folder: Path, **changes: object) -> Path:
-    """Write a front that holds deepcache at 0.4 for ddim with 8 steps and no better quality than 0.98."""
+def _front_file(folder: Path, **changes: object) -> None:
+    """Write a front: at quality 0.98 deepcache 0.4 for full runs of 8 ddim steps, cfg-cache behind half of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    fields = {
-        "weights_digest": INFO.weights_digest,
-        "schedule": INFO.schedule,
-        "points": [["ddim", 8, "deepcache", 0.4, 0.98, 0.5]],
-    }
-    path = folder / "front.json"
-    path.write_text(json.dumps({**fields, **changes}))
-    return path
+    key = {name: getattr(INFO, name) for name in ("weights_digest", "schedule", "width", "height", "dtype")}
+    points = (
+        FrontPoint("ddim", 8, "deepcache", 0.4, skip=0.0, speedup=2.0, quality=0.98, lower95=0.9),
+        FrontPoint("ddim", 8, "cfg-cache", 0.3, skip=0.5, speedup=1.5, quality=0.98, lower95=0.9),
+    )
+    Front(FrontKey(**{**key, **changes}), points).save(folder / "front.json")
 
 
-def _auto(caching: FeatureCaching, min_quality: float = 0.9, **changes: object) -> FeaturePlan:
-    return caching.resolve(request(features=FeatureWish("auto", min_quality=min_quality), **changes))
+def _auto(caching: FeatureCaching, min_quality: float = 0.9, skip: float = 0.0, **changes: object) -> FeaturePlan:
+    return caching.resolve(request(features=FeatureWish("auto", min_quality=min_quality), **changes), skip)
 
 
 def test_auto_chooses_on_the_front(tmp_path: Path) -> None:
@@ -126,9 +124,12 @@ def test_auto_chooses_on_the_front(tmp_path: Path) -> None:
     assert _auto(caching) == FeaturePlan("auto", CHOICE)
     assert _auto(caching, 0.99) == FeaturePlan("auto", reason="no-safe-policy")
     assert _auto(caching, steps=9).reason == "no-safe-policy"
+    assert _auto(caching, skip=0.45).choice == FeatureChoice("cfg-cache", 0.3)
+    assert _auto(caching, skip=0.2).reason == "no-safe-policy"
+    assert _auto(caching, width=64).reason == "uncalibrated"
     assert _auto(FeatureCaching(CACHING)) == FeaturePlan("auto", reason="uncalibrated")
     assert _auto(FeatureCaching(INFO, load_front(tmp_path, INFO))).reason == "unsupported"
-    foreign = replace(CACHING, feature_policies=("cfg-cache",))
+    foreign = replace(CACHING, feature_policies=("cfg-cache", "interval"))
     assert _auto(FeatureCaching(foreign, load_front(tmp_path, foreign))).reason == "no-safe-policy"
 
 
@@ -139,7 +140,9 @@ def test_a_named_policy_keeps_its_strength() -> None:
     assert FeatureCaching(CACHING).resolve(request()) == FeaturePlan()
 
 
-@pytest.mark.parametrize("change", [{"weights_digest": "another model"}, {"schedule": "another"}])
+@pytest.mark.parametrize(
+    "change", [{"weights_digest": "another model"}, {"schedule": "another"}, {"dtype": "float16"}]
+)
 def test_another_models_front_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, object]
 ) -> None:
@@ -273,6 +276,22 @@ async def test_the_plan_carries_the_choice() -> None:
         "reason": None,
     }
     assert plan_event(plain)["feature_cache"]["policy"] == "off"
+
+
+async def test_auto_chooses_anew_for_a_run_that_will_be_resumed(tmp_path: Path) -> None:
+    _front_file(tmp_path)
+    planner = _planner(features=FeatureCaching(CACHING, load_front(tmp_path, CACHING)))
+    wish = FeatureWish("auto", min_quality=0.9)
+    off = CacheOptions(mode=CacheMode.OFF)
+    full = await planner.plan(request(features=wish, cache=off))
+    resumed = await planner.plan(request("a red cube", features=wish))
+    assert full.job is not None
+    assert resumed.job is not None
+    assert (full.kind, full.job.features) == (VerdictKind.BYPASS, CHOICE)
+    assert (resumed.kind, resumed.job.features) == (VerdictKind.APPROX, None)  # 0.25 was not measured
+    assert resumed.features == FeaturePlan("auto", reason="no-safe-policy")
+    # Should the gate refuse, it is the plain picture; the job says what the key says.
+    assert resumed.exact_key == resumed.plain_key != full.exact_key
 
 
 # ---- what is told ----

@@ -50,6 +50,29 @@ def test_what_feature_caching_did_is_told_beside_the_cache(client: Client) -> No
     assert client.metric("headstart_feature_cache_requests_total", policy="auto", outcome=reason) == 2
 
 
+def test_a_policy_of_feature_caching_runs(client: Client) -> None:
+    wish = {"negative_prompt": "flow19", "seed": 4}
+    before = client.metric("headstart_feature_evaluations_total", outcome="reused")
+    plain = client.draw("a thrifty cube", **wish)
+    client.settle()
+    drawn = client.draw("a thrifty cube", feature_cache={"policy": "deepcache", "strength": 0.5}, **wish)
+    told = drawn["feature_cache"]
+    assert (told["policy"], told["strength"], told["reason"]) == ("deepcache", 0.5, None)
+    assert told["computed"] + told["reused"] == drawn["cache"]["evaluations"] == 8
+    assert told["reused"] > 0
+    assert 0.0 < told["compute_share"] < 1.0
+    assert drawn["cache"]["verdict"] == "MISS"
+    assert drawn["b64_json"] != plain["b64_json"]
+    client.settle()
+    marked = client.http.get("/v1/cache/entries", params={"limit": 1}).json()["data"][0]
+    assert marked["approximated_states"]
+    again = client.draw("a thrifty cube", feature_cache={"policy": "deepcache", "strength": 0.5}, **wish)
+    assert (again["cache"]["verdict"], again["b64_json"]) == ("EXACT", drawn["b64_json"])
+    assert client.metric("headstart_feature_evaluations_total", outcome="reused") == before + told["reused"]
+    assert client.metric("headstart_saved_feature_seconds_total") > 0
+    assert client.metric("headstart_feature_state_bytes") == 0
+
+
 def test_a_repeat_without_a_seed_resumes_deep(client: Client) -> None:
     client.draw("a repeated cube", negative_prompt="flow2")
     client.settle()

@@ -22,7 +22,7 @@ class Budget:
 
     jobs: int
     pixels: int
-    features: int
+    features: int = 0
 
 
 def step_pixels(spec: JobSpec, info: ModelInfo) -> int:
@@ -30,7 +30,7 @@ def step_pixels(spec: JobSpec, info: ModelInfo) -> int:
     return spec.width * spec.height * (1 + info.guided(spec.guidance_scale))
 
 
-def budget_for(info: ModelInfo, jobs: int, pixels: int, features: int) -> Budget:
+def budget_for(info: ModelInfo, jobs: int, pixels: int, features: int = 0) -> Budget:
     """Return the budget of a deployment.
 
     Args:
@@ -65,7 +65,11 @@ class WaitingRoom:
     """
 
     def __init__(
-        self, budget: Budget, info: ModelInfo, most_loras: int, feature_bytes: Callable[[JobSpec], int]
+        self,
+        budget: Budget,
+        info: ModelInfo,
+        most_loras: int,
+        feature_bytes: Callable[[JobSpec], int] = lambda spec: 0,
     ) -> None:
         self._feature_bytes = feature_bytes
         self._most_loras = most_loras

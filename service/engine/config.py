@@ -7,6 +7,7 @@ from service.engine.lora import NO_LORAS, LoraShelf
 from service.engine.placement import TILED_SIDE
 
 FEATURE_BYTES = 1024**3
+"""Most bytes feature caching remembers, unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

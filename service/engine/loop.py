@@ -10,13 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from policies.features.artefact import CalibrationShelf
 from service.engine.admission import WaitingRoom, budget_for
 from service.engine.base import MESSAGES, EngineStats, Group, ImageArray, JobEvent, JobFailed, JobSpec, Pipeline
 from service.engine.batch import Broken, Evaluator, failure_code, join
 from service.engine.decoding import Decoder
 from service.engine.fairness import FairShare
-from service.engine.features.caches import FEATURE_BYTES, NOWHERE, FeatureCaches
+from service.engine.features.caches import FeatureCaches
 from service.engine.gate import pool_prediction
 from service.engine.job import Held, Job
 from service.engine.lora import MAX_LORAS, LoraError
@@ -49,8 +48,7 @@ class StepLoop:
         meter: watches the device's memory, where it is watched.
         max_loras: most LoRAs the pipeline holds at once.
         decode_beside: whether pictures are decoded on another thread, see `Decoder`.
-        shelf: what feature caching methods were calibrated to; None = nothing.
-        feature_bytes: most bytes feature caching remembers for all jobs.
+        caches: opens feature caching for jobs; None = over `pipeline`, uncalibrated.
     """
 
     def __init__(
@@ -62,14 +60,13 @@ class StepLoop:
         meter: Meter | None = None,
         max_loras: int = MAX_LORAS,
         decode_beside: bool = False,
-        shelf: CalibrationShelf | None = None,
-        feature_bytes: int = FEATURE_BYTES,
+        caches: FeatureCaches | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._forward = Evaluator(max_batch)
         self._decoder = Decoder(pipeline, max_batch, beside=decode_beside)
-        self._caches = FeatureCaches(pipeline, shelf or CalibrationShelf(NOWHERE), feature_bytes)
-        budget = budget_for(pipeline.info, max_batch, max_pixels, feature_bytes)
+        self._caches = caches or FeatureCaches(pipeline)
+        budget = budget_for(pipeline.info, max_batch, max_pixels, self._caches.budget)
         self._waiting = WaitingRoom(budget, pipeline.info, max_loras, self._caches.bytes_of)
         self._peak = PeakMemory(meter)
         self._fairness: FairShare[Group] = FairShare()

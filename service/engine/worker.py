@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from policies.features.artefact import CalibrationShelf
 from service.engine.base import Pipeline
 from service.engine.config import EngineConfig
-from service.engine.features.caches import NOWHERE
+from service.engine.features.caches import NOWHERE, FeatureCaches
 from service.engine.loading import device_of
 from service.engine.loop import StepLoop
 from service.engine.messages import Cancel, Command, Report, Stop, Submit, Ticked
@@ -25,8 +25,7 @@ def make_loop(pipeline: Pipeline, config: EngineConfig) -> StepLoop:
         meter=meter_of(device),
         max_loras=config.loras.limit,
         decode_beside=device.type != "cpu",
-        shelf=CalibrationShelf(config.features or NOWHERE),
-        feature_bytes=config.feature_bytes,
+        caches=FeatureCaches(pipeline, CalibrationShelf(config.features or NOWHERE), config.feature_bytes),
     )
 
 

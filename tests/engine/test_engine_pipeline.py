@@ -111,8 +111,10 @@ def test_the_memory_of_encoded_prompts_is_bounded():
 
 def test_rows_without_guidance_cost_one_network_row(pipeline, monkeypatch):
     seen = []
-    network = pipeline._network
-    monkeypatch.setattr(pipeline, "_network", lambda order, *rest: seen.append(len(order)) or network(order, *rest))
+    inputs = pipeline.network.inputs
+    monkeypatch.setattr(
+        pipeline.network, "inputs", lambda order, *rest: seen.append(len(order)) or inputs(order, *rest)
+    )
     states = {"states": torch.stack([pipeline.encode(prompt, SIDE, SIDE)["states"] for prompt in "abc"])}
     levels = [pipeline.level(t) for t in (999.0, 500.0, 20.0)]
     rows = Rows(

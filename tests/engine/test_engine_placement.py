@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 import torch
 from engine_helpers import alone, drive, spec
-from tiny_flux import build_tiny_flux
 
-from service.engine.batch import join
 from service.engine.families import HALF_PRECISION, NAMES
-from service.engine.families.common import filled_up
-from service.engine.job import Job
+from service.engine.features.network import filled
 from service.engine.loading import load_pipeline
 from service.engine.loop import StepLoop
 from service.engine.placement import Placement, bucket
@@ -37,7 +34,7 @@ def test_a_compiled_model_draws_the_same_pictures(tiny_model, pipeline):
     compiled = load_pipeline(str(tiny_model), "cpu", "float32", compiled=True)
     seen = []
     denoiser = compiled._denoiser
-    denoiser.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    denoiser.register_forward_pre_hook(lambda _, __, given: seen.append(len(given["sample"])), with_kwargs=True)
     specs = [spec("a", steps=2), spec("b", steps=2, seed=9), spec("c", steps=2, guidance_scale=1.0)]
     ends = drive(StepLoop(compiled), *specs)
     assert seen == [8, 8]
@@ -46,21 +43,12 @@ def test_a_compiled_model_draws_the_same_pictures(tiny_model, pipeline):
         assert np.abs(ends[item.job_id].image.astype(int) - image.astype(int)).max() <= 1
 
 
-def test_rows_are_filled_up_with_the_first(tmp_path):
-    pipeline = load_pipeline(str(build_tiny_flux(tmp_path)), "cpu", "float32")
-    info = pipeline.info
-    jobs = [
-        Job.create(
-            spec(str(i), seed=i, steps=2, solver=info.solvers[0], width=info.width, height=info.height), 0.0, pipeline
-        )
-        for i in range(3)
-    ]
-    rows = join(jobs)
-    compiled = Placement(torch.device("cpu"), torch.float32, compiled=True)
-    filled = filled_up(rows, compiled)
-    assert len(filled.latents) == len(filled.conditions["states"]) == 4
-    assert torch.equal(filled.latents[3], rows.latents[0])
-    assert filled_up(rows, Placement(torch.device("cpu"), torch.float32)) is rows
+def test_rows_are_filled_up_with_the_first():
+    rows = torch.arange(6.0).reshape(3, 2)
+    more = filled(rows, 4)
+    assert torch.equal(more[:3], rows)
+    assert torch.equal(more[3], rows[0])
+    assert filled(rows, 3) is rows
 
 
 def test_large_pictures_are_decoded_in_tiles(tiny_model, pipeline):

@@ -147,6 +147,24 @@ def test_a_remembered_sub_layer_enters_through_the_gate_of_now(made, name):
     assert not torch.equal(later.hidden[0][0], stream.hidden[0][0])
 
 
+def test_fluxs_half_precision_stays_finite_in_pieces_too():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        denoiser, inputs = DENOISERS["flux, float16"]()
+    denoiser.context_embedder.bias.fill_(65000)
+    for block in denoiser.transformer_blocks:
+        block.ff_context.net[2].bias.fill_(65000)
+    denoiser.single_transformer_blocks[0].proj_out.bias.fill_(65000)
+    backbone = backbone_of(denoiser.eval())
+    layers, pieces = backbone.enter(inputs), backbone.enter(inputs)
+    for index in range(backbone.layers - 1):
+        backbone.layer(index, layers)
+        for part in backbone.sublayers(index):
+            part.add(pieces, part.value(pieces))
+        assert layers.hidden[1].max() == 65504
+        assert all(torch.equal(*pair) for pair in zip(layers.hidden, pieces.hidden, strict=True))
+
+
 @pytest.mark.parametrize("name", ["unet, odd", "pixart, sized", "sd3.5", "flux"])
 def test_nothing_is_changed_in_place(made, name):
     denoiser, inputs = made(name)

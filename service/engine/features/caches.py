@@ -12,6 +12,7 @@ from policies.features.base import Recipe, RecipeError
 from policies.features.choice import FeatureChoice
 from policies.features.methods import make_recipe
 from service.engine.base import JobSpec, Pipeline, Rows
+from service.engine.config import FEATURE_BYTES
 from service.engine.features.backbones import traits_of
 from service.engine.features.profile import Profile, unfit
 from service.engine.features.run import FeatureRun, Ledger
@@ -19,7 +20,6 @@ from service.logs import fields_of
 
 logger = logging.getLogger(__name__)
 
-FEATURE_BYTES = 1024**3
 # Kinds of jobs whose memory is kept in mind.
 KNOWN = 1024
 NOWHERE = Path("/nonexistent")
@@ -40,7 +40,7 @@ class FeatureCaches:
     Attributes:
         pipeline: the loaded model.
         shelf: what is calibrated.
-        budget: most bytes one job may remember.
+        budget: most bytes to remember, for one job as for all of them.
     """
 
     pipeline: Pipeline

@@ -9,7 +9,18 @@ from pathlib import Path
 
 from benchmarks.facts import machine_facts
 
-NAMES = ("batching", "n_star", "n_star_dit", "overhead", "replay", "resume", "soak", "solver_resume")
+NAMES = (
+    "batching",
+    "features",
+    "features_batching",
+    "n_star",
+    "n_star_dit",
+    "overhead",
+    "replay",
+    "resume",
+    "soak",
+    "solver_resume",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

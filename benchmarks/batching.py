@@ -106,14 +106,14 @@ def measure(stage: Stage, effort: Effort, *, quiet: bool) -> dict[str, Any]:
     return {**asdict(stage), "rounds": effort.rounds, "picture_difference": differences, **figures(stage, windows)}
 
 
-def same_pictures(url: str, stage: Stage) -> dict[str, float]:
-    """Warm the systems up, and tell how far a full run's picture is from diffusers' own: mean levels of 255."""
+def same_pictures(url: str, stage: Stage, systems: Sequence[str] = (*FIXED, *CACHED)) -> dict[str, float]:
+    """Warm the systems up, and tell how far a full run's picture is from the first's: mean levels of 255."""
     wish = next(wish_stream(stage.neighbours, NONE))
     made = {}
-    for system in (*FIXED, *CACHED):
+    for system in systems:
         answer = httpx.post(f"{url}/draw/{system}", json=wish.body(), timeout=PATIENCE).raise_for_status()
         made[system] = decode(answer.content).astype(float)
-    return {name: float(np.abs(picture - made[FIXED[0]]).mean()) for name, picture in made.items()}
+    return {name: float(np.abs(picture - made[systems[0]]).mean()) for name, picture in made.items()}
 
 
 def all_rounds(url: str, stage: Stage, effort: Effort, quiet: bool) -> Windows:
@@ -123,7 +123,7 @@ def all_rounds(url: str, stage: Stage, effort: Effort, quiet: bool) -> Windows:
     windows: Windows = {turn: [] for turn in turns}
     for number in range(effort.rounds):
         for turn in rotated(turns, number * len(turns) // effort.rounds):
-            windows[turn].append(_take_turn(url, stage, turn, effort, number, quiet))
+            windows[turn].append(take_turn(url, stage, turn, effort, number, quiet))
     return windows
 
 
@@ -132,7 +132,7 @@ def rotated(turns: Sequence[Turn], by: int) -> list[Turn]:
     return [*turns[by:], *turns[:by]]
 
 
-def _take_turn(url: str, stage: Stage, turn: Turn, effort: Effort, number: int, quiet: bool) -> Window:
+def take_turn(url: str, stage: Stage, turn: Turn, effort: Effort, number: int, quiet: bool) -> Window:
     warm, measured = stage.max_batch, effort.batches * stage.max_batch
     if turn.system == "diffusers_one":
         warm, measured = 1, measured // 2

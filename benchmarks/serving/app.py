@@ -15,7 +15,7 @@ from diffusers import StableDiffusionPipeline
 from fastapi import FastAPI, Response
 
 from benchmarks.serving.systems import Batches, Joined, Specs, States, System, apart_draw, diffusers_draw
-from benchmarks.serving.wishes import Stage, Wish
+from benchmarks.serving.wishes import FEATURES, Stage, Wish
 from service.engine import EngineConfig, make_engine
 from service.engine.base import Engine, JobFailed, JobResult, JobSpec
 from service.engine.loading import DTYPES, load_pipeline
@@ -123,6 +123,7 @@ async def make_systems(stage: Stage, engine: Engine) -> dict[str, System]:
         "uncached": Joined(engine, plain),
         "apart": Batches(apart, stage.max_batch, lambda wish: wish.entry, after_entry),
         "joined": Joined(engine, with_hits),
+        **{name: Joined(engine, Specs(stage, info, states, choice)) for name, choice in FEATURES.items()},
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.serving.wishes import Stage, Wish
+from policies.features.choice import FeatureChoice
 from service.engine.base import Engine, ImageArray, JobFailed, JobResult, JobSpec, ModelInfo, Pipeline, ResumePoint
 from service.engine.loop import StepLoop
 
@@ -45,10 +46,11 @@ class Specs:
         stage: N and the solver.
         info: of the loaded model: guidance and size as it ships.
         states: where hits enter; without any, every request runs in full.
+        features: what is reused inside the network; None = nothing.
     """
 
-    def __init__(self, stage: Stage, info: ModelInfo, states: States) -> None:
-        self._stage, self._info, self._states = stage, info, states
+    def __init__(self, stage: Stage, info: ModelInfo, states: States, features: FeatureChoice | None = None) -> None:
+        self._stage, self._info, self._states, self._features = stage, info, states, features
         self._numbers = count()
 
     def make(self, wish: Wish) -> JobSpec:
@@ -65,6 +67,7 @@ class Specs:
             width=self._info.width,
             height=self._info.height,
             resume=() if point is None else (point,),
+            features=self._features,
         )
 
 

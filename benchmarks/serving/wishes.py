@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import count, cycle, islice
 from statistics import fmean
 
+from policies.features.choice import FeatureChoice
 from training.calibrate import MODEL
 from training.pairs import Pair, sample_pairs
 
@@ -13,6 +14,11 @@ BLOCK = 20
 """Requests per block; every block holds the mix's share of hits, and every K, exactly as often."""
 PAIR_SEED = 2005
 SKIPS = (5, 10, 15, 20, 25)
+FEATURES = {
+    policy.replace("+", "_and_"): FeatureChoice(policy, 0.5)
+    for policy in ("deepcache", "taylor-output", "cfg-cache", "cfg-cache+deepcache")
+}
+"""What `joined` is also run with, by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,13 @@ class FeatureChoice:
     Attributes:
         policy: a name of `methods.METHODS`, or several joined by "+" in any order: they stack.
         strength: in (0, 1]: from conservative to fast, mapped to each method's own parameters.
+        resume_warmup: steps computed after the entry of a resumed run, beyond the first: there a trajectory moves
+            more than any calibration has seen.
     """
 
     policy: str
     strength: float
+    resume_warmup: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The methods of feature caching by name, and from a request's choice to a recipe."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from policies.features import layers
@@ -179,7 +179,8 @@ def make_recipe(
     check_strength(choice.strength)
     methods = _methods_of(choice.policy, traits.architecture)
     run = layers.Run(traits, calibrations, steps, first_step)
-    return Recipe(tuple(layer for method in methods for layer in method.build(run, _values(method, choice.strength))))
+    built = [layer for method in methods for layer in method.build(run, _values(method, choice.strength))]
+    return Recipe(tuple(replace(layer, resume_warmup=choice.resume_warmup) for layer in built))
 
 
 def check_choice(policy: str, architecture: Architecture) -> None:

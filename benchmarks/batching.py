@@ -133,6 +133,7 @@ def rotated(turns: Sequence[Turn], by: int) -> list[Turn]:
 
 
 def take_turn(url: str, stage: Stage, turn: Turn, effort: Effort, number: int, quiet: bool) -> Window:
+    """Let one system answer requests until its window is full."""
     warm, measured = stage.max_batch, effort.batches * stage.max_batch
     if turn.system == "diffusers_one":
         warm, measured = 1, measured // 2

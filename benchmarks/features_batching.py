@@ -2,7 +2,8 @@
 
 The engine with hits of benchmarks/batching.py (75 %, K from 5 to 25 of 50 steps, clients in a closed loop over HTTP),
 with and without feature caching, in rotating turns of one run. Rows of one batch are at different steps and decide
-one by one, so what each saves must survive being batched with others that compute. Ceiling: the ratio of multiply-adds.
+one by one, so what each saves must survive being batched with others that compute. Ceiling: the ratio of
+multiply-adds.
 """
 
 import json

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.features import report as reports
 from benchmarks.features.lab import FeatureLab, Tally
 from benchmarks.features.neighbours import entries, find_neighbours, row_of
-from benchmarks.features.systems import System, every_method, fewer_steps, resumed, short_runs
+from benchmarks.features.systems import System, default_runs, every_method, fewer_steps, resumed, short_runs
 from policies.matching.table import ThresholdTable
 from training.loop import DIT_FOLDER, UNET_FOLDER
 from training.scenes import Caption, caption, sample_scene
@@ -38,7 +38,7 @@ class Sizes:
     validation: int
 
 
-WHOLE, QUICK = Sizes(24, 16, 24, 96), Sizes(8, 8, 8, 8)
+WHOLE, QUICK = Sizes(16, 16, 16, 64), Sizes(8, 8, 8, 8)
 
 
 def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
@@ -101,7 +101,9 @@ def measure(folder: Path, sizes: Sizes, *, quick: bool, quiet: bool) -> dict[str
     joint = _joined(lab, [full, star, *short], near, table, "short runs")
 
     final = reports.finalists(screened, full, methods), reports.finalists(screened, full, fewer)
-    confirmed = _drawn(lab, [full, star, *final[0], *final[1]], VALIDATION_SEED, sizes.validation, "validation")
+    default = list(default_runs(architecture, star.steps))[some]
+    wanted = list(dict.fromkeys([full, star, *final[0], *final[1], *default]))
+    confirmed = _drawn(lab, wanted, VALIDATION_SEED, sizes.validation, "validation")
     fresh = find_neighbours(lab, table, star, sizes.validation, VALIDATION_SESSION)
     chosen = reports.finalists(joint, full, short)
     together = _joined(lab, [full, star, *chosen], fresh, table, "validation, joint")

@@ -79,6 +79,18 @@ def resumed(architecture: Architecture) -> Iterator[System]:
                 yield System(features=FeatureChoice(policy, 0.5, warmup), entry=entry)
 
 
+def default_runs(architecture: Architecture, star: int) -> Iterator[System]:
+    """What requests that name nothing run with, N* steps, and gentle feature caching of them: for `auto`."""
+    for policy in _gentle(architecture):
+        for strength in (0.25, 0.5):
+            yield System(star, "dpmpp_2m", FeatureChoice(policy, strength))
+
+
+def _gentle(architecture: Architecture) -> tuple[str, ...]:
+    inner = "deepcache" if architecture == "unet" else "taylorseer"
+    return ("cfg-cache", inner, "taylor-output", *stacks(architecture))
+
+
 def short_runs(architecture: Architecture, star: int, entry: int) -> Iterator[System]:
     """Around N*: fewer steps, a head start, feature caching, and all of them together.
 
@@ -87,11 +99,9 @@ def short_runs(architecture: Architecture, star: int, entry: int) -> Iterator[Sy
         star: N*.
         entry: K of a resumed run of N* steps.
     """
-    inner = "deepcache" if architecture == "unet" else "taylorseer"
-    policies = ("cfg-cache", inner, "taylor-output", f"cfg-cache+{inner}")
-    for steps in sorted({star, star + 2, star + 4, 16, 20}):
+    for steps in sorted({star, star + 2, star + 4, 16}):
         for start in (0, max(1, round(steps * entry / star))):
             yield System(steps, "dpmpp_2m", None, start)
-            for policy in policies:
-                for strength in (0.25, 0.5, 0.75):
+            for policy in _gentle(architecture):
+                for strength in (0.25, 0.5):
                     yield System(steps, "dpmpp_2m", FeatureChoice(policy, strength), start)

@@ -48,3 +48,9 @@ def statistic_interval(
     samples = [statistic([row[pick] for row in rows]) for pick in picks]
     low, high = np.percentile(samples, [2.5, 97.5])
     return {"value": statistic(rows), "low": float(low), "high": float(high), "n": count}
+
+
+def interval(figure: dict[str, float], scale: float = 1.0, digits: int = 3) -> str:
+    """A value with its 95 % interval."""
+    value, low, high = (figure[name] * scale for name in ("value", "low", "high"))
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -12,16 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.facts import interval
+from benchmarks.features.tables import features_batching_table, features_summary, features_table
 from service.settings import settings_table
 
 REPORTS = Path("benchmarks/reports")
 Report = dict[str, Any]
-
-
-def interval(figure: dict[str, float], scale: float = 1.0, digits: int = 3) -> str:
-    """A value with its 95 % interval."""
-    value, low, high = (figure[name] * scale for name in ("value", "low", "high"))
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def n_star_table(report: Report) -> list[str]:
@@ -283,118 +279,6 @@ def solver_resume_table(report: Report) -> list[str]:
     ]
 
 
-def features_table(report: Report) -> list[str]:
-    """Every method at its strengths on both models, what was measured again, and the resumed runs."""
-    lines: list[str] = []
-    for part in report["models"].values():
-        lines += _features_model(part)
-    return lines
-
-
-def features_summary(report: Report) -> list[str]:
-    """The answers of `features_table`, for the README."""
-    lines = [
-        "| model | what | fastest with ≥ 99 % of the judge's score of 50 steps | times as fast as 50 steps "
-        "| score ÷ 50 steps |",
-        "|---|---|---|---|---|",
-    ]
-    for part in report["models"].values():
-        for kind, title in BEST.items():
-            row = part["best"][kind]
-            if row is not None:
-                speed, score = interval(row["speedup"], digits=2), interval(row["score_ratio"])
-                lines.append(
-                    f"| {MODELS[part['architecture']]} | {title} | {row['system']} | **{speed}** | {score} |"
-                )
-    lines += ["", *(line for part in report["models"].values() for line in _over_star(part))]
-    return lines
-
-
-def _over_star(part: Report) -> list[str]:
-    over = part["joint_over_n_star"]
-    if over is None:
-        return []
-    return [
-        f"{MODELS[part['architecture']]}: {over['system']} is {interval(over['speedup'], digits=2)} times as fast as "
-        f"N\\* = {part['n_star']} steps from scratch, at {interval(over['score_ratio'])} of their score."
-    ]
-
-
-def _features_model(part: Report) -> list[str]:
-    pictures = part["screened"][0]["pictures"]
-    lines = [
-        f"### {MODELS[part['architecture']]}",
-        "",
-        f"First look, {pictures} pictures, 50 steps (ddim) unless it says otherwise; score and speed against 50 steps.",
-        "",
-        *_features_rows(part["screened"]),
-        "",
-        f"Measured again on {part['validated'][0]['pictures']} other pictures:",
-        "",
-        *_features_rows(part["validated"]),
-        "",
-        "Pairs of prompts inside the shipped table, around N\\*, again on others:",
-        "",
-        *_features_rows(part["validated_joint"]),
-        "",
-        *_over_star(part),
-        "",
-        "Resumed runs of 50 steps:",
-        "",
-        "| system | resume alone | features alone | both | ÷ product | score ÷ uncached resume | PSNR mean / p5 / worst |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in part["multiplied"]:
-        ratios = " | ".join(f"{row[name]:.2f}" for name in SAVINGS)
-        lines.append(
-            f"| {row['system']} | {ratios} | {interval(row['score_over_resumed'])} | {_decibels(row['psnr'])} |"
-        )
-    return [*lines, ""]
-
-
-def _features_rows(rows: list[Report]) -> list[str]:
-    lines = [
-        "| system | multiply-adds, times fewer | wall clock, times as fast | score | score ÷ 50 steps "
-        "| PSNR mean / p5 / worst | SSIM mean / p5 / worst |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        name = row["system"] + (f" ({row['reason']})" if row["reason"] else "")
-        similar = " / ".join(f"{row['ssim'][part]:.3f}" for part in ("mean", "p5", "worst"))
-        lines.append(
-            f"| {name} | {row['flops_ratio']:.2f} | {interval(row['speedup'], digits=2)} | {interval(row['score'])} "
-            f"| {interval(row['score_ratio'])} | {_decibels(row['psnr'])} | {similar} |"
-        )
-    return lines
-
-
-def _decibels(figure: dict[str, float]) -> str:
-    return " / ".join(f"{figure[part]:.1f}" for part in ("mean", "p5", "worst"))
-
-
-def features_batching_table(report: Report) -> list[str]:
-    """Throughput of mixed batches with and without feature caching."""
-    lines = [
-        f"75 % hits, K from 5 to 25 of {report['steps']} steps, {report['rounds']} round(s), over HTTP.",
-        "",
-        "| system | pictures/s | ÷ joined | ÷ uncached | multiply-adds of joined, times fewer | latency p50 / p95, s |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in report["systems"]:
-        fewer = "–" if row["flops_over_joined"] is None else f"{row['flops_over_joined']:.2f}"
-        ratios = f"**{interval(row['over_joined'], digits=2)}** | {interval(row['over_uncached'], digits=2)}"
-        latency = f"{row['latency_p50']:.1f} / {row['latency_p95']:.1f}"
-        lines.append(f"| {row['system']} | {interval(row['pictures_per_second'])} | {ratios} | {fewer} | {latency} |")
-    return lines
-
-
-SAVINGS = ("resume_alone", "features_alone", "both", "both_over_product")
-MODELS = {"unet": "scenes-unet", "transformer": "scenes-dit"}
-BEST = {
-    "features": "50 steps with feature caching",
-    "fewer_steps": "fewer steps",
-    "joint": "resume, feature caching and fewer steps",
-}
 INSIDE = ("resume_30pct", "full_nstar", "scratch_70pct", "full_50", "neighbour")
 # The README has room for the answers, not for the sweep and the checks.
 OUTSIDE_README = (

@@ -14,9 +14,11 @@ import numpy as np
 
 from benchmarks.facts import interval
 from benchmarks.features.tables import features_batching_table, features_summary, features_table
+from policies.features.methods import methods_table
 from service.settings import settings_table
 
 REPORTS = Path("benchmarks/reports")
+METHODS_DOCUMENT = Path("docs/feature-caching.md")
 Report = dict[str, Any]
 
 
@@ -330,6 +332,8 @@ def main() -> None:
         document += [f"## {title}", "", f"`{command}`: {report['seconds']:.0f} s on {where}."]
         document += ["", *lines, "", "```json", json.dumps({"headline": report["headline"]}, indent=1), "```", ""]
     Path("README.md").write_text(readme)
+    methods = replace_block(METHODS_DOCUMENT.read_text(), "methods", methods_table().splitlines())
+    METHODS_DOCUMENT.write_text(methods)
     Path("benchmarks/RESULTS.md").write_text("\n".join(document))
 
 

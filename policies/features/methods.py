@@ -207,6 +207,28 @@ def knobs(choice: FeatureChoice) -> dict[str, float]:
     }
 
 
+def methods_table() -> str:
+    """Render every method as a row of a Markdown table."""
+    rows = ["| name | site | policy: computed is | predictor | at strength .25 / .5 / .75 / 1 | runs on | from |"]
+    rows.append("|---" * 7 + "|")
+    for method in METHODS.values():
+        strengths = "; ".join(
+            f"`{knob.name}` {' / '.join(f'{v:g}' for v in knob.at_anchors)}" for knob in method.knobs
+        )
+        calibrated = " (calibrated)" if method.calibrated else ""
+        cells = (
+            f"`{method.name}`{calibrated}",
+            ", ".join(method.sites),
+            method.policy,
+            method.predictor,
+            strengths,
+            ", ".join(method.architectures),
+            method.paper,
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def _values(method: Method, strength: float) -> dict[str, float]:
     return {knob.name: knob.at(strength) for knob in method.knobs}
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 
 from policies.features.artefact_file import Artefact
-from service.calibrate.driver import CalibrationError, Wish, calibrate
+from service.calibrate.driver import Calibration, CalibrationError, Wish
 from service.calibrate.files import read_prompts, writable_folder
 from service.engine.base import EngineStartError
 from service.engine.loading import load_pipeline
@@ -67,8 +67,9 @@ def run_features(request: Request) -> None:
     )
     title = f"{wish.solver}, {wish.steps} steps"
     try:
-        with typer.progressbar(length=max(1, wish.samples * wish.steps), label=title, file=sys.stderr) as bar:
-            fitted = calibrate(pipeline, wish, bar.update)
+        calibration = Calibration(pipeline, wish)
+        with typer.progressbar(length=wish.samples * wish.steps, label=title, file=sys.stderr) as bar:
+            fitted = calibration.run(bar.update)
         for artefact in fitted.artefacts:
             typer.echo(_line(artefact, artefact.save(folder)))
     except CalibrationError as error:

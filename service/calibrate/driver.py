@@ -84,36 +84,49 @@ class Fitted:
     seconds: float
 
 
-def calibrate(pipeline: Pipeline, wish: Wish, advanced: Callable[[int], None] = lambda _: None) -> Fitted:
-    """Run a model in full, and fit methods to what its runs show.
+class Calibration:
+    """Runs a model in full, and fits methods to what its runs show.
 
     Args:
         pipeline: the loaded model.
         wish: what to do.
-        advanced: told of steps that are done, `samples` * `steps` in all.
+
+    Attributes:
+        methods: names of what will be calibrated.
 
     Raises:
         CalibrationError: it cannot be done.
     """
-    backbone = pipeline.network.backbone
-    if backbone is None:
-        raise CalibrationError("feature caching does not know this model's denoiser")
-    _check(pipeline, wish)
-    methods = wanted_methods(wish.policies, pipeline, backbone)
-    site = _site(backbone, wish.branch)
-    kinds = backbone.kinds if "smoothcache" in methods else ()
-    recipe = full_recipe(site, kinds, indicator="teacache" in methods)
-    recorders = {method: _recorder(method, wish.steps, backbone) for method in methods}
-    started = time.perf_counter()
-    try:
-        _run(pipeline, backbone, wish, recipe, _All(recorders), advanced)
-    except UnsupportedSite as error:
-        raise CalibrationError(str(error)) from error
-    seconds = time.perf_counter() - started
-    notes = {"samples": float(wish.samples)}
-    if isinstance(site, UNetSkip):
-        notes["branch"] = float(site.branch)
-    return Fitted(tuple(_artefact(pipeline, wish, name, recorders[name], notes) for name in methods), seconds)
+
+    def __init__(self, pipeline: Pipeline, wish: Wish) -> None:
+        backbone = pipeline.network.backbone
+        if backbone is None:
+            raise CalibrationError("feature caching does not know this model's denoiser")
+        _check(pipeline, wish)
+        self.methods = wanted_methods(wish.policies, pipeline, backbone)
+        self._pipeline, self._wish, self._backbone = pipeline, wish, backbone
+        self._site = _site(backbone, wish.branch)
+
+    def run(self, advanced: Callable[[int], None] = lambda _: None) -> Fitted:
+        """Do it.
+
+        Args:
+            advanced: told of steps that are done, `samples` * `steps` in all.
+
+        Raises:
+            CalibrationError: a run failed, or what it showed cannot be fitted.
+        """
+        wish, backbone, site, started = self._wish, self._backbone, self._site, time.perf_counter()
+        kinds = backbone.kinds if "smoothcache" in self.methods else ()
+        recipe = full_recipe(site, kinds, indicator="teacache" in self.methods)
+        recorders = {method: _recorder(method, wish.steps, backbone) for method in self.methods}
+        _run(self._pipeline, backbone, wish, recipe, _All(recorders), advanced)
+        seconds = time.perf_counter() - started
+        notes = {"samples": float(wish.samples)}
+        if isinstance(site, UNetSkip):
+            notes["branch"] = float(site.branch)
+        made = [_artefact(self._pipeline, wish, method, recorder, notes) for method, recorder in recorders.items()]
+        return Fitted(tuple(made), seconds)
 
 
 def wanted_methods(policies: Sequence[str], pipeline: Pipeline, backbone: Backbone) -> tuple[str, ...]:

@@ -79,7 +79,8 @@ class RecordingRun(FeatureRun):
     def commit(self) -> bool:
         """Show what the evaluation has made, and let go of it."""
         now = self._evaluation
-        features, parts = {}, {}
+        features: dict[Branch, Tensor] = {}
+        parts: dict[str, dict[Key, Tensor]] = {}
         for site, key, tensor in now.made:
             if isinstance(site, SubLayer):
                 parts.setdefault(site.kind, {})[key] = tensor

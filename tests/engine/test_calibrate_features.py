@@ -325,7 +325,7 @@ def test_a_folder_that_is_read_only_is_refused(models, tmp_path):
 def test_too_few_pairs_are_told(models, tmp_path):
     pipeline = load_pipeline(str(models("pixart-sigma")), "cpu", "float32")
     wish = Wish(PROMPTS, "ddim", 3, SCALE, SIDE, SIDE, ("teacache",), samples=2)
-    with pytest.raises(CalibrationError, match="teacache cannot be fitted: .* needs more than 4 pairs, got 2"):
+    with pytest.raises(CalibrationError, match=r"teacache cannot be fitted: .* needs more than 4 pairs, got 2"):
         Calibration(pipeline, wish).run()
 
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 
 from policies.features.artefact_file import Artefact
-from service.calibrate.driver import Calibration, CalibrationError, Wish
+from service.calibrate.driver import Calibration, CalibrationError, RunFailed, Wish
 from service.calibrate.files import read_prompts, writable_folder
 from service.engine.base import EngineStartError
 from service.engine.loading import load_pipeline
@@ -73,7 +73,7 @@ def run_features(request: Request) -> None:
         for artefact in fitted.artefacts:
             typer.echo(_line(artefact, artefact.save(folder)))
     except CalibrationError as error:
-        _stop(error, BAD_INPUT)
+        _stop(error, FAILED if isinstance(error, RunFailed) else BAD_INPUT)
     except OSError as error:
         _stop(f"cannot write to {folder}: {error.strerror}", FAILED)
     typer.echo(f"{wish.samples} runs of {wish.steps} steps in {fitted.seconds:.0f} s")

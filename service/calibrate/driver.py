@@ -37,6 +37,10 @@ class CalibrationError(Exception):
     """Calibration cannot be done; the message is one clear line."""
 
 
+class RunFailed(CalibrationError):
+    """Nothing was wrong with what was asked for, but a run did not get to its end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What is to be calibrated, and on what.
@@ -114,7 +118,7 @@ class Calibration:
             advanced: told of steps that are done, `samples` * `steps` in all.
 
         Raises:
-            CalibrationError: a run failed, or what it showed cannot be fitted.
+            CalibrationError: what the runs showed cannot be fitted; `RunFailed` where one of them failed.
         """
         wish, backbone, site, started = self._wish, self._backbone, self._site, time.perf_counter()
         kinds = backbone.kinds if "smoothcache" in self.methods else ()
@@ -249,7 +253,7 @@ def _run(
     while not loop.idle:
         for event in loop.tick():
             if isinstance(event, JobFailed):
-                raise CalibrationError(f"a run failed ({event.code}): {event.message}")
+                raise RunFailed(f"a run failed ({event.code}): {event.message}")
             if isinstance(event, Progress) and event.step > event.first_step:
                 advanced(1)
 

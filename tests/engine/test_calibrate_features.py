@@ -18,7 +18,7 @@ from policies.features.artefact_file import METHODS, Artefact
 from policies.features.base import UNetSkip
 from policies.features.choice import FeatureChoice
 from policies.features.methods import make_recipe
-from service.calibrate.driver import Calibration, CalibrationError, Wish
+from service.calibrate.driver import Calibration, CalibrationError, RunFailed, Wish
 from service.cli import app
 from service.engine.base import JobResult
 from service.engine.digest import weights_digest
@@ -327,6 +327,19 @@ def test_too_few_pairs_are_told(models, tmp_path):
     wish = Wish(PROMPTS, "ddim", 3, SCALE, SIDE, SIDE, ("teacache",), samples=2)
     with pytest.raises(CalibrationError, match=r"teacache cannot be fitted: .* needs more than 4 pairs, got 2"):
         Calibration(pipeline, wish).run()
+
+
+def test_a_run_that_fails_is_no_artefact(models, tmp_path, monkeypatch):
+    pipeline = load_pipeline(str(models("pixart-sigma")), "cpu", "float32")
+    monkeypatch.setattr(pipeline, "predict", lambda rows: rows.latents * torch.nan)
+    with pytest.raises(RunFailed, match="a run failed"):
+        Calibration(pipeline, Wish(PROMPTS, "ddim", 4, SCALE, SIDE, SIDE, samples=2)).run()
+
+
+def test_progress_counts_every_step(models):
+    pipeline, steps = load_pipeline(str(models("stable-diffusion")), "cpu", "float32"), []
+    Calibration(pipeline, Wish(PROMPTS, "ddim", 3, SCALE, SIDE, SIDE, samples=3)).run(steps.append)
+    assert sum(steps) == 9
 
 
 SHIPPED = [

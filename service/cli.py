@@ -9,6 +9,8 @@ import typer
 from service.settings import Settings, SettingsError, load_settings, settings_table
 
 app = typer.Typer(help="Text-to-image serving with approximate caching.", no_args_is_help=True, add_completion=False)
+calibration = typer.Typer(help="Measure what approximations need to know of a model.", no_args_is_help=True)
+app.add_typer(calibration, name="calibrate")
 
 BAD_SETTINGS = 2
 START_FAILED = 1
@@ -29,6 +31,38 @@ def serve(
     from service.server import run_server
 
     raise typer.Exit(0 if run_server(settings) else START_FAILED)
+
+
+@calibration.command("features")
+def calibrate_features(
+    model: Annotated[str | None, typer.Option(help="Folder of a diffusers pipeline, or a hub id.")] = None,
+    policy: Annotated[
+        str, typer.Option(help="teacache, magcache, smoothcache, cachequant, several with commas, or all.")
+    ] = "all",
+    solver: Annotated[str | None, typer.Option(help="Default: the model's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="N. Default: the model's.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale. Default: the model's.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels. Default: the model's.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels. Default: the model's.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="One prompt a line. Default: the model's features/prompts.txt.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Runs.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the first run; the next ones follow.")] = 900_001,
+    branch: Annotated[int, typer.Option(help="Where a UNet is cut (cachequant); 0 saves most.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the model's features.")] = None,
+    device: Annotated[str, typer.Option(help="Torch device: auto, cpu, cuda, …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16; serve with the same.")] = "auto",
+) -> None:
+    """Run a model in full a few times and write what its calibrated feature cache policies need."""
+    chosen = model or _settings().model
+    from service.calibrate.command import Request, run_features
+
+    run_features(
+        Request(
+            chosen, policy, solver, steps, guidance, width, height, prompts, samples, seed, branch, out, device, dtype
+        )
+    )
 
 
 @app.command("settings")

@@ -211,6 +211,83 @@ class ChannelMoments:
         return scale, self._target - scale * self._anchor
 
 
+class LagMoments:
+    """Running moments of a run's features per step, lag and channel: what `ChannelMoments` are to one pair of steps.
+
+    Args:
+        steps: T.
+        lags: longest distance in steps.
+    """
+
+    def __init__(self, steps: int, lags: int) -> None:
+        self.count = 0
+        self._steps, self._lags = steps, lags
+        self._mean: Floats = np.zeros((steps, 1))
+        self._variance: Floats = np.zeros((steps, 1))
+        self._covariance: Floats = np.zeros((steps, lags, 1))
+
+    def add(self, count: int, mean: Array, variance: Array, covariance: Array) -> None:
+        """Take in one run.
+
+        Args:
+            count: features per step and channel.
+            mean: [T, C].
+            variance: [T, C], sum of squares about the mean.
+            covariance: [T, lags, C]; entry [i, j - 1] is the sum of products about the means of steps i and i + j,
+                and anything finite where i + j is past the end.
+
+        Raises:
+            ValueError: values that are not finite.
+        """
+        mean, variance, covariance = _finite(mean), _finite(variance), _finite(covariance)
+        total = self.count + count
+        step = mean - self._mean
+        between = self.count * count / total
+        self._variance = self._variance + variance + between * step**2
+        self._covariance = self._covariance + covariance + between * step[:, None] * self._later(step)
+        self._mean = self._mean + step * count / total
+        self.count = total
+
+    def fit(self, dtype: type[np.floating[Any]] = np.float64) -> tuple[Array, Array]:
+        """Return scale and offset, [T, lags, C] each, of `ChannelMoments.fit`; 1 and 0 past the end.
+
+        Args:
+            dtype: of the result; the offset makes up for the rounding of the scale.
+        """
+        inside, anchor = self._inside(), self._mean[:, None]
+        scale = np.where(inside & self._varies()[:, None], self._slopes(), 1.0).astype(dtype)
+        offset = np.where(inside, self._later(self._mean) - scale.astype(np.float64) * anchor, 0.0)
+        return scale, offset.astype(dtype)
+
+    def explained(self) -> float:
+        """Return R squared of all corrections: the share of the targets' variance per channel that they explain."""
+        inside = self._inside() & self._varies()[:, None]
+        total = float(np.where(self._inside(), self._later(self._variance), 0.0).sum())
+        found = float(np.where(inside, self._slopes() * self._covariance, 0.0).sum())
+        return found / total if total > 0.0 else 1.0
+
+    def _slopes(self) -> Floats:
+        variance = np.where(self._varies(), self._variance, 1.0)
+        return self._covariance / variance[:, None]
+
+    def _varies(self) -> npt.NDArray[np.bool_]:
+        varies: npt.NDArray[np.bool_] = self._variance > self.count * (1e-12 * np.abs(self._mean)) ** 2
+        return varies
+
+    def _inside(self) -> npt.NDArray[np.bool_]:
+        inside: npt.NDArray[np.bool_] = (
+            np.add.outer(np.arange(self._steps), np.arange(1, self._lags + 1)) < self._steps
+        )
+        return inside[:, :, None]
+
+    def _later(self, values: Floats) -> Floats:
+        """Return [T, C] at the step so many lags later, [T, lags, C]; 0 past the end."""
+        later = np.zeros((self._steps, self._lags, values.shape[1]))
+        for lag in range(1, self._lags + 1):
+            later[:-lag, lag - 1] = values[lag:]
+        return later
+
+
 def channel_fit(anchor: Array, target: Array) -> tuple[Floats, Floats]:
     """Fit target = scale * anchor + offset per channel by least squares (the DEC of CacheQuant, arXiv 2503.01323).
 

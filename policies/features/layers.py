@@ -156,10 +156,12 @@ def fastercache(run: Run, knobs: Knobs) -> Layers:
 
 
 def cachequant(run: Run, knobs: Knobs) -> Layers:
-    """Groups of calibrated lengths, each led by a compute, and a correction per channel within them."""
+    """Groups of calibrated lengths, each led by a compute, and a correction per channel, at the calibrated cut."""
     every, rest = int(knobs["every"]), run.steps - run.first_step
     flags = run.calibrations.cachequant(math.ceil(rest / every), run.first_step, 2 * every)
-    return _inside(run, Mask(flags, run.steps), ChannelAffine(run.calibrations.channel_corrections()))
+    branch = int(run.calibrations.notes("cachequant").get("branch", 0))
+    corrections = ChannelAffine(run.calibrations.channel_corrections())
+    return _inside(run, Mask(flags, run.steps), corrections, branch=branch)
 
 
 def step_mask(run: Run, knobs: Knobs) -> Layers:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from policies.features.fits import (
     ChannelMoments,
+    LagMoments,
     channel_fit,
     fit_polynomial,
     greedy_mask,
@@ -197,3 +198,36 @@ def test_features_that_do_not_fit() -> None:
             moments.add(anchor, target)
     with pytest.raises(ValueError, match="finite"):
         moments.add(np.full((2, 3), np.nan), np.zeros((2, 3)))
+
+
+def test_lag_moments_are_channel_moments_of_every_pair_of_steps() -> None:
+    steps, lags, channels = 5, 3, 2
+    rng = np.random.default_rng(3)
+    runs = [rng.normal(1e3, 2.0, (steps, size, channels)) for size in (4, 9, 4)]
+    for run in runs:
+        run[:, :, 1] = np.arange(steps)[:, None]  # a channel that never varies within a step
+    moments = LagMoments(steps, lags)
+    for run in runs:
+        mean = run.mean(axis=1)
+        centred = run - mean[:, None]
+        covariance = np.zeros((steps, lags, channels))
+        for lag in range(1, lags + 1):
+            covariance[:-lag, lag - 1] = (centred[lag:] * centred[:-lag]).sum(axis=1)
+        moments.add(run.shape[1], mean, (centred**2).sum(axis=1), covariance)
+    scale, offset = moments.fit()
+    coarse_scale, coarse_offset = moments.fit(np.float32)
+    assert (coarse_scale.dtype, coarse_offset.dtype) == (np.float32, np.float32)
+    for anchor in range(steps):
+        for lag in range(1, lags + 1):
+            found = scale[anchor, lag - 1], offset[anchor, lag - 1]
+            if anchor + lag >= steps:
+                assert np.array_equal(found, [[1, 1], [0, 0]])
+                continue
+            pair = ChannelMoments()
+            for run in runs:
+                pair.add(run[anchor], run[anchor + lag])
+            assert np.allclose(found, pair.fit())
+            # The rounded scale's error, which a large mean would blow up, is in the offset.
+            there = coarse_scale[anchor, lag - 1].astype(float) * 1e3 + coarse_offset[anchor, lag - 1]
+            assert np.allclose(there, found[0] * 1e3 + found[1], atol=1e-3)
+    assert 0.0 <= moments.explained() <= 1.0

@@ -47,6 +47,10 @@ class Calibrated:
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.asked: dict[str, tuple[Any, ...]] = {}
+        self.noted: dict[str, float] = {}
+
+    def notes(self, method: str) -> Mapping[str, float]:
+        return self.noted
 
     def teacache(self) -> tuple[float, ...]:
         return COEFFICIENTS

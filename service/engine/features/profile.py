@@ -48,6 +48,14 @@ class Profile:
         """Operations of a whole forward."""
         return self.outside + sum(self.layers)
 
+    def middle(self, kind: str) -> int | None:
+        """Return the middle one of the layers that have a kind of sub-layer; None if none has.
+
+        Not every layer has every kind: the single blocks of FLUX, most of its depth, have no feed-forward apart.
+        """
+        having = [index for index, parts in enumerate(self.values) if any(kind == own for own, _ in parts)]
+        return having[len(having) // 2] if having else None
+
     def state_bytes(self, recipe: Recipe, backbone: Backbone, *, guided: bool) -> int:
         """Return what a job with a recipe remembers at most, reckoned from above."""
         rows = 1 + guided

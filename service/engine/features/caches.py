@@ -111,6 +111,8 @@ class FeatureCaches:
             raise RecipeError("feature caching does not know this model's denoiser")
         traits = traits_of(backbone, self.pipeline.info.guided(spec.guidance_scale))
         recipe = make_recipe(choice, traits, self._calibrations(spec), spec.steps, first_step)
+        if not recipe.layers:
+            raise RecipeError(f"{choice.policy} has nothing to cache in a run without an unconditional output")
         if (why := unfit(recipe, backbone)) is not None:
             raise RecipeError(why)
         return recipe

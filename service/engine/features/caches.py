@@ -16,6 +16,7 @@ from service.engine.config import FEATURE_BYTES
 from service.engine.features.backbones import traits_of
 from service.engine.features.profile import Profile, unfit
 from service.engine.features.run import FeatureRun, Ledger
+from service.engine.foreign import stages_of
 from service.logs import fields_of
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,9 @@ class FeatureCaches:
         profile = self.profile(spec.width, spec.height)
         if backbone is None or profile is None:
             return 0
-        return profile.state_bytes(recipe, backbone, guided=self.pipeline.info.guided(spec.guidance_scale))
+        guided = self.pipeline.info.guided(spec.guidance_scale)
+        # Every stage of a step has a history of its own.
+        return stages_of(spec.solver) * profile.state_bytes(recipe, backbone, guided=guided)
 
     @torch.inference_mode()
     def profile(self, width: int, height: int) -> Profile | None:

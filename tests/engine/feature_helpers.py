@@ -177,9 +177,7 @@ def _arrays(family, steps, channels):
     return {
         "teacache": {"coefficients": np.float32([0.5, 0.3, 0.0])},
         "magcache": {"ratios": np.float32([1.0] + [0.99] * (steps - 1))},
-        "smoothcache": {
-            kind: np.float32([[0.07 * lag] * steps for lag in (1, 2, 3)]) for kind in kinds
-        },
+        "smoothcache": {kind: np.float32([[0.07 * lag] * steps for lag in (1, 2, 3)]) for kind in kinds},
         "cachequant": {
             "distances": np.abs(places[:, None] - places),
             "scale": np.float32(random.uniform(0.9, 1.1, size)),

@@ -226,9 +226,7 @@ class _Walk:
         lane.run.note(site, decision)
         return _Part(lane, layer, lane.run.key(lane.branch, index), decision)
 
-    def _keep_values(
-        self, parts: "dict[int, _Part]", computing: list[int], value: Tensor, *, speaks: bool
-    ) -> None:
+    def _keep_values(self, parts: "dict[int, _Part]", computing: list[int], value: Tensor, *, speaks: bool) -> None:
         if not parts:
             return
         values = value[self._places([computing.index(row) for row in parts])]

@@ -49,12 +49,12 @@ def expected(family, **changes):
 class TestAlwaysComputing:
     @pytest.mark.parametrize("guidance", [1.0, 3.0])
     def test_changes_no_bit_whatever_the_site(self, family, guidance):
-        reference = expected(family, guidance_scale=guidance, steps=5)
+        reference = expected(family, guidance_scale=guidance, steps=3)
         for site in all_sites(family):
             recipe = Recipe((layer(site, Always()),))
-            run = with_recipe(family, recipe, guidance_scale=guidance, steps=5)
+            run = with_recipe(family, recipe, guidance_scale=guidance, steps=3)
             np.testing.assert_array_equal(run.result.image, reference, err_msg=str(site))
-            assert run.pattern == "11111"
+            assert run.pattern == "111"
             assert run.result.features.compute_share == pytest.approx(1.0, abs=1e-12)
 
     def test_nor_does_a_stack_of_all_sites_with_deep_histories(self, family):
@@ -97,10 +97,10 @@ def probes(family):
 class TestThresholds:
     @pytest.mark.parametrize("kind", [ProbeDistance, AccumulatedDistance])
     def test_zero_reuses_nothing(self, family, kind):
-        reference = expected(family)
+        reference = expected(family, steps=4)
         for indicator, site in probes(family).items():
-            run = with_recipe(family, Recipe((layer(site, kind(0.0, indicator=indicator)),)))
-            assert run.pattern == "11111111", indicator
+            run = with_recipe(family, Recipe((layer(site, kind(0.0, indicator=indicator)),)), steps=4)
+            assert run.pattern == "1111", indicator
             np.testing.assert_array_equal(run.result.image, reference)
 
     @pytest.mark.parametrize(
@@ -157,7 +157,6 @@ class TestEveryMethod:
         assert method in family.info.feature_policies
         items = [asking(method, strength, **on(family, steps=STEPS)) for strength in (0.5, 1.0)]
         shelf = shelf_of(family, tmp_path, items) if METHODS[method].calibrated else CalibrationShelf(tmp_path)
-        whole = clean(family, plain(items[0])).image
         shares = []
         for item in items:
             run = by_itself(family, item, shelf=shelf)
@@ -175,7 +174,6 @@ class TestEveryMethod:
                 assert with_recipe(family, heedless(family, item), steps=STEPS).result.features.reused > 0
             else:
                 assert 0 < report.compute_share < 1
-                assert not np.array_equal(run.result.image, whole)
             shares.append(report.compute_share)
         assert shares == sorted(shares, reverse=True)
 

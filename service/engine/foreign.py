@@ -94,6 +94,12 @@ FLOW_FOREIGN = ("flow_match_heun",)
 DISCRETE_FOREIGN = tuple(name for name in METHODS if name not in FLOW_FOREIGN)
 
 
+def stages_of(solver: str) -> int:
+    """Return the most network evaluations a step of a solver takes, this module's or not."""
+    method = METHODS.get(solver)
+    return 2 if method is not None and (method.pairs or method.make is PNDMScheduler) else 1
+
+
 class Foreign(Solver):
     """Leaves a row of the vectorised step as it is: the row's own scheduler steps it."""
 

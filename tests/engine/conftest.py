@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from engine_helpers import build_tiny_model
+from mix_helpers import tiny_family
 from taken_apart import DENOISERS
 
 from service.engine.loading import load_pipeline
@@ -37,3 +38,16 @@ def made():
         return kept[name]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory):
+    """Loads and keeps a family's tiny model, by name."""
+    kept = {}
+
+    def load(name):
+        if name not in kept:
+            kept[name] = tiny_family(name, tmp_path_factory.mktemp("family"))
+        return kept[name]
+
+    return load

@@ -16,6 +16,7 @@ from service.engine.config import FEATURE_BYTES
 from service.engine.features.backbones import traits_of
 from service.engine.features.profile import Profile, unfit
 from service.engine.features.run import FeatureRun, Ledger
+from service.engine.foreign import stages_of
 from service.logs import fields_of
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,8 @@ class FeatureCaches:
             raise RecipeError("feature caching does not know this model's denoiser")
         traits = traits_of(backbone, self.pipeline.info.guided(spec.guidance_scale))
         recipe = make_recipe(choice, traits, self._calibrations(spec), spec.steps, first_step)
+        if not recipe.layers:
+            raise RecipeError(f"{choice.policy} has nothing to cache in a run without an unconditional output")
         if (why := unfit(recipe, backbone)) is not None:
             raise RecipeError(why)
         return recipe
@@ -138,7 +141,9 @@ class FeatureCaches:
         profile = self.profile(spec.width, spec.height)
         if backbone is None or profile is None:
             return 0
-        return profile.state_bytes(recipe, backbone, guided=self.pipeline.info.guided(spec.guidance_scale))
+        guided = self.pipeline.info.guided(spec.guidance_scale)
+        # Every stage of a step has a history of its own.
+        return stages_of(spec.solver) * profile.state_bytes(recipe, backbone, guided=guided)
 
     @torch.inference_mode()
     def profile(self, width: int, height: int) -> Profile | None:

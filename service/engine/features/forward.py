@@ -201,7 +201,8 @@ class _Walk:
         value = None
         if computing:
             value = call.value(self._taken(computing) if reusing else self._stream)
-            self._keep_values({row: parts[row] for row in computing if row in parts}, computing, value, index)
+            kept = {row: parts[row] for row in computing if row in parts}
+            self._keep_values(kept, computing, value, speaks=index == self._profile.middle(call.kind))
         if reusing:
             predicted = predict_missing([parts[row].missing for row in reusing], -1)
             rows = [*computing, *reusing]
@@ -225,11 +226,11 @@ class _Walk:
         lane.run.note(site, decision)
         return _Part(lane, layer, lane.run.key(lane.branch, index), decision)
 
-    def _keep_values(self, parts: "dict[int, _Part]", computing: list[int], value: Tensor, index: int) -> None:
+    def _keep_values(self, parts: "dict[int, _Part]", computing: list[int], value: Tensor, *, speaks: bool) -> None:
         if not parts:
             return
         values = value[self._places([computing.index(row) for row in parts])]
-        if index == self._backbone.layers // 2:
+        if speaks:
             # One block speaks for all, as in AdaCache (Kahatapitiya et al. 2024, arXiv 2411.02397).
             _measure_change([part.missing for part in parts.values()], values)
         for part, kept in zip(parts.values(), values, strict=True):

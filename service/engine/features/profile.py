@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from policies.features.base import BlockStack, Recipe, SubLayer, UNetSkip
+from policies.features.base import BlockStack, Indicator, Recipe, SubLayer, UNetSkip
 from service.engine.features.backbone import Backbone, Inputs, Stream, SubLayerCall, UnsupportedSite
 
 
@@ -48,14 +48,28 @@ class Profile:
         """Operations of a whole forward."""
         return self.outside + sum(self.layers)
 
+    def middle(self, kind: str) -> int | None:
+        """Return the middle one of the layers that have a kind of sub-layer; None if none has.
+
+        Not every layer has every kind: the single blocks of FLUX, most of its depth, have no feed-forward apart.
+        """
+        having = [index for index, parts in enumerate(self.values) if any(kind == own for own, _ in parts)]
+        return having[len(having) // 2] if having else None
+
     def state_bytes(self, recipe: Recipe, backbone: Backbone, *, guided: bool) -> int:
         """Return what a job with a recipe remembers at most, reckoned from above."""
         rows = 1 + guided
         return sum(
             self._bytes_of(layer.site, backbone, rows) * layer.predictor.depth
-            + (rows * max(self.boundaries) if layer.policy.indicator else 0)
+            + self._bytes_of_reference(layer.policy.indicator, rows)
             for layer in recipe.layers
         )
+
+    def _bytes_of_reference(self, indicator: Indicator | None, rows: int) -> int:
+        if indicator is None:
+            return 0
+        # Behind the filter everything is float32, twice as wide as the 16-bit states before it.
+        return rows * max(self.boundaries) * (2 if indicator == "filtered" else 1)
 
     def _bytes_of(self, site: object, backbone: Backbone, rows: int) -> int:
         if isinstance(site, UNetSkip | BlockStack):

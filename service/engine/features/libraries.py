@@ -26,8 +26,12 @@ from diffusers import (
 from diffusers.hooks import apply_mag_cache
 
 MODULES = {"diffusers": "diffusers", "cache-dit": "cache_dit"}
-# The parts of every transformer block that TaylorSeer extrapolates, in UNets as elsewhere.
-SUBLAYERS = [r"(?:.*\.)?(?:single_)?transformer_blocks\.\d+\.(?:attn\d?|ff|ff_context|proj_mlp)"]
+# What TaylorSeer extrapolates in every transformer block, in UNets as elsewhere, and what need not run for that.
+SUBLAYERS = [
+    r"(?:.*\.)?transformer_blocks\.\d+\.(?:attn\d?|ff|ff_context)",
+    r"single_transformer_blocks\.\d+\.proj_out",
+]
+SKIPPED = [r"single_transformer_blocks\.\d+\.(?:attn|proj_mlp)"]
 # Arguments that hold the unconditional row before the conditional one.
 PAIRED = [
     "hidden_states",
@@ -158,6 +162,7 @@ def _taylorseer(denoiser: Any, settings: Settings, *, lite: bool = False) -> Non
         cache_interval=settings.whole("every"),
         taylor_factors_dtype=denoiser.dtype,
         cache_identifiers=None if lite else SUBLAYERS,
+        skip_predict_identifiers=None if lite else SKIPPED,
         use_lite_mode=lite,
     )
     apply_taylorseer_cache(denoiser, config)

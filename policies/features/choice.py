@@ -12,7 +12,8 @@ class FeatureChoice:
     """A named method at one strength.
 
     Attributes:
-        policy: a name of `methods.METHODS`, or several joined by "+" in any order: they stack.
+        policy: a name of `methods.METHODS`, or several joined by "+" in any order: they stack. Or one of
+            `backends.BACKENDS`.
         strength: in (0, 1]: from conservative to fast, mapped to each method's own parameters.
         resume_warmup: steps computed after the entry of a resumed run, beyond the first: there a trajectory moves
             more than any calibration has seen.
@@ -21,6 +22,11 @@ class FeatureChoice:
     policy: str
     strength: float
     resume_warmup: int = 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether another library does it: then the job shares no forward with others."""
+        return ":" in self.policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,8 @@ class FeatureReport:
     Attributes:
         policy: as asked for.
         strength: as asked for.
-        reason: why nothing was cached, in a word or two ("uncalibrated", "unsupported", "too-large"); None = it ran.
+        reason: why nothing was cached, in a word or two ("uncalibrated", "unsupported", "too-large",
+            "not-installed"); None = it ran.
         computed: network evaluations in which everything was computed.
         reused: network evaluations in which something was reused.
         compute_share: multiplications executed, of those the same evaluations take without feature caching.

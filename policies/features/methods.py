@@ -6,6 +6,7 @@ from typing import Literal
 
 from policies.features import layers
 from policies.features.artefact import Calibrations
+from policies.features.backends import find_backend
 from policies.features.base import Recipe, RecipeError
 from policies.features.choice import FeatureChoice, Traits
 from policies.features.strength import Knob, check_strength
@@ -186,9 +187,14 @@ def make_recipe(
 def check_choice(policy: str, architecture: Architecture) -> None:
     """Check names and their combination, as far as that can be told without calibrations and the run.
 
+    Names of `backends.BACKENDS` are fine, too.
+
     Raises:
         RecipeError: an unknown name, two methods on one site, or a method for other architectures.
     """
+    if ":" in policy:
+        find_backend(policy, architecture)
+        return
     _methods_of(policy, architecture)
 
 
@@ -199,6 +205,8 @@ def knobs(choice: FeatureChoice) -> dict[str, float]:
         RecipeError: an unknown name, or a strength outside (0, 1].
     """
     check_strength(choice.strength)
+    if choice.alone:
+        return find_backend(choice.policy).values(choice.strength)
     methods = _named(choice.policy)
     return {
         name if len(methods) == 1 else f"{method.name}.{name}": value

@@ -121,7 +121,8 @@ class JobSpec:
     @property
     def group(self) -> Group:
         """Jobs of one group may share a forward."""
-        return (self.width, self.height, self.loras)
+        shared = (self.width, self.height, self.loras)
+        return (*shared, self.job_id) if self.features is not None and self.features.alone else shared
 
     @property
     def files(self) -> frozenset[tuple[str, str]]:

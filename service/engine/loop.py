@@ -191,6 +191,8 @@ class StepLoop:
         outcome = "reused" if job.features.commit() else "computed"
         counts = self._stats.feature_evaluations
         counts[outcome] = counts.get(outcome, 0) + 1
+        if job.features.failed is not None:
+            job.forgo_features(job.features.failed)
 
     def _account(self, jobs: list[Job], seconds: float) -> None:
         """Share the device time by network rows: a guided job has two, less what feature caching left out."""

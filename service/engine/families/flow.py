@@ -23,6 +23,7 @@ from service.engine.families.common import (
 )
 from service.engine.features.backbone import Inputs
 from service.engine.features.backbones import architecture_of, backbone_of, policies_of
+from service.engine.features.borrowed import backends_of
 from service.engine.features.network import Network
 from service.engine.foreign import ForeignRun
 from service.engine.levels import Grid, Level
@@ -176,7 +177,7 @@ class RectifiedFlow(ABC):
             guidance=own.guidance,
             loras=self._adapters.supported,
             architecture=architecture_of(self.network.backbone),
-            feature_policies=policies_of(self.network.backbone),
+            feature_policies=(*policies_of(self.network.backbone), *backends_of(self._denoiser)),
         )
 
 

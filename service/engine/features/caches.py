@@ -8,12 +8,15 @@ from pathlib import Path
 import torch
 
 from policies.features.artefact import Calibrations, CalibrationShelf, Conditions, Uncalibrated
+from policies.features.backends import Backend, find_backend
 from policies.features.base import Recipe, RecipeError
 from policies.features.choice import FeatureChoice
 from policies.features.methods import make_recipe
 from service.engine.base import JobSpec, Pipeline, Rows
 from service.engine.config import FEATURE_BYTES
 from service.engine.features.backbones import traits_of
+from service.engine.features.borrowed import BackendRun, Workshop
+from service.engine.features.libraries import installed
 from service.engine.features.profile import Profile, unfit
 from service.engine.features.run import FeatureRun, Ledger
 from service.engine.foreign import stages_of
@@ -23,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # Kinds of jobs whose memory is kept in mind.
 KNOWN = 1024
+# Remembered outputs of a row, complex numbers in two bands among them.
+OUTPUTS = 8
 NOWHERE = Path("/nonexistent")
 
 
@@ -48,6 +53,7 @@ class FeatureCaches:
     shelf: CalibrationShelf = field(default_factory=lambda: CalibrationShelf(NOWHERE))
     budget: int = FEATURE_BYTES
     _known: dict[Hashable, int] = field(default_factory=dict)
+    _workshop: Workshop | None = None
 
     def open(self, spec: JobSpec, choice: FeatureChoice, first_step: int, ledger: Ledger) -> FeatureRun:
         """Return the feature caching of one attempt of a job.
@@ -62,6 +68,8 @@ class FeatureCaches:
             NothingCached: it cannot be done, or would take more memory than there is.
         """
         try:
+            if choice.alone:
+                return self._borrowed(spec, choice, ledger)
             recipe = self.recipe(spec, choice, first_step)
             if self._bytes(recipe, spec) > self.budget:
                 raise NothingCached("too-large")
@@ -80,6 +88,22 @@ class FeatureCaches:
             raise NothingCached("error") from error
         return FeatureRun(recipe, ledger)
 
+    def _borrowed(self, spec: JobSpec, choice: FeatureChoice, ledger: Ledger) -> BackendRun:
+        backend = find_backend(choice.policy)
+        if not installed(backend.library):
+            raise NothingCached("not-installed")
+        if spec.loras:
+            raise RecipeError(f"{backend.name} does not go with LoRAs")
+        if self._workshop is None:
+            self._workshop = Workshop(self.pipeline.network.denoiser)
+        ratios = self._calibrations(spec).magcache() if backend.calibrated else ()
+        paired = self.pipeline.info.guided(spec.guidance_scale)
+        if self._bytes_borrowed(backend, spec) > self.budget:
+            raise NothingCached("too-large")
+        return BackendRun(
+            backend, choice.strength, self._workshop, ledger, paired=paired, ratios=ratios, budget=self.budget
+        )
+
     def bytes_of(self, spec: JobSpec) -> int:
         """Return the bytes a job will remember, reckoned from above; 0 if it will not cache anything."""
         if spec.features is None:
@@ -93,7 +117,10 @@ class FeatureCaches:
 
     def _reckon(self, spec: JobSpec, choice: FeatureChoice) -> int:
         try:
-            wanted = self._bytes(self.recipe(spec, choice, 0), spec)
+            if choice.alone:
+                wanted = self._bytes_borrowed(find_backend(choice.policy), spec)
+            else:
+                wanted = self._bytes(self.recipe(spec, choice, 0), spec)
         except torch.AcceleratorError:
             raise
         except Exception:
@@ -144,6 +171,17 @@ class FeatureCaches:
         guided = self.pipeline.info.guided(spec.guidance_scale)
         # Every stage of a step has a history of its own.
         return stages_of(spec.solver) * profile.state_bytes(recipe, backbone, guided=guided)
+
+    def _bytes_borrowed(self, backend: Backend, spec: JobSpec) -> int:
+        """Return what another library remembers, reckoned from above; where that is not known, all there may be."""
+        profile = self.profile(spec.width, spec.height)
+        if spec.loras or profile is None:
+            return 0 if spec.loras else self.budget
+        parts = sum(size for layer in profile.values for _, size in layer)
+        if backend.parts and not parts:
+            return self.budget
+        kept = backend.stacks * max(profile.boundaries) + backend.parts * parts + OUTPUTS * profile.output
+        return kept * (1 + self.pipeline.info.guided(spec.guidance_scale))
 
     @torch.inference_mode()
     def profile(self, width: int, height: int) -> Profile | None:

@@ -16,6 +16,7 @@ from policies.features.base import CacheLayer, Decision, Guidance, Moment, Outpu
 from policies.features.predictors import CFGDelta
 from service.engine.base import Condition, Rows
 from service.engine.features.backbone import Backbone, Inputs
+from service.engine.features.borrowed import BackendRun
 from service.engine.features.forward import has_inner_site, walk_cached
 from service.engine.features.predicting import Missing, predict_missing
 from service.engine.features.profile import Profile, measure
@@ -55,6 +56,8 @@ class Network:
     def output(self, rows: Rows) -> Tensor:
         """Return the guided output of the denoiser, float32 [B, ...]."""
         runs = rows.features or (None,) * len(rows.latents)
+        if any(isinstance(run, BackendRun) for run in runs):
+            return self._borrowed(rows, runs)
         whole = [_wanted(run, Output) for run in runs]
         live = [row for row, decision in enumerate(whole) if decision is not Decision.REUSE]
         for row, run in enumerate(runs):
@@ -62,6 +65,24 @@ class Network:
                 self._save(run, rows, 1 + (self.pairs and float(rows.guidance[row]) > 1.0))
         output = self._guided(live, rows, runs) if live else None
         return _with_remembered(output, live, runs)
+
+    def _borrowed(self, rows: Rows, runs: Sequence[FeatureRun | None]) -> Tensor:
+        """Let another library run the one row there is; where it cannot, run it as if there were none."""
+        run, scale = runs[0], float(rows.guidance[0])
+        if len(runs) > 1 or not isinstance(run, BackendRun):
+            raise RuntimeError("a job with another library's feature caching shares a forward")
+        paired = self.pairs and scale > 1.0
+        # As in diffusers' own pipelines, which some methods count on.
+        conditions = {
+            name: torch.cat([rows.negatives[name], rows.conditions[name]]) if paired else rows.conditions[name]
+            for name in rows.conditions
+        }
+        order = torch.zeros(1 + paired, dtype=torch.long, device=rows.latents.device)
+        output = run.denoise(self.inputs(order, rows, conditions))
+        if output is None:
+            return self._guided([0], rows, (None,))
+        output = self._cut(output)
+        return output[:1] + scale * (output[1:] - output[:1]) if paired else output
 
     def _save(self, run: FeatureRun, rows: Rows, count: int) -> None:
         """Book network rows that are left out."""

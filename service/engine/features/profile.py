@@ -20,7 +20,7 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
 
 
 # torch counts its attention kernels on GPUs only.
-_KERNELS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+KERNELS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _bytes(stream: Stream) -> int:
 
 
 def _counted(call: Callable[[], Any]) -> tuple[Any, float]:
-    with FlopCounterMode(display=False, custom_mapping=_KERNELS) as counter:
+    with FlopCounterMode(display=False, custom_mapping=KERNELS) as counter:
         made = call()
     return made, float(counter.get_total_flops())
 

@@ -103,12 +103,14 @@ class FeatureRun:
     Attributes:
         approximated: whether anything was reused so far.
         nbytes: bytes remembered now.
+        failed: why the job goes on without, in the words of `FeatureReport.reason`; None = it works.
     """
 
     def __init__(self, recipe: Recipe, ledger: Ledger) -> None:
         self.recipe = recipe
         self.approximated = False
         self.nbytes = 0
+        self.failed: str | None = None
         self._ledger = ledger
         self._branches: tuple[Branch, ...] = ("conditional",)
         self._sites: dict[Site, SiteState] = {}

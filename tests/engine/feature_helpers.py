@@ -186,7 +186,7 @@ def _arrays(family, steps, channels):
     }
 
 
-def play_and_compare(family, plan: list[Arrival], *, rounded, batch=64, factor=1.0, **caches):
+def play_and_compare(family, plan: list[Arrival], *, rounded, batch=64, **caches):
     """Run jobs together and each alone: the same decisions, the same latents, the same report."""
     together = TracedCaches(family, **caches)
     loop = StepLoop(family, max_batch=batch, caches=together)
@@ -204,7 +204,7 @@ def play_and_compare(family, plan: list[Arrival], *, rounded, batch=64, factor=1
             single.result.skipped,
             single.result.wasted,
         )
-        assert_close(joint.image / factor, single.result.image / factor, rounded=rounded(one.item))
+        assert_close(joint.image, single.result.image, rounded=rounded(one.item))
     assert loop.stats.feature_bytes == 0
     assert loop.idle
     return played, together

@@ -27,14 +27,15 @@ from feature_helpers import (
 from mix_helpers import Bare, clean
 
 from policies.features.artefact import CALIBRATOR, Artefact, ArtefactKey, CalibrationShelf
-from policies.features.base import BlockStack, Guidance, Recipe, SubLayer, UNetSkip
+from policies.features.base import BlockStack, Decision, Guidance, Recipe, SubLayer, UNetSkip
 from policies.features.dynamic import AccumulatedDistance, ProbeDistance, RateCodebook
 from policies.features.methods import METHODS
 from policies.features.predictors import Taylor
-from policies.features.static import Always, Interval, MagnitudeRatio
+from policies.features.static import Always, Interval, MagnitudeRatio, Mask
 from service.engine.batch import join
 from service.engine.job import Job
 from service.engine.loading import load_pipeline
+from service.engine.loop import StepLoop
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -137,6 +138,30 @@ class TestThresholds:
         assert with_recipe(family, Recipe((layer(site, moving),))).pattern == "11111111"
         for kind in family.network.backbone.kinds:
             assert with_recipe(family, Recipe((layer(SubLayer(kind), still),))).pattern == "11001011"
+
+    @pytest.mark.parametrize(("kind", "moves"), [(AccumulatedDistance, True), (ProbeDistance, False)])
+    def test_an_indicator_is_compared_with_the_evaluation_before_or_the_last_compute(self, family, kind, moves):
+        site = inner_sites(family)[1]
+        recipe = Recipe((layer(site, kind(np.inf, indicator="entry")),))
+        loop = StepLoop(family, caches=TracedCaches(family, recipes={"own": recipe}))
+        loop.submit(asking("own", **on(family, guidance_scale=1.0, steps=5)), 0.0)
+        seen = []
+        for _ in range(4):
+            loop.tick()
+            run = loop._active[0].features
+            seen.append(run.reference(site, ("conditional", 0, 0)).clone())
+        assert [not torch.equal(seen[0], later) for later in seen[1:]] == [moves] * 3
+
+    def test_halves_of_a_pair_that_are_not_equally_old_are_computed(self, family):
+        if not family.network.pairs:
+            pytest.skip("no unconditional row")
+        site = inner_sites(family)[0]
+        # At step 1 the conditional half alone is computed, at step 2 both are wanted.
+        inner, outer = Mask((True, True, False, False), 4), Mask((True, False, True, False), 4)
+        run = with_recipe(family, Recipe((layer(Guidance(), outer), layer(site, inner))), steps=4)
+        compute, reuse = Decision.COMPUTE, Decision.REUSE
+        assert [noted.decisions[Guidance()] for noted in run.traces[-1]] == [compute, reuse, compute, reuse]
+        assert [noted.decisions[site] for noted in run.traces[-1]] == [compute, compute, compute, reuse]
 
 
 STEPS = 12

@@ -7,6 +7,7 @@ import pytest
 from engine_helpers import SIDE, finish, point, spec
 from feature_helpers import (
     FAMILIES,
+    TRANSFORMERS,
     TracedCaches,
     asking,
     by_itself,
@@ -20,7 +21,7 @@ from feature_helpers import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mix_helpers import Arrival, assert_close, clean
+from mix_helpers import BUILDERS, Arrival, Bare, assert_close, clean, play
 
 from policies.features.base import BlockStack, Output, Recipe, SubLayer, UNetSkip
 from policies.features.choice import FeatureChoice
@@ -31,6 +32,7 @@ from policies.features.static import Interval
 from service.engine.batch import Evaluator
 from service.engine.foreign import METHODS as FOREIGN
 from service.engine.foreign import Space
+from service.engine.loading import load_pipeline
 from service.engine.loop import StepLoop
 
 SHARES = (0.25, 0.5)
@@ -120,9 +122,7 @@ class TestTogether:
             tick = data.draw(st.integers(0, 4))
             cut = data.draw(st.none() | st.none() | st.integers(0, 6))
             plan.append(Arrival(item, tick, None if cut is None else tick + cut))
-        play_and_compare(
-            family, plan, rounded=rounded, batch=data.draw(st.integers(1, 4)), factor=ROUNDING, shelf=shelf
-        )
+        play_and_compare(family, plan, rounded=rounded, batch=data.draw(st.integers(1, 4)), shelf=shelf)
 
     def test_rows_cut_at_different_places_share_a_forward(self, family):
         recipes = different_cuts(family)
@@ -161,8 +161,6 @@ class TestTogether:
 
 
 STRENGTHS = st.sampled_from([0.25, 0.5, 0.75, 1.0])
-# Extrapolation to a parabola multiplies float32's rounding by up to seven at a time.
-ROUNDING = 8.0
 
 
 def different_cuts(family):
@@ -303,3 +301,33 @@ class TestSolvers:
             assert report.reason in (None, "unsupported")
             if report.reason is None:
                 assert report.computed + report.reused == result.evaluations
+
+
+class TestForwards:
+    def test_rows_that_fill_up_a_forward_change_nothing(self, family, monkeypatch):
+        recipes = different_cuts(family)
+        plan = [Arrival(asking(name, 1.0, name, **on(family, steps=4)), 0, None) for name in recipes]
+        single = {one.item.job_id: by_itself(family, one.item, recipes=recipes) for one in plan}
+        monkeypatch.setattr(family.network, "place", replace(family.network.place, compiled=True))
+        caches = TracedCaches(family, recipes=recipes)
+        ends = play(StepLoop(family, caches=caches), plan).results
+        for name, alone in single.items():
+            assert caches.traces[name] == alone.traces
+            assert ends[name].features.compute_share == pytest.approx(alone.result.features.compute_share)
+            assert_close(ends[name].image, alone.result.image, rounded=False)
+
+    @pytest.mark.parametrize("name", FAMILIES)
+    def test_half_precision(self, tmp_path, name):
+        half = Bare(load_pipeline(str(BUILDERS[name](tmp_path)), "cpu", "bfloat16"))
+        shared = ("taylorseer", "ab-cache", "cfg-cache", "cachequant")
+        chosen = ("seacache", "teacache", "fastercache") if name in TRANSFORMERS else ("deepcache-adaptive",)
+        items = [asking(policy, 1.0, policy, **on(half, steps=6)) for policy in (*shared, *chosen)]
+        (tmp_path / "shelf").mkdir()
+        caches = TracedCaches(half, shelf=shelf_of(half, tmp_path / "shelf", items))
+        ends = play(StepLoop(half, caches=caches), [Arrival(item, 0, None) for item in items]).results
+        for item in items:
+            report = ends[item.job_id].features
+            assert np.isfinite(ends[item.job_id].image).all()
+            assert report.reason == ("unsupported" if name == "flux" and item.job_id == "cfg-cache" else None)
+            assert report.state_bytes <= caches.bytes_of(item), item.job_id
+            assert report.computed < 6 or item.job_id in ("seacache", "deepcache-adaptive") or report.reason

@@ -1,7 +1,7 @@
 """The prompts that feature caching is calibrated on: `python -m training.features` writes them beside both models.
 
-They describe scenes of the training split, so that no evaluation or benchmark, all of which draw scenes kept out of
-training, can have one of them; a seed of their own keeps them apart from other prompts of that split.
+They describe scenes of the training split; evaluations and benchmarks start from scenes kept out of training. An
+edit of one, or another draw from the training split, may still meet one of these: a seed of their own makes it rare.
 """
 
 import numpy as np

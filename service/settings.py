@@ -41,6 +41,11 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number type of the network on the device."
     )
+    quantise: Literal["none", "int8"] = Field(
+        "none",
+        description="`int8` keeps the denoiser's weights as 8-bit integers: less memory, not faster, slightly other "
+        "pictures, no LoRAs.",
+    )
     engine: Literal["process", "local"] = Field(
         "process",
         description="`process` runs the engine as a supervised child; `local` inside the server (debugging).",
@@ -134,6 +139,12 @@ class Settings(BaseSettings):
         if list(shares) != sorted(set(shares)):
             raise ValueError("shares must rise")
         return shares
+
+    @field_validator("quantise", mode="before")
+    @classmethod
+    def _none_by_name(cls, value: object) -> object:
+        # "none" is how the environment unsets other settings.
+        return "none" if value is None else value
 
     @field_validator("data_dir", "lora_dir")
     @classmethod

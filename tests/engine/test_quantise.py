@@ -208,8 +208,8 @@ def test_the_setting_is_checked_and_reaches_the_engine(monkeypatch, tiny_model):
 
 
 def test_start_errors_are_one_clear_line(tiny_model):
-    with pytest.raises(EngineStartError, match="^unknown quantisation 'int4'; one of none, int8$"):
+    with pytest.raises(EngineStartError, match=r"^unknown quantisation 'int4'; one of none, int8$"):
         load_pipeline(str(tiny_model), "cpu", "float32", quantise="int4")
     place = Placement(torch.device("cpu"), torch.float32, quantise="int8")
-    with pytest.raises(EngineStartError, match="^Sequential has no layers that could be quantised$"):
+    with pytest.raises(EngineStartError, match=r"^Sequential has no layers that could be quantised$"):
         place.shrink(nn.Sequential(nn.Linear(2, 2)))

@@ -8,7 +8,7 @@ place keep their weights.
 
 from abc import abstractmethod
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -108,16 +108,23 @@ def quantise_blocks(denoiser: nn.Module, dtype: torch.dtype) -> int:
     Returns:
         How many layers were replaced.
     """
-    chosen = [
-        (path, layer)
+    # Only their names: a layer's float weights go as soon as it is replaced.
+    paths = [
+        path
         for path, layer in denoiser.named_modules()
         if path.partition(".")[0] in BLOCKS and TIME not in path and _fits(layer)
     ]
-    for path, layer in chosen:
+    for path in paths:
         parent, _, name = path.rpartition(".")
-        made = QuantisedLinear(layer, dtype) if isinstance(layer, nn.Linear) else QuantisedConv2d(layer, dtype)
-        setattr(denoiser.get_submodule(parent), name, made.train(layer.training))
-    return len(chosen)
+        setattr(denoiser.get_submodule(parent), name, _quantised(denoiser.get_submodule(path), dtype))
+    return len(paths)
+
+
+def _quantised(layer: Any, dtype: torch.dtype) -> nn.Module:
+    made: QuantisedLayer = (
+        QuantisedLinear(layer, dtype) if isinstance(layer, nn.Linear) else QuantisedConv2d(layer, dtype)
+    )
+    return made.train(layer.training)
 
 
 def _fits(layer: nn.Module) -> bool:

@@ -91,9 +91,9 @@ def coded(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """
     exact = weight.float()
     largest = exact.abs().amax(dim=tuple(range(1, exact.dim())), keepdim=True)
-    scale = (largest / LEVELS).clamp_min(_SMALLEST).to(dtype)
-    if dtype == torch.float16:
-        scale = scale.clamp_min(torch.finfo(dtype).tiny)
+    # Half precision reaches down to 6e-8 only, and a channel of zeros needs some scale.
+    smallest = max(_SMALLEST, torch.finfo(dtype).tiny * torch.finfo(dtype).eps)
+    scale = (largest / LEVELS).to(dtype).clamp_min(smallest)
     codes = (exact / scale.float()).round_().clamp_(-LEVELS, LEVELS).to(torch.int8)
     return codes, scale
 

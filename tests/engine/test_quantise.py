@@ -107,6 +107,7 @@ def test_a_zero_channel_stays_zero_and_coarse_scales_cost_nothing():
     weight = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     weight[2] = 0
     weight[3] *= 1e-9
+    weight[4] *= 1e-3
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         codes, scale = coded(weight, dtype)
         assert codes.dtype == torch.int8
@@ -114,6 +115,7 @@ def test_a_zero_channel_stays_zero_and_coarse_scales_cost_nothing():
         made = codes * scale.float()
         assert torch.isfinite(made).all()
         assert torch.equal(made[2], torch.zeros(5))
+        assert apart(made[4], weight[4]) < 0.02
         steps = scale.float().expand_as(weight)
         # The scale's own rounding may put the largest weight half a step outside of the 127 levels.
         assert ((made - weight).abs() <= 0.51 * steps + steps * (codes.abs() == 127)).all()

@@ -124,6 +124,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         max_pixels=settings.max_pixels,
         compiled=settings.compile,
         tiled_side=settings.tiled_decode_side,
+        quantise=settings.quantise,
         threads=settings.threads,
         kind=settings.engine,
         log_level=settings.log_level,
@@ -177,8 +178,10 @@ def _table(settings: Settings, info: ModelInfo, embedder_digest: str) -> Thresho
         "weights_digest": info.weights_digest,
         "embedder_digest": embedder_digest,
         "schedule": info.schedule,
+        "dtype": info.dtype,
     }
-    if not table.matches(served):
+    # A table names its number type only if that is a quantised one; the float types differ too little to tell.
+    if not table.matches(served) or (info.quantised and "dtype" not in table.key):
         log.warning("the threshold table was profiled on another model or embedder: exact repeats only")
         return None
     if table.judged_at is not None and not any(can_judge(share, table.judged_at) for share in settings.capture):

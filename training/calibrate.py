@@ -24,6 +24,7 @@ from policies.matching.table import ThresholdRow, ThresholdTable
 from service.embedder import Embedder
 from service.engine.base import JobResult
 from service.engine.job import capture_steps
+from service.engine.quantise import QUANTISE
 from training.lab import Lab, RunSettings, jobs, nearest_state, resume_point, resumed
 from training.pairs import Pair, sample_pairs
 
@@ -229,9 +230,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--bound", type=float, default=0.01, help="largest mean loss of right attributes")
     parser.add_argument("--trials", type=Path, default=Path("training/runs/matching_trials.json"))
     parser.add_argument("--refit", action="store_true", help="fit the saved trials again; run nothing")
+    parser.add_argument("--quantise", choices=QUANTISE, default="none", help="of the model that will be served")
+    parser.add_argument("--dtype", default="bfloat16", help="of a quantised model: its table holds for no other")
+    parser.add_argument("--table", type=Path, help="where to write the table; unset = beside the model")
     args = parser.parse_args(argv)
     embedder = Embedder()
-    with Lab(str(args.model)) as lab:
+    with Lab(str(args.model), dtype=args.dtype, quantise=args.quantise) as lab:
         info = lab.info
         run = RunSettings(args.steps or info.default_steps, info.solvers[0], info.default_guidance)
         if args.refit:
@@ -243,12 +247,13 @@ def main(argv: list[str] | None = None) -> None:
             "weights_digest": info.weights_digest,
             "embedder_digest": embedder.digest,
             "schedule": info.schedule,
+            **({"dtype": info.dtype} if info.quantised else {}),
         }
     about = {"bound": str(args.bound), "pairs": str(args.pairs), "steps": str(run.steps), "solver": run.solver}
     args.trials.parent.mkdir(parents=True, exist_ok=True)
     args.trials.write_text(json.dumps([asdict(trial) for trial in trials]))
     table = fit_table(trials, args.bound, key, about, run.steps)
-    table.save(args.model / "matching.json")
+    table.save(args.table or args.model / "matching.json")
     print("\n".join(foretelling(trials)))
     for row in table.rows:
         print(f"skip {row.skip:.2f}: divergence <= {row.max_divergence:.4f}, similarity >= {row.min_similarity:.3f}")

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from service.engine import EngineConfig, make_engine
 from service.engine.base import CapturedState, JobFailed, JobResult, JobSpec, ModelInfo, ResumePoint
+from service.engine.quantise import Quantise
 from training.judge import Judge, JudgeResult
 from training.scenes import Caption
 
@@ -35,14 +36,24 @@ class Lab:
         dtype: what the networks compute in. bfloat16 halves the time on CPUs that have it; the judge cannot tell the
             difference (`python -m benchmarks resume` reports both).
         max_batch: rows per joint batch.
+        quantise: see `EngineConfig`.
         quiet: no progress bars.
     """
 
     def __init__(
-        self, model: str, *, dtype: str = "bfloat16", max_batch: int = 32, threads: int = 0, quiet: bool = False
+        self,
+        model: str,
+        *,
+        dtype: str = "bfloat16",
+        max_batch: int = 32,
+        threads: int = 0,
+        quantise: Quantise = "none",
+        quiet: bool = False,
     ) -> None:
         """Start the engine and load the judge."""
-        config = EngineConfig(model=model, kind="local", dtype=dtype, max_batch=max_batch, threads=threads)
+        config = EngineConfig(
+            model=model, kind="local", dtype=dtype, max_batch=max_batch, threads=threads, quantise=quantise
+        )
         self._loop = asyncio.new_event_loop()
         self._engine = make_engine(config)
         self._loop.run_until_complete(self._engine.start())

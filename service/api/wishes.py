@@ -100,7 +100,8 @@ async def lora_set(body: GenerationBody, info: ModelInfo, files: LoraFiles) -> t
     """
     wished = body.lora or []
     if wished and not info.loras:
-        message = f"lora: models of the family {info.family} take no LoRA"
+        kind = "quantised models" if info.quantised else f"models of the family {info.family}"
+        message = f"lora: {kind} take no LoRA"
         raise InvalidRequestError("lora", message, code="lora_unsupported")
     names = [lora.name for lora in wished]
     digests = await files.digests(names)

@@ -29,13 +29,14 @@ class Adapters:
     Args:
         parts: diffusers' own pipeline, loaded, with no LoRA in it.
         shelf: where the files lie.
+        taken: whether the model may be given any; not if its weights are quantised.
 
     Attributes:
-        supported: whether diffusers can put LoRAs into this family.
+        supported: whether diffusers can put LoRAs into this family, and may.
     """
 
-    def __init__(self, parts: Any, shelf: LoraShelf) -> None:
-        self.supported = isinstance(parts, LoraBaseMixin)
+    def __init__(self, parts: Any, shelf: LoraShelf, *, taken: bool = True) -> None:
+        self.supported = taken and isinstance(parts, LoraBaseMixin)
         self._parts = parts
         self._shelf = shelf
         self._models: dict[str, nn.Module] = _models(parts) if self.supported else {}
@@ -85,7 +86,7 @@ class Adapters:
         key = (lora.name, lora.digest)
         if key not in self._loaded:
             if not self.supported:
-                raise LoraError(UNFIT, "this model family takes no LoRA")
+                raise LoraError(UNFIT, "this model takes no LoRA")
             weights, description = self._read(lora)
             self._make_room({(other.name, other.digest) for other in wanted})
             self._loaded[key] = self._load(lora, weights, description)

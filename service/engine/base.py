@@ -274,10 +274,11 @@ class ModelInfo:
         default_guidance: guidance when the request names none.
         solvers: solver names it can run, default first.
         latent_channels: C.
-        dtype: number type the networks compute in: other rounding, other pictures.
+        dtype: number type the networks compute in, "+int8" if the denoiser's weights are kept as integers: other
+            rounding, other pictures.
         guidance: "classifier-free" (a guided job costs a second network row), "embedded" (the network is told the
             scale) or "none".
-        loras: whether the family takes LoRAs.
+        loras: whether the family takes LoRAs, and the model as it is loaded.
         architecture: of the denoiser, "unet" or "transformer".
         feature_policies: names of the feature caching methods this model can run; () = feature caching is off.
     """
@@ -300,6 +301,11 @@ class ModelInfo:
     loras: bool = False
     architecture: Architecture = "unet"
     feature_policies: tuple[str, ...] = ()
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the denoiser's weights are kept as integers."""
+        return "+" in self.dtype
 
     def guided(self, scale: float) -> bool:
         """Tell whether a guidance scale costs a second network row."""

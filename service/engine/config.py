@@ -5,6 +5,7 @@ from pathlib import Path
 
 from service.engine.lora import NO_LORAS, LoraShelf
 from service.engine.placement import TILED_SIDE
+from service.engine.quantise import Quantise
 
 FEATURE_BYTES = 1024**3
 """Most bytes feature caching remembers, unless told otherwise."""
@@ -28,6 +29,7 @@ class EngineConfig:
         loras: where LoRAs lie, and how many may be loaded.
         features: folder of what feature caching methods were calibrated to; None = there is none.
         feature_bytes: most bytes feature caching remembers for all jobs in the loop.
+        quantise: "int8" to keep the denoiser's weights as integers, or "none".
     """
 
     model: str
@@ -43,3 +45,4 @@ class EngineConfig:
     loras: LoraShelf = NO_LORAS
     features: Path | None = None
     feature_bytes: int = FEATURE_BYTES
+    quantise: Quantise = "none"

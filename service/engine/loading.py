@@ -11,6 +11,7 @@ from service.engine.config import EngineConfig
 from service.engine.families import HALF_PRECISION, NAMES, make_pipeline
 from service.engine.lora import NO_LORAS, LoraShelf
 from service.engine.placement import TILED_SIDE, Placement
+from service.engine.quantise import QUANTISE, Quantise
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -23,6 +24,7 @@ def load_pipeline(
     *,
     compiled: bool = False,
     tiled_side: int = TILED_SIDE,
+    quantise: Quantise = "none",
 ) -> Pipeline:
     """Load a model; the family is read from its `model_index.json`.
 
@@ -33,6 +35,7 @@ def load_pipeline(
         shelf: where LoRAs lie.
         compiled: see `Placement`.
         tiled_side: see `Placement`.
+        quantise: see `Placement`.
 
     Returns:
         The loaded pipeline.
@@ -42,12 +45,14 @@ def load_pipeline(
     """
     place = device_of(device)
     _check_dtype(dtype)
+    if quantise not in QUANTISE:
+        raise EngineStartError(f"unknown quantisation {quantise!r}; one of {', '.join(QUANTISE)}")
     _hush_libraries()
     folder = _folder(model)
     family = _family(folder)
     if family not in NAMES:
         raise EngineStartError(f"model family {family} is not supported; supported: {', '.join(NAMES)}")
-    placement = Placement(place, _dtype(dtype, place, family), shelf, compiled, tiled_side)
+    placement = Placement(place, _dtype(dtype, place, family), shelf, compiled, tiled_side, quantise)
     name = Path(model).name if Path(model).is_dir() else model
     try:
         return make_pipeline(family, folder, name, placement)
@@ -66,6 +71,7 @@ def load_configured(config: EngineConfig) -> Pipeline:
         config.loras,
         compiled=config.compiled,
         tiled_side=config.tiled_side,
+        quantise=config.quantise,
     )
 
 

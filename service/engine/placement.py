@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from service.engine.base import EngineStartError
 from service.engine.lora import NO_LORAS, LoraShelf
+from service.engine.quantise import Quantise, quantise_blocks
 
 TILED_SIDE = 1536
 # Sizes of pictures times buckets times LoRA sets that may be compiled.
@@ -23,6 +25,7 @@ class Placement:
         shelf: where LoRAs lie.
         compiled: whether the denoiser goes through torch.compile, one program per `bucket` of rows.
         tiled_side: pictures with a longer side, in pixels, are decoded in overlapping tiles.
+        quantise: "int8" to keep the denoiser's weights as integers.
     """
 
     device: torch.device
@@ -30,6 +33,28 @@ class Placement:
     shelf: LoraShelf = NO_LORAS
     compiled: bool = False
     tiled_side: int = TILED_SIDE
+    quantise: Quantise = "none"
+
+    @property
+    def number_type(self) -> str:
+        """What tells this model's pictures from those of the same weights in other numbers, for `ModelInfo.dtype`."""
+        name = str(self.dtype).removeprefix("torch.")
+        return name if self.quantise == "none" else f"{name}+{self.quantise}"
+
+    @property
+    def takes_loras(self) -> bool:
+        """Whether the networks have weights of the kind a LoRA is put beside."""
+        return self.quantise == "none"
+
+    def shrink(self, denoiser: Any) -> Any:
+        """Return the loaded denoiser, quantised in place if wanted: before it moves, so the device never holds more.
+
+        Raises:
+            EngineStartError: it has no layers that could be quantised.
+        """
+        if self.quantise != "none" and not quantise_blocks(denoiser, self.dtype):
+            raise EngineStartError(f"{type(denoiser).__name__} has no layers that could be quantised")
+        return denoiser
 
     def prepare(self, denoiser: Any, vae: Any) -> None:
         """Lay out and compile the loaded networks, in place.

@@ -39,10 +39,18 @@ def table_key(tiny_model: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def tables(table_key: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Threshold tables: one that resumes anything, one whose gate refuses all but repeats, one for another model."""
+    """Threshold tables: one that resumes anything, one whose gate refuses all but repeats, one for another model,
+    one for its weights quantised."""
     folder = tmp_path_factory.mktemp("tables")
     other = {**table_key, "weights_digest": "another model"}
-    for name, key, bound in (("loose", table_key, 100.0), ("strict", table_key, 1e-4), ("foreign", other, 100.0)):
+    short = {**table_key, "dtype": "float32+int8"}
+    kinds = (
+        ("loose", table_key, 100.0),
+        ("strict", table_key, 1e-4),
+        ("foreign", other, 100.0),
+        ("int8", short, 100.0),
+    )
+    for name, key, bound in kinds:
         rows = tuple(ThresholdRow(skip, min_similarity=0.6, max_divergence=bound) for skip in SKIPS)
         ThresholdTable(rows, key).save(folder / f"{name}.json")
         if name == "loose":

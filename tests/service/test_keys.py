@@ -52,6 +52,9 @@ def test_other_weights_schedules_and_embedders_are_other_partitions() -> None:
     here = signature_of(request(), INFO, "e").digest
     for change in ({"weights_digest": "v"}, {"schedule": "t"}, {"prediction_type": "epsilon"}, {"dtype": "float16"}):
         assert signature_of(request(), replace(INFO, **change), "e").digest != here
+    quantised = replace(INFO, dtype="float32+int8")
+    assert signature_of(request(), quantised, "e").digest != here
+    assert exact_key(request(), quantised, CAPTURE) != exact_key(request(), INFO, CAPTURE)
     assert signature_of(request(), INFO, "f").digest != here
 
 

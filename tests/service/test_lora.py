@@ -154,6 +154,8 @@ def test_a_family_without_loras_and_a_service_without_a_folder(tmp_path: Path) -
     error = refused(LoraFiles(LoraShelf(tmp_path)), replace(INFO, family="pixart-sigma", loras=False))
     assert (error.param, error.code) == ("lora", "lora_unsupported")
     assert error.message == "lora: models of the family pixart-sigma take no LoRA"
+    error = refused(LoraFiles(LoraShelf(tmp_path)), replace(INFO, dtype="float32+int8", loras=False))
+    assert error.message == "lora: quantised models take no LoRA"
     for shelf in (LoraShelf(), LoraShelf(tmp_path), LoraShelf(tmp_path / "gone")):
         error = refused(LoraFiles(shelf), replace(INFO, loras=True))
         assert error.message == "lora.0.name: no LoRA is available here"

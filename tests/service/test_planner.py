@@ -70,6 +70,8 @@ async def test_the_gate_refuses_what_similarity_proposes(opened: Opener) -> None
     [
         ("foreign", {}, "uncalibrated"),
         ("loose", {"matching_table": None}, "uncalibrated"),
+        ("loose", {"quantise": "int8"}, "uncalibrated"),
+        ("int8", {}, "uncalibrated"),
         ("loose", {"matching": "off"}, "matching-off"),
     ],
 )
@@ -80,6 +82,12 @@ async def test_without_a_fitting_table_only_exact_repeats_hit(
         await draw(service, request())
         assert (await draw(service, request())).reason == reason
         assert (await draw(service, request(seed_given=True))).kind is VerdictKind.EXACT
+
+
+async def test_a_table_of_the_quantised_model_serves_it(opened: Opener) -> None:
+    async with opened("int8", quantise="int8") as service:
+        await draw(service, request())
+        assert (await draw(service, request(seed=8))).kind is VerdictKind.APPROX
 
 
 async def test_the_papers_table_has_no_gate(opened: Opener) -> None:

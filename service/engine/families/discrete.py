@@ -103,8 +103,8 @@ class DiscreteFamily(ABC):
         self.network = Network(
             self._denoiser, backbone_of(self._denoiser), place, self._inputs, parts.vae.config.latent_channels
         )
-        place.prepare(self._denoiser.to(place.device).eval(), self._vae)
-        self._adapters = Adapters(parts, place.shelf)
+        place.prepare(place.shrink(self._denoiser).to(place.device).eval(), self._vae)
+        self._adapters = Adapters(parts, place.shelf, taken=place.takes_loras)
         self._scale = int(parts.vae_scale_factor)
         self._place = place
         self._device = place.device
@@ -168,7 +168,7 @@ class DiscreteFamily(ABC):
             default_guidance=float(wishes.get("default_guidance", traits.guidance)),
             solvers=preferred_first(self._schedule.solvers, wishes),
             latent_channels=traits.channels,
-            dtype=str(self._dtype).removeprefix("torch."),
+            dtype=self._place.number_type,
             loras=self._adapters.supported,
             architecture=architecture_of(self.network.backbone),
             feature_policies=(*policies_of(self.network.backbone), *backends_of(self._denoiser)),

@@ -89,6 +89,7 @@ class RectifiedFlow(ABC):
         if missing:
             raise EngineStartError(f"the model lacks {', '.join(missing)}")
         self._schedule = _schedule(parts.scheduler, linear=linear)
+        place.shrink(parts.transformer)
         self._parts = parts.to(place.device)
         # diffusers without accelerate leaves some modules in single precision.
         self._denoiser = parts.transformer.to(place.dtype)
@@ -101,7 +102,7 @@ class RectifiedFlow(ABC):
         self._place = place
         self._device = place.device
         self._dtype = place.dtype
-        self._adapters = Adapters(parts, place.shelf)
+        self._adapters = Adapters(parts, place.shelf, taken=place.takes_loras)
         self._encoded = EncodedPrompts(self._adapters.encoder(self._encode_one), ENCODED_PROMPTS)
 
     def encode(
@@ -173,7 +174,7 @@ class RectifiedFlow(ABC):
             default_guidance=float(wishes.get("default_guidance", own.guidance_scale)),
             solvers=preferred_first(self._schedule.solvers, wishes),
             latent_channels=self._channels,
-            dtype=str(self._dtype).removeprefix("torch."),
+            dtype=self._place.number_type,
             guidance=own.guidance,
             loras=self._adapters.supported,
             architecture=architecture_of(self.network.backbone),

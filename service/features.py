@@ -4,6 +4,8 @@ import hashlib
 import logging
 from pathlib import Path
 
+from policies.features.artefact_file import SUFFIX
+from policies.features.backends import BACKENDS
 from policies.features.base import RecipeError
 from policies.features.choice import FeatureChoice
 from policies.features.front import FILE_NAME, Front, FrontError
@@ -73,7 +75,7 @@ def complaint(policy: str, info: ModelInfo) -> str | None:
     if not info.feature_policies:
         return f"this model runs no feature cache policy: must be {OFF} or {AUTO}"
     allowed = f'must be {OFF}, {AUTO}, or one or several, joined by "+", of {", ".join(info.feature_policies)}'
-    if not set(policy.split("+")) <= METHODS.keys():
+    if not set(policy.split("+")) <= METHODS.keys() | BACKENDS.keys():
         return allowed
     try:
         check_choice(policy, info.architecture)
@@ -108,13 +110,12 @@ def load_front(folder: Path | None, info: ModelInfo) -> Front | None:
 
 
 def calibration_digest(folder: Path | None) -> str:
-    """Return a digest of all files of a calibration folder but the front, "" without any.
+    """Return a digest of all artefacts of a calibration folder, "" without any.
 
     The front only chooses; what it chose is part of a picture's key by name.
     """
-    paths = [] if folder is None else sorted(path for path in folder.rglob("*") if path.is_file())
+    counted = [] if folder is None else sorted(folder.glob(f"*{SUFFIX}"))
     digest = hashlib.sha256()
-    counted = [path for path in paths if path.name != FILE_NAME]
     for path in counted:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()

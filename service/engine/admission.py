@@ -116,6 +116,7 @@ class WaitingRoom:
         remembered = sum(map(self._feature_bytes, active))
         loras = {lora for spec in active for lora in spec.files}
         full: set[Group] = set()
+        short = False
         for waiting in self._jobs:
             group, cost = waiting.spec.group, step_pixels(waiting.spec, self._info)
             if group in full:
@@ -129,8 +130,9 @@ class WaitingRoom:
                 full.add(group)
                 continue
             wanted = self._feature_bytes(waiting.spec)
-            if remembered and wanted and remembered + wanted > self._budget.features:
-                # The next may want less, but nobody of its own group passes it.
+            short |= bool(wanted and remembered and remembered + wanted > self._budget.features)
+            if short and wanted:
+                # Those that remember nothing pass, but of other groups only.
                 full.add(group)
                 continue
             jobs[group] += 1

@@ -159,12 +159,20 @@ class StepLoop:
         started = time.perf_counter()
         for outcome in self._forward.evaluate(group, self._predict, self._most(group)):
             if isinstance(outcome, Broken):
-                self._drop(outcome.job, outcome.code)
+                self._mend(outcome)
             else:
                 self._account(outcome.jobs, outcome.value.seconds)
                 self._settle(outcome.jobs, outcome.value)
         # What failed and was tried again took its time, too.
         self._fairness.charge(group[0].spec.group, time.perf_counter() - started, len(group))
+
+    def _mend(self, broken: Broken) -> None:
+        """Let a job that failed alone go on without feature caching; one that had none has failed."""
+        if broken.job.features is None:
+            self._drop(broken.job, broken.code)
+            return
+        logger.warning("job %s goes on without feature caching", broken.job.spec.job_id)
+        broken.job.forgo_features("error")
 
     def _most(self, group: list[Job]) -> int | None:
         """How many jobs of a group should fit one forward, as far as known; half as many where one is guided."""

@@ -38,6 +38,7 @@ function request() {
     seed: $("seed").value.trim() || undefined,
     partial_images: PREVIEWS,
     cache: { mode: $("mode").value },
+    feature_cache: $("features").value || undefined,
   };
 }
 
@@ -173,10 +174,11 @@ function verdict(wish, done, took) {
   show($("verdict"), true);
 }
 
-function facts({ cache, seed }, took) {
+function facts({ cache, seed, feature_cache: features }, took) {
   const list = [["Took", words.seconds(took)], ["Steps run", `${cache.steps - cache.skipped_steps + (cache.wasted_steps || 0)} of ${cache.steps}`]];
   if (cache.saved_gpu_seconds > 0) list.push(["GPU time saved", words.seconds(cache.saved_gpu_seconds)]);
   if (typeof cache.divergence === "number") list.push(["Divergence", cache.divergence.toPrecision(2)]);
+  if (features?.compute_share < 1) list.push(["Network computed", words.percent(features.compute_share)]);
   list.push(["Seed", String(seed)]);
   return list;
 }
@@ -244,6 +246,7 @@ function hint(wish, cache) {
 const FIELD_OF = {
   prompt: "prompt", seed: "seed", num_inference_steps: "steps", steps: "steps",
   guidance_scale: "guidance", "cache.mode": "mode", cache: "mode",
+  feature_cache: "features", "feature_cache.policy": "features",
 };
 
 function fail(error, { keep = false } = {}) {
@@ -337,6 +340,7 @@ async function loadModel() {
   if (steps) $("steps").placeholder = steps;
   if (guidance) $("guidance").placeholder = guidance;
   if (!strip.total && steps) strip.reset(steps);
+  $("features").append(...(state.model.feature_policies ?? []).map((name) => new Option(name, name)));
   settingsSummary();
 }
 
@@ -344,6 +348,7 @@ function settingsSummary() {
   const shown = (id) => $(id).value || $(id).placeholder;
   const parts = [shown("steps") && `${shown("steps")} steps`, shown("guidance") && `guidance ${shown("guidance")}`, $("seed").value && `seed ${$("seed").value}`];
   if ($("mode").value !== "auto") parts.push(`cache: ${$("mode").selectedOptions[0].textContent.toLowerCase()}`);
+  if ($("features").value) parts.push(`feature caching: ${$("features").selectedOptions[0].textContent.toLowerCase()}`);
   $("settings-sum").textContent = parts.filter(Boolean).join(", ");
   const seeded = $("seed").value.trim() && $("mode").value === "auto";
   $("mode-note").textContent = seeded ? "With a seed, Automatic returns exact repeats only, so that a seed always gives the same picture." : "";

@@ -10,6 +10,7 @@ from mix_helpers import Arrival, assert_close, play
 from policies.features.artefact import CALIBRATOR, Artefact, ArtefactKey, CalibrationShelf
 from policies.features.base import BlockStack, CacheLayer, Decision, Guidance, Output, Recipe, SubLayer, UNetSkip
 from policies.features.choice import FeatureChoice
+from policies.features.methods import METHODS
 from policies.features.predictors import CFGDelta, Reuse
 from policies.features.static import Always
 from service.engine.features.caches import FeatureCaches
@@ -217,3 +218,8 @@ def assert_same_report(report, other):
     fields = ("policy", "strength", "reason", "computed", "reused", "state_bytes")
     assert [getattr(report, name) for name in fields] == [getattr(other, name) for name in fields]
     np.testing.assert_allclose(report.compute_share, other.compute_share, rtol=1e-9)
+
+
+def methods_of(family):
+    """Our own methods that a family says it can run; libraries' have tests of their own."""
+    return [name for name in family.info.feature_policies if name in METHODS]

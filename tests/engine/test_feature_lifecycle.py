@@ -116,10 +116,12 @@ class TestMemory:
         assert [event.code for event in loop.tick()] == ["deadline"]
         assert loop.stats.feature_bytes == 0
         monkeypatch.undo()
-        broken = loop_of(Faulty(one, (3,)), failed)
+        broken = loop_of(Faulty(one, (3, 4)), failed)
         for _ in range(3):
             broken.tick()
         assert broken.stats.feature_bytes > 0
+        broken.tick()
+        assert broken.stats.feature_bytes == 0
         assert isinstance(broken.tick()[-1], JobFailed)
         assert broken.stats.feature_bytes == 0
         assert broken.idle
@@ -203,10 +205,16 @@ class TestFailures:
             assert (ends[item.job_id].features.computed, ends[item.job_id].features.reused) == (2, 6)
         assert ends["a"].evaluations == 8
 
+    def test_one_that_fails_goes_on_without_feature_caching(self, family):
+        item = asking("interval", 1.0, "a", **on(family))
+        result = drive(StepLoop(Faulty(family, (1,))), item)["a"]
+        assert (result.features.reason, result.features.reused, result.evaluations) == ("error", 0, item.steps)
+        np.testing.assert_array_equal(result.image, clean(family, plain(item)).image)
+
     def test_one_that_fails_leaves_nothing_to_the_next(self, family):
         first, second = (asking("interval", 1.0, name, **on(family, seed=n)) for n, name in enumerate("ab"))
         single = by_itself(family, second)
-        loop = loop_of(Faulty(family, (2,)), first)
+        loop = loop_of(Faulty(family, (2, 3)), first)
         assert finish(loop)["a"].code == "internal"
         loop.submit(second, 0.0)
         np.testing.assert_array_equal(finish(loop)["b"].image, single.result.image)

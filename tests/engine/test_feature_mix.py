@@ -13,6 +13,7 @@ from feature_helpers import (
     by_itself,
     is_unet,
     layer,
+    methods_of,
     on,
     plain,
     play_and_compare,
@@ -64,7 +65,7 @@ def explodes(solver):
 
 def every_method(family, states):
     """A job for every method, no two alike in prompt, seed, N, guidance, entry and strength."""
-    for number, method in enumerate(family.info.feature_policies):
+    for number, method in enumerate(methods_of(family)):
         entry = ((), (point(states[0], prediction=None),), (point(states[1], -1.0), point(states[0])))[number % 3]
         item = asking(
             method,
@@ -86,7 +87,7 @@ class TestTogether:
         plan.append(Arrival(plain(spec("without", **on(family))), 2, None))
         played, caches = play_and_compare(family, plan, rounded=rounded, shelf=shelf)
         done = played.results
-        assert set(done) == {*family.info.feature_policies, "without"}
+        assert set(done) == {*methods_of(family), "without"}
         idle = {name for name, result in done.items() if result.features and result.features.reason}
         assert idle <= {"cfg-cache"}
         assert sum(bool(result.features and result.features.reused) for result in done.values()) >= len(done) / 2
@@ -104,7 +105,7 @@ class TestTogether:
         solvers = family.info.solvers
         plan = []
         for number in range(data.draw(st.integers(2, 4))):
-            choice = FeatureChoice(data.draw(st.sampled_from(family.info.feature_policies)), data.draw(STRENGTHS))
+            choice = FeatureChoice(data.draw(st.sampled_from(methods_of(family))), data.draw(STRENGTHS))
             item = spec(
                 str(number),
                 prompt=data.draw(st.sampled_from(["a red cube", "x"])),
@@ -285,7 +286,7 @@ class TestSolvers:
                     assert report.state_bytes <= TracedCaches(family).bytes_of(item), (solver, policy)
 
     def test_all_solvers_in_one_batch(self, family):
-        policies = [name for name in family.info.feature_policies if not METHODS[name].calibrated]
+        policies = [name for name in methods_of(family) if not METHODS[name].calibrated]
         plan = [
             Arrival(
                 asking(policies[number % len(policies)], 0.75, solver, solver=solver, steps=6, seed=number),

@@ -171,7 +171,10 @@ class DiscreteFamily(ABC):
             dtype=self._place.number_type,
             loras=self._adapters.supported,
             architecture=architecture_of(self.network.backbone),
-            feature_policies=(*policies_of(self.network.backbone), *backends_of(self._denoiser)),
+            feature_policies=(
+                *policies_of(self.network.backbone, pairs=self.network.pairs),
+                *backends_of(self._denoiser),
+            ),
         )
 
 

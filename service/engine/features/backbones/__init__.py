@@ -8,7 +8,7 @@ from typing import Any
 from diffusers import FluxTransformer2DModel, PixArtTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 
 from policies.features.choice import Architecture, Traits
-from policies.features.methods import METHODS
+from policies.features.methods import GUIDANCE, METHODS
 from service.engine.features.backbone import Backbone, UnsupportedSite
 from service.engine.features.backbones.flux import FluxBackbone
 from service.engine.features.backbones.pixart import PixArtBackbone
@@ -56,9 +56,15 @@ def architecture_of(backbone: Backbone | None) -> Architecture:
     return "transformer" if backbone is None else traits_of(backbone, guided=False).architecture
 
 
-def policies_of(backbone: Backbone | None) -> tuple[str, ...]:
-    """Return the names of the methods a denoiser can run, calibrated or not; () without a backbone."""
+def policies_of(backbone: Backbone | None, *, pairs: bool) -> tuple[str, ...]:
+    """Return the names of the methods a denoiser can run, calibrated or not; () without a backbone.
+
+    Args:
+        backbone: of the denoiser.
+        pairs: guidance takes a second network row.
+    """
     if backbone is None:
         return ()
     architecture = traits_of(backbone, guided=False).architecture
-    return tuple(name for name, method in METHODS.items() if architecture in method.architectures)
+    able = [method for method in METHODS.values() if architecture in method.architectures]
+    return tuple(method.name for method in able if pairs or method.sites != (GUIDANCE,))

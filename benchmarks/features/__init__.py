@@ -15,17 +15,23 @@ from typing import Any
 import numpy as np
 
 from benchmarks.features import report as reports
-from benchmarks.features.lab import FeatureLab, Tally
+from benchmarks.features.lab import BATCH, FeatureLab, Tally
 from benchmarks.features.neighbours import entries, find_neighbours, row_of
-from benchmarks.features.systems import System, default_runs, every_method, fewer_steps, resumed, short_runs
+from benchmarks.features.systems import (
+    System,
+    default_runs,
+    every_method,
+    fewer_steps,
+    libraries,
+    resumed,
+    short_runs,
+)
 from policies.matching.table import ThresholdTable
 from training.loop import DIT_FOLDER, UNET_FOLDER
 from training.scenes import Caption, caption, sample_scene
 
-SCREENING_SEED, VALIDATION_SEED = 2101, 2102
+SCREENING_SEED, VALIDATION_SEED, LIBRARY_SEED = 2101, 2102, 2103
 SCREENING_SESSION, VALIDATION_SESSION = 210_000, 220_000
-STAR = {"unet": 8, "transformer": 10}
-"""N* of the shipped models, by `python -m benchmarks n_star` and `n_star_dit`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,8 @@ def measure(folder: Path, sizes: Sizes, *, quick: bool, quiet: bool) -> dict[str
     lab = FeatureLab(folder, quiet=quiet)
     table = ThresholdTable.load(folder / "matching.json")
     architecture, full = lab.info.architecture, System()
-    star = System(STAR[architecture], "dpmpp_2m")
+    # The models ship with N*, by `python -m benchmarks n_star` and `n_star_dit`, as their default.
+    star = System(lab.info.default_steps, lab.info.solvers[0])
     some = slice(None, None, 4 if quick else 1)
 
     methods, fewer = list(every_method(architecture))[some], list(fewer_steps())[some]
@@ -108,8 +115,11 @@ def measure(folder: Path, sizes: Sizes, *, quick: bool, quiet: bool) -> dict[str
     chosen = reports.finalists(joint, full, short)
     together = _joined(lab, [full, star, *chosen], fresh, table, "validation, joint")
 
+    borrowed = [] if architecture == "unet" else list(libraries(architecture))[some]
+    alone = _drawn(lab, [System(20, "dpmpp_2m"), *borrowed], LIBRARY_SEED, BATCH, "libraries", batch=1)
+
     middling = {one.features.policy: one for one in methods if one.features and one.features.strength == 0.5}
-    alone = {policy: _ratio(screened, system) for policy, system in middling.items()}
+    speeds = {policy: _ratio(screened, system) for policy, system in middling.items()}
     return {
         "architecture": architecture,
         "n_star": star.steps,
@@ -117,10 +127,11 @@ def measure(folder: Path, sizes: Sizes, *, quick: bool, quiet: bool) -> dict[str
         "guidance": lab.info.default_guidance,
         "screened": reports.table(screened, full),
         "resumed": reports.table(resuming, full),
-        "multiplied": reports.multiplied(resuming, late, alone),
+        "multiplied": reports.multiplied(resuming, late, speeds),
         "short": reports.table(joint, full),
         "validated": reports.table(confirmed, full),
         "validated_joint": reports.table(together, full),
+        "libraries": reports.table(alone, System(20, "dpmpp_2m")) if borrowed else [],
         "neighbours": {"screening": near.looked_at, "validation": fresh.looked_at},
         "best": {
             "features": reports.best(confirmed, full, final[0]),
@@ -131,8 +142,11 @@ def measure(folder: Path, sizes: Sizes, *, quick: bool, quiet: bool) -> dict[str
     }
 
 
-def _drawn(lab: FeatureLab, systems: list[System], seed: int, count: int, label: str) -> dict[System, Tally]:
-    return lab.compare(systems, captions(seed, count), list(range(seed * 100, seed * 100 + count)), label)
+def _drawn(
+    lab: FeatureLab, systems: list[System], seed: int, count: int, label: str, batch: int = BATCH
+) -> dict[System, Tally]:
+    seeds = list(range(seed * 100, seed * 100 + count))
+    return lab.compare(systems, captions(seed, count), seeds, label, batch=batch)
 
 
 def _joined(

@@ -86,13 +86,13 @@ class FeatureLab:
             features=system.features,
         )
 
-    def run(self, specs: Sequence[JobSpec]) -> tuple[float, list[JobResult]]:
-        """Run jobs in joint batches of `BATCH`; return wall-clock seconds and the results in order.
+    def run(self, specs: Sequence[JobSpec], batch: int = BATCH) -> tuple[float, list[JobResult]]:
+        """Run jobs in joint batches; return wall-clock seconds and the results in order.
 
         Raises:
             RuntimeError: a job failed.
         """
-        loop = StepLoop(self.pipeline, max_batch=BATCH, caches=self._caches)
+        loop = StepLoop(self.pipeline, max_batch=batch, caches=self._caches)
         ends: dict[str, JobResult] = {}
         started = time.perf_counter()
         for spec in specs:
@@ -117,6 +117,7 @@ class FeatureLab:
         seeds: Sequence[int],
         label: str,
         points: Sequence[Points] | None = None,
+        batch: int = BATCH,
     ) -> dict[System, Tally]:
         """Run every picture through every system; each batch of pictures meets them in another order.
 
@@ -126,6 +127,7 @@ class FeatureLab:
             seeds: one per picture.
             label: of the progress bar.
             points: per picture, where a system with an entry enters; None = nowhere.
+            batch: most pictures that advance together.
         """
         every = list(dict.fromkeys([*(system.plain for system in systems), *systems]))
         tallies = {system: Tally() for system in every}
@@ -137,7 +139,7 @@ class FeatureLab:
                 self._warm(captions[rows], seeds[rows])
                 drawn = {}
                 for system in _rotated(every, turn * 7):
-                    drawn[system] = self._turn(system, captions[rows], seeds[rows], entries, tallies[system])
+                    drawn[system] = self._turn(system, captions[rows], seeds[rows], entries, tallies[system], batch)
                     bar.update()
                 for system, results in drawn.items():
                     _compare_pictures(tallies[system], results, drawn[system.plain])
@@ -155,12 +157,13 @@ class FeatureLab:
         seeds: Sequence[int],
         entries: Sequence[Points | None],
         tally: Tally,
+        batch: int,
     ) -> list[JobResult]:
         specs = [self.spec(caption, seed, system) for caption, seed in zip(captions, seeds, strict=True)]
         if system.entry:
             enter = [points for points in entries if points is not None]
             specs = [replace(spec, resume=tuple(at(system))) for spec, at in zip(specs, enter, strict=True)]
-        seconds, results = self.run(specs)
+        seconds, results = self.run(specs, batch)
         tally.seconds.append(seconds)
         tally.denoising.append(sum(result.denoise_seconds for result in results))
         tally.score += self.score(results, captions).tolist()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from policies.features.backends import BACKENDS
 from policies.features.choice import Architecture, FeatureChoice
 from policies.features.methods import METHODS
 
@@ -84,6 +85,16 @@ def default_runs(architecture: Architecture, star: int) -> Iterator[System]:
     for policy in _gentle(architecture):
         for strength in (0.25, 0.5):
             yield System(star, "dpmpp_2m", FeatureChoice(policy, strength))
+
+
+def libraries(architecture: Architecture) -> Iterator[System]:
+    """What other libraries offer, each request alone as they must, beside our own of the same name."""
+    policies = [name for name, backend in BACKENDS.items() if architecture in backend.architectures]
+    ours = [name.partition(":")[2] for name in policies]
+    for policy in dict.fromkeys((*ours, *policies)):
+        if ":" in policy or policy in METHODS:
+            for strength in (0.5, 1.0):
+                yield System(20, "dpmpp_2m", FeatureChoice(policy, strength))
 
 
 def _gentle(architecture: Architecture) -> tuple[str, ...]:

@@ -124,6 +124,7 @@ def test_a_report_becomes_tables_and_a_picture(tallies, tmp_path):
         "multiplied": reports.multiplied(tallies, [both], {"taylor-output": 2.0}),
         "best": {"features": rows[1], "fewer_steps": None, "joint": None},
         "joint_over_n_star": None,
+        "libraries": rows,
     }
     report = json.loads(json.dumps({"models": {"unet": part}}))
     assert any(FAST.name in line for line in features_table(report))

@@ -244,6 +244,22 @@ class Job:
         """Run the rest, and further attempts, without feature caching."""
         self.features, self.unfeatured = None, reason
 
+    def give_up_features(self, reason: str, pipeline: Pipeline) -> bool:
+        """Go on without feature caching; tell whether the run begins anew, in full, because it has reused something.
+
+        So a picture that says it was drawn without was drawn without, whenever that was decided.
+
+        Args:
+            reason: one of `FeatureReport.reason`.
+            pipeline: gives noise and schedule.
+        """
+        reused = self.features is not None and self.features.approximated
+        self.forgo_features(reason)
+        if reused:
+            self.wasted += self.steps_done
+            self.enter_full(pipeline)
+        return reused
+
     def begin_features(self) -> None:
         """Tell feature caching which evaluation comes."""
         if self.features is not None:

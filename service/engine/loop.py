@@ -163,6 +163,9 @@ class StepLoop:
             else:
                 self._account(outcome.jobs, outcome.value.seconds)
                 self._settle(outcome.jobs, outcome.value)
+                for job in outcome.jobs:
+                    if job.features is not None and job.features.failed is not None and not job.done:
+                        self._give_up_features(job, job.features.failed)
         # What failed and was tried again took its time, too.
         self._fairness.charge(group[0].spec.group, time.perf_counter() - started, len(group))
 
@@ -171,8 +174,12 @@ class StepLoop:
         if broken.job.features is None:
             self._drop(broken.job, broken.code)
             return
-        logger.warning("job %s goes on without feature caching", broken.job.spec.job_id)
-        broken.job.forgo_features("error")
+        self._give_up_features(broken.job, "error")
+
+    def _give_up_features(self, job: Job, reason: str) -> None:
+        logger.warning("job %s goes on without feature caching (%s)", job.spec.job_id, reason)
+        if job.give_up_features(reason, self._pipeline):
+            self._tell(job)
 
     def _most(self, group: list[Job]) -> int | None:
         """How many jobs of a group should fit one forward, as far as known; half as many where one is guided."""
@@ -199,8 +206,6 @@ class StepLoop:
         outcome = "reused" if job.features.commit() else "computed"
         counts = self._stats.feature_evaluations
         counts[outcome] = counts.get(outcome, 0) + 1
-        if job.features.failed is not None:
-            job.forgo_features(job.features.failed)
 
     def _account(self, jobs: list[Job], seconds: float) -> None:
         """Share the device time by network rows: a guided job has two, less what feature caching left out."""

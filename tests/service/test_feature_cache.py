@@ -164,9 +164,9 @@ def test_the_calibration_counts_but_for_the_front(tmp_path: Path) -> None:
     assert calibration_digest(None) == calibration_digest(tmp_path / "absent") == calibration_digest(tmp_path) == ""
     _front_file(tmp_path)
     assert calibration_digest(tmp_path) == ""
-    (tmp_path / "teacache.json").write_text("1")
+    (tmp_path / "teacache-ddim-8.safetensors").write_text("1")
     first = calibration_digest(tmp_path)
-    (tmp_path / "teacache.json").write_text("2")
+    (tmp_path / "teacache-ddim-8.safetensors").write_text("2")
     assert first
     assert calibration_digest(tmp_path) not in ("", first)
 

@@ -87,6 +87,14 @@ class BackendRun(FeatureRun):
         self._backend, self._values = backend, backend.values(strength)
         self._workshop, self._paired, self._ratios, self._budget = workshop, paired, ratios, budget
         self._copy: _Copy | None = None
+        self._open = False
+
+    def begin(self, context: StepContext, position: int) -> None:
+        """Start an evaluation; after one that failed the copy may have gone on, and is made anew."""
+        if self._open:
+            self.reset()
+        super().begin(context, position)
+        self._open = True
 
     def reset(self) -> None:
         """Forget everything."""
@@ -95,7 +103,7 @@ class BackendRun(FeatureRun):
 
     def commit(self) -> bool:
         """Take note of what was remembered; see `FeatureRun.commit`."""
-        reused = super().commit()
+        reused, self._open = super().commit(), False
         if self._copy is not None:
             self.nbytes = self._copy.nbytes
             self._ledger.peak_bytes = max(self._ledger.peak_bytes, self.nbytes)

@@ -73,6 +73,7 @@ class _Walk:
         self._parked: dict[int, dict[int, _Span]] = {}
         self._spent = [profile.outside] * len(lanes)
         self._parts = any(lane is not None and lane.run.recipe.at(SubLayer) for lane in lanes)
+        self._copied: dict[tuple[int, ...], Tensor] = {}
         self._find_spans()
 
     def run(self) -> Tensor:
@@ -131,7 +132,8 @@ class _Walk:
         rows, spans = [row for row, _ in starting], [span for _, span in starting]
         first = self._first if len(rows) == len(self._lanes) else self._first.take(self._places(rows))
         now = self._backbone.indicator(kind, first, self._taken(rows))
-        distances = _distances(spans, now)
+        asked = any(span.lane.run.plan(span.layer) is Decision.PROBE for span in spans)
+        distances = _distances(spans, now) if asked else [math.inf] * len(spans)
         for span, indicator in zip(spans, now, strict=True):
             run = span.lane.run
             if run.plan(span.layer) is Decision.PROBE:
@@ -168,20 +170,18 @@ class _Walk:
             hidden = tuple(torch.cat(pair) for pair in zip(hidden, restored, strict=True)) if hidden else restored
             rows += back
         order = sorted(range(len(rows)), key=rows.__getitem__)
-        self._stream.hidden = tuple(tensor[self._places(order)] for tensor in hidden)
+        self._stream.hidden = tuple(self._picked(tensor, order) for tensor in hidden)
         self._set_rows(sorted(rows))
 
     def _keep(self, rows: list[int]) -> None:
-        places = self._places([self._rows.index(row) for row in rows])
-        self._stream.hidden = tuple(tensor[places] for tensor in self._stream.hidden)
+        places = [self._rows.index(row) for row in rows]
+        self._stream.hidden = tuple(self._picked(tensor, places) for tensor in self._stream.hidden)
         self._set_rows(rows)
 
     def _set_rows(self, rows: list[int]) -> None:
         self._rows = rows
         context = self._first.context
-        if len(rows) < len(self._lanes):
-            context = {name: tensor[self._places(rows)] for name, tensor in context.items()}
-        self._stream.context = context
+        self._stream.context = {name: self._picked(tensor, rows) for name, tensor in context.items()}
 
     def _layer(self, index: int) -> None:
         if self._parts:
@@ -207,7 +207,7 @@ class _Walk:
             predicted = predict_missing([parts[row].missing for row in reusing], -1)
             rows = [*computing, *reusing]
             value = predicted if value is None else torch.cat([value, predicted])
-            value = value[self._places([rows.index(row) for row in self._rows])]
+            value = self._picked(value, [rows.index(row) for row in self._rows])
         if value is not None:
             call.add(self._stream, value)
         for row in computing:
@@ -229,7 +229,7 @@ class _Walk:
     def _keep_values(self, parts: "dict[int, _Part]", computing: list[int], value: Tensor, *, speaks: bool) -> None:
         if not parts:
             return
-        values = value[self._places([computing.index(row) for row in parts])]
+        values = self._picked(value, [computing.index(row) for row in parts])
         if speaks:
             # One block speaks for all, as in AdaCache (Kahatapitiya et al. 2024, arXiv 2411.02397).
             _measure_change([part.missing for part in parts.values()], values)
@@ -241,8 +241,16 @@ class _Walk:
             return self._stream
         return self._stream.take(self._places([self._rows.index(row) for row in rows]))
 
+    def _picked(self, tensor: Tensor, places: list[int]) -> Tensor:
+        """Return some rows of a tensor, itself where they are all of them in order."""
+        return tensor if places == list(range(len(tensor))) else tensor[self._places(places)]
+
     def _places(self, places: list[int]) -> Tensor:
-        return torch.tensor(places, dtype=torch.long, device=self._first.hidden[0].device)
+        """Return row numbers on the device; every copy there waits, so each list of them is copied once a forward."""
+        key = tuple(places)
+        if key not in self._copied:
+            self._copied[key] = torch.tensor(places, dtype=torch.long, device=self._first.hidden[0].device)
+        return self._copied[key]
 
 
 @dataclass(frozen=True)

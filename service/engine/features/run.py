@@ -8,7 +8,7 @@ is remembered of an evaluation that fails: `commit` takes over what it has made,
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
@@ -89,6 +89,7 @@ class _Evaluation:
     made: list[tuple[Site, Key, Tensor]] = field(default_factory=list)
     seen: list[tuple[Site, Key, Tensor]] = field(default_factory=list)
     changes: dict[Site, float] = field(default_factory=dict)
+    policies: dict[Site, PolicyState] = field(default_factory=dict)
     spent: float = 0.0
     whole: float = 0.0
 
@@ -116,7 +117,6 @@ class FeatureRun:
         self._sites: dict[Site, SiteState] = {}
         self._position: int | None = None
         self._begun = 0
-        self._open = False
         self._now: _Evaluation | None = None
 
     @property
@@ -131,16 +131,15 @@ class FeatureRun:
         return 1.0 if now is None or now.whole == 0 else now.spent / now.whole
 
     def begin(self, context: StepContext, position: int) -> None:
-        """Start an evaluation; after one that failed nothing remembered is used.
+        """Start an evaluation; one that failed has left nothing behind.
 
         Args:
             context: of the evaluation.
             position: number of the evaluation in this attempt; after a gap nothing remembered is used.
         """
-        if self._open or (self._position is not None and position != self._position + 1):
+        if self._position is not None and position != self._position + 1:
             self.reset()
-        self._now, self._open = _Evaluation(context), True
-        self._begun = position
+        self._now, self._begun = _Evaluation(context), position
 
     def reset(self) -> None:
         """Forget everything."""
@@ -155,7 +154,7 @@ class FeatureRun:
             self._state(site).references[key] = tensor
         for layer in self.recipe.layers:
             self._commit_layer(layer, now, moment)
-        self._position, self._open = self._begun, False
+        self._position = self._begun
         reused = Decision.REUSE in now.noted.values()
         ledger = self._ledger
         ledger.computed += not reused
@@ -176,9 +175,16 @@ class FeatureRun:
             if site == layer.site:
                 entries = state.history.setdefault(key, deque(maxlen=layer.predictor.depth))
                 entries.appendleft(Remembered(moment, tensor))
-        policy = state.policy.setdefault(now.context.stage, PolicyState())
+        policy = state.policy[now.context.stage] = self._policy(layer.site)
         change = now.changes.get(layer.site)
         layer.policy.observe(now.context, policy, computed=noted is Decision.COMPUTE, change=change)
+
+    def _policy(self, site: Site) -> PolicyState:
+        """Return the policy's numbers for this evaluation: a copy, so that one that fails changes nothing."""
+        now = self._evaluation
+        if site not in now.policies:
+            now.policies[site] = replace(self._state(site).policy.get(now.context.stage, PolicyState()))
+        return now.policies[site]
 
     def running(self, branches: tuple[Branch, ...]) -> None:
         """Say which network rows the evaluation has, before the sites inside the network are planned."""
@@ -193,7 +199,7 @@ class FeatureRun:
 
     def _plan(self, layer: CacheLayer) -> Decision:
         context, state = self.context, self._state(layer.site)
-        policy = state.policy.setdefault(context.stage, PolicyState())
+        policy = self._policy(layer.site)
         entering = context.executed == 0
         resumed = context.first_step > 0 and context.executed <= layer.resume_warmup
         last = layer.force_last and context.last
@@ -224,7 +230,7 @@ class FeatureRun:
             motion: see `Probe`.
         """
         decision = Decision.COMPUTE
-        policy = self._state(layer.site).policy[self.context.stage]
+        policy = self._policy(layer.site)
         if math.isfinite(distance):
             decision = layer.policy.decide(self.context, policy, Probe(distance, motion))
         self._evaluation.decisions[layer.site] = decision
@@ -257,7 +263,9 @@ class FeatureRun:
     def changed(self, site: Site, change: float) -> None:
         """Record how much a computed tensor differs from the one before; the largest of the branches counts."""
         changes = self._evaluation.changes
-        changes[site] = max(change, changes.get(site, 0.0))
+        known = changes.get(site, 0.0)
+        # NaN before any number.
+        changes[site] = known if known > change or math.isnan(known) else change
 
     def spend(self, executed: float, whole: float) -> None:
         """Book multiply-adds: those executed, and those of the same work without feature caching."""

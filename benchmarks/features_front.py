@@ -28,9 +28,12 @@ def front_of(part: dict[str, Any], folder: Path) -> Front:
     info = load_pipeline(str(folder), "cpu", "float32").info
     if part["weights_digest"] != info.weights_digest:
         raise ValueError(f"the report was made with other weights than those in {folder}")
-    key = FrontKey(info.weights_digest, info.schedule, info.width, info.height, info.dtype)
+    key = FrontKey(info.weights_digest, info.schedule, info.width, info.height, part["guidance"], info.dtype)
     rows = [row for row in (*part["validated"], *part["validated_joint"]) if row["policy"] and not row["reason"]]
-    return Front(key, tuple(_point(row) for row in rows), {"guidance": str(part["guidance"])})
+    # Of full runs; the pairs of the joint runs give those of resumed ones.
+    full = {(row["system"]): row for row in part["validated"] if row["policy"] and not row["reason"]}
+    kept = full | {row["system"]: row for row in rows if row["entry"] and not row["resume_warmup"]}
+    return Front(key, tuple(map(_point, kept.values())), {"pictures": rows[0]["pictures"] if rows else 0})
 
 
 def _point(row: dict[str, Any]) -> FrontPoint:

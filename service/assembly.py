@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cache_store.config import StoreConfig, StoreConfigError
 from cache_store.store import CacheStore
+from policies.features.artefact import digest_of
 from policies.features.front import FrontError
 from policies.matching import MatchingPolicy, NoMatching, TableError, ThresholdTable, make_matching
 from policies.matching.ranking import can_judge
@@ -16,7 +17,7 @@ from service.embedder import Embedder, EmbedderError
 from service.engine import EngineConfig, make_engine
 from service.engine.base import Engine, EngineStartError, ModelInfo
 from service.engine.lora import LoraShelf
-from service.features import AUTO, FeatureCaching, calibration_digest, complaint, load_front
+from service.features import AUTO, FeatureCaching, complaint, load_front
 from service.generator import Generator
 from service.loras import LoraFiles
 from service.memory import Memory
@@ -74,7 +75,8 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     stack.push_async_callback(store.close)
     memory = Memory(store, embedder, max_depth=settings.max_depth)
     stack.push_async_callback(memory.flush)
-    engine = make_engine(engine_config(settings))
+    config = engine_config(settings)
+    engine = make_engine(config)
     # Requests are drained before this; what still runs has no client any more.
     stack.push_async_callback(engine.close)
     if settings.engine == "process":
@@ -89,7 +91,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         engine.info,
         capture=settings.capture,
         candidates=settings.candidates,
-        features=feature_caching(settings, engine.info),
+        features=feature_caching(settings, engine.info, config.calibration),
         resume_approximated=settings.resume_approximated,
     )
     totals = Totals()
@@ -130,6 +132,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         log_level=settings.log_level,
         loras=lora_shelf(settings),
         features=settings.features_path,
+        calibration=digest_of(settings.features_path),
         feature_bytes=settings.feature_bytes,
     )
 
@@ -139,8 +142,13 @@ def lora_shelf(settings: Settings) -> LoraShelf:
     return LoraShelf(settings.lora_dir, settings.max_loras)
 
 
-def feature_caching(settings: Settings, info: ModelInfo) -> FeatureCaching:
+def feature_caching(settings: Settings, info: ModelInfo, calibration: str) -> FeatureCaching:
     """Return what resolves wishes for feature caching.
+
+    Args:
+        settings: the policy and the folder.
+        info: the served model.
+        calibration: digest of the artefacts the engine was told to use.
 
     Raises:
         StartError: the served model cannot run the policy of the settings.
@@ -151,7 +159,7 @@ def feature_caching(settings: Settings, info: ModelInfo) -> FeatureCaching:
     front = load_front(settings.features_path, info)
     if front is None and settings.feature_cache == AUTO:
         log.warning("HEADSTART_FEATURE_CACHE is auto, but this model has no front: no features are cached")
-    return FeatureCaching(info, front, calibration_digest(settings.features_path))
+    return FeatureCaching(info, front, calibration)
 
 
 def choose_matching(settings: Settings, info: ModelInfo, embedder_digest: str) -> MatchingPolicy:

@@ -1,22 +1,18 @@
 """From what is asked of feature caching to what a run will do: "off", "auto", or a policy the model can run."""
 
-import hashlib
 import logging
 from pathlib import Path
 
-from policies.features.artefact_file import SUFFIX
 from policies.features.backends import BACKENDS
 from policies.features.base import RecipeError
 from policies.features.choice import FeatureChoice
-from policies.features.front import FILE_NAME, Front, FrontError
+from policies.features.front import FILE_NAME, Front, FrontError, FrontKey
 from policies.features.methods import METHODS, check_choice
 from service.engine.base import ModelInfo
 from service.types import FeaturePlan, GenerationRequest
 
 OFF = "off"
 AUTO = "auto"
-DIGITS = 16
-"""Hex digits of the calibration's digest: enough to tell one from another."""
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +51,18 @@ class FeatureCaching:
         if not self._info.feature_policies:
             return FeaturePlan(AUTO, reason="unsupported")
         front = self._front
-        if front is None or (front.key.width, front.key.height) != (request.width, request.height):
+        # With LoRAs it is another network than the one measured.
+        if front is None or request.loras or front.key.refusals(self._key(request)):
             return FeaturePlan(AUTO, reason="uncalibrated")
         chosen = front.choose(request.scheduler, request.steps, request.features.min_quality, skip)
         if chosen is None or complaint(chosen.policy, self._info) is not None:
             return FeaturePlan(AUTO, reason="no-safe-policy")
         return FeaturePlan(AUTO, FeatureChoice(canonical(chosen.policy), chosen.strength))
+
+    def _key(self, request: GenerationRequest) -> FrontKey:
+        info = self._info
+        size = (request.width, request.height)
+        return FrontKey(info.weights_digest, info.schedule, *size, request.guidance_scale, info.dtype)
 
 
 def canonical(policy: str) -> str:
@@ -107,17 +109,3 @@ def load_front(folder: Path | None, info: ModelInfo) -> Front | None:
         log.warning("the feature cache front was measured on another model or number type: auto caches no features")
         return None
     return front
-
-
-def calibration_digest(folder: Path | None) -> str:
-    """Return a digest of all artefacts of a calibration folder, "" without any.
-
-    The front only chooses; what it chose is part of a picture's key by name.
-    """
-    counted = [] if folder is None else sorted(folder.glob(f"*{SUFFIX}"))
-    digest = hashlib.sha256()
-    for path in counted:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.name}\0{content}\0".encode())
-    return digest.hexdigest()[:DIGITS] if counted else ""

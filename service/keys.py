@@ -6,6 +6,7 @@ import math
 
 from cache_store.types import Signature
 from policies.features.choice import FeatureChoice
+from policies.features.methods import VERSION
 from service.engine.base import ModelInfo
 from service.types import GenerationRequest
 
@@ -84,7 +85,7 @@ def exact_key(
         [(lora.name, lora.digest, lora.scale.hex()) for lora in request.loras],
     ]
     if features is not None:
-        parts.append([features.policy, features.strength.hex(), calibration])
+        parts.append([VERSION, features.policy, features.strength.hex(), features.resume_warmup, calibration])
     return text_hash(json.dumps(parts))
 
 

@@ -1,5 +1,6 @@
 """What is calibrated for a model as it is run: artefacts found in a folder, or the reason why there is none."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 _GUIDANCE_BAND = 0.25
+_DIGITS = 16
 
 
 class Uncalibrated(RecipeError):
@@ -55,14 +57,15 @@ class Conditions:
         """
         wanted = [(name, getattr(self, name), getattr(key, name)) for name in _EXACT]
         found = [f"{name} is {has!r}, not {want!r}" for name, want, has in wanted if has != want]
-        if not _close(self.guidance, key.guidance):
+        if not same_guidance(self.guidance, key.guidance):
             found.append(f"guidance is {key.guidance}, not {self.guidance}")
         if key.calibrator != CALIBRATOR:
             found.append(f"calibrator is {key.calibrator}, not {CALIBRATOR}")
         return tuple(found)
 
 
-def _close(guidance: float, calibrated: float) -> bool:
+def same_guidance(guidance: float, calibrated: float) -> bool:
+    """Tell whether what was measured at one guidance scale holds at another: within a quarter, and guided or not."""
     if guidance <= 1.0 or calibrated <= 1.0:
         return guidance <= 1.0 and calibrated <= 1.0
     return abs(guidance - calibrated) <= _GUIDANCE_BAND * calibrated
@@ -139,6 +142,20 @@ class Calibrations:
         if method not in self.found:
             raise Uncalibrated(f"{method} is not calibrated for {self.conditions}: {self.reason(method)}")
         return self.found[method]
+
+
+def digest_of(folder: Path | None) -> str:
+    """Return a digest of all artefacts of a calibration folder, "" without any.
+
+    The front only chooses; what it chose is part of a picture's key by name.
+    """
+    counted = [] if folder is None else sorted(folder.glob(f"*{SUFFIX}"))
+    digest = hashlib.sha256()
+    for path in counted:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.name}\0{content}\0".encode())
+    return digest.hexdigest()[:_DIGITS] if counted else ""
 
 
 class CalibrationShelf:

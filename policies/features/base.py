@@ -3,7 +3,8 @@
 Every published method is a choice on these axes. A `CachePolicy` sees one job at one evaluation and answers COMPUTE,
 REUSE or PROBE; it never sees another job's data, so a job decides in a mixed batch as it would alone. What no policy
 may get wrong is enforced by the engine, not here: nothing is reused at a job's first evaluation, without enough
-history, across a changed shape or number type, after a gap, or on a distance that is not finite.
+history, after a gap, or on a distance that is not finite. What is remembered lives and dies with one attempt of one
+job, in which picture size, LoRA set and number type cannot change.
 """
 
 from abc import ABC, abstractmethod

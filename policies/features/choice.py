@@ -54,7 +54,7 @@ class FeatureReport:
         policy: as asked for.
         strength: as asked for.
         reason: why nothing was cached, in a word or two ("uncalibrated", "unsupported", "too-large",
-            "not-installed"); None = it ran.
+            "not-installed", "not-finite", "error"); None = it ran.
         computed: network evaluations in which everything was computed.
         reused: network evaluations in which something was reused.
         compute_share: multiplications executed, of those the same evaluations take without feature caching.

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from policies.features.artefact import Conditions
+from policies.features.artefact import same_guidance
 from policies.features.artefact_file import complaint
 from policies.features.choice import FeatureChoice
 
@@ -17,7 +17,7 @@ FILE_NAME = "front.json"
 _WORTHWHILE = 1.05
 _SAME_BUCKET = 0.1 + 1e-9
 _COUNTS = ("width", "height", "steps")
-_NUMBERS = ("strength", "skip", "speedup", "quality", "lower95")
+_NUMBERS = ("guidance", "strength", "skip", "speedup", "quality", "lower95")
 
 
 class FrontError(ValueError):
@@ -26,16 +26,28 @@ class FrontError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class FrontKey:
-    """What a front was measured on; the fields are those of `Conditions`."""
+    """What a front was measured on; the fields are those of `artefact.Conditions`."""
 
     weights_digest: str
     schedule: str
     width: int
     height: int
+    guidance: float
     dtype: str
 
     def __post_init__(self) -> None:
         _check(asdict(self))
+
+    def refusals(self, wanted: "FrontKey") -> tuple[str, ...]:
+        """Return why what was measured under this key does not hold under another; () = it does.
+
+        Of guidance scales those within a quarter hold, as for artefacts.
+        """
+        pairs = [(name, has, getattr(wanted, name)) for name, has in asdict(self).items() if name != "guidance"]
+        found = [f"{name} is {has!r}, not {want!r}" for name, has, want in pairs if has != want]
+        if not same_guidance(wanted.guidance, self.guidance):
+            found.append(f"guidance is {self.guidance}, not {wanted.guidance}")
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +102,11 @@ class Front:
         if len(places) < len(self.points):
             raise FrontError("two points for the same method, strength and conditions")
 
-    def refusals(self, wanted: Conditions) -> tuple[str, ...]:
-        """Return why this front does not hold for a model run under `wanted`; () = it does."""
-        pairs = [(name, has, getattr(wanted, name)) for name, has in asdict(self.key).items()]
-        return tuple(f"{name} is {has!r}, not {want!r}" for name, has, want in pairs if has != want)
-
     def choose(self, solver: str, steps: int, min_quality: float, skip: float = 0.0) -> FeatureChoice | None:
         """Return the fastest method that is good enough, None if none is or nothing was measured.
 
-        Judged by the point estimate of the quality; what speeds up by no more than a twentieth is not worth it.
+        Judged by the point estimate of the quality; what speeds up by no more than a twentieth is not worth it. A run
+        that is to be resumed may yet run in full, so its choice has to be good enough for both.
 
         Args:
             solver: name of the solver.
@@ -107,9 +115,11 @@ class Front:
             skip: K/N of the request; the nearest measured share within a tenth counts, and 0 only for full runs.
         """
         measured = [point for point in self.points if (point.solver, point.steps) == (solver, steps)]
+        good = [point for point in measured if point.quality >= min_quality and point.speedup > _WORTHWHILE]
+        fulls = {(point.policy, point.strength) for point in good if point.skip == 0.0}
         bucket = _bucket({point.skip for point in measured}, skip)
-        good = [p for p in measured if p.skip == bucket and p.quality >= min_quality and p.speedup > _WORTHWHILE]
-        best = max(good, key=lambda p: (p.speedup, p.quality, p.policy, p.strength), default=None)
+        able = [point for point in good if point.skip == bucket and (point.policy, point.strength) in fulls]
+        best = max(able, key=lambda p: (p.speedup, p.quality, p.policy, p.strength), default=None)
         return None if best is None else FeatureChoice(best.policy, best.strength)
 
     @classmethod

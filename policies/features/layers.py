@@ -204,6 +204,8 @@ def _inside(
         max_reused: most reuses in a row; 0 = no bound.
     """
     deepest = max(run.traits.depth - 1, 0)
+    if policy.indicator == "increment" and deepest == 0:
+        raise RecipeError("a single block adds nothing before the cached part that could be looked at")
     unet = run.traits.architecture == "unet"
     site = UNetSkip(min(branch, deepest)) if unet else BlockStack(min(first, deepest))
     return (CacheLayer(site, policy, predictor or Reuse(), max_reused=max_reused),)

@@ -2,22 +2,22 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from policies.features import layers
 from policies.features.artefact import Calibrations
 from policies.features.backends import find_backend
 from policies.features.base import Recipe, RecipeError
-from policies.features.choice import FeatureChoice, Traits
+from policies.features.choice import Architecture, FeatureChoice, Traits
+from policies.features.layers import ATTENTION, CROSS_ATTENTION, FEED_FORWARD
 from policies.features.strength import Knob, check_strength
 
-Architecture = Literal["unet", "transformer"]
 UNET: tuple[Architecture, ...] = ("unet",)
 TRANSFORMER: tuple[Architecture, ...] = ("transformer",)
 BOTH: tuple[Architecture, ...] = ("unet", "transformer")
 
+VERSION = 1
+"""To be raised when a method or what its strengths stand for changes: the same choice then makes other pictures."""
 BRANCH, BLOCKS, INSIDE = "UNet branch", "block stack", "UNet branch or block stack"
-ATTENTION, CROSS_ATTENTION, FEED_FORWARD = "attention", "cross-attention", "feed-forward"
 GUIDANCE, OUTPUT = "unconditional output", "output"
 REUSE = "reuse"
 

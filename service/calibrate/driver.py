@@ -18,7 +18,7 @@ from service.calibrate.recorders import (
     SmoothCacheRecorder,
     TeaCacheRecorder,
 )
-from service.engine.base import JobFailed, JobSpec, Pipeline, Progress
+from service.engine.base import JobFailed, JobResult, JobSpec, Pipeline, Progress
 from service.engine.config import FEATURE_BYTES
 from service.engine.features.backbone import Backbone, UnsupportedSite
 from service.engine.features.backbones import traits_of
@@ -254,6 +254,8 @@ def _run(
         for event in loop.tick():
             if isinstance(event, JobFailed):
                 raise RunFailed(f"a run failed ({event.code}): {event.message}")
+            if isinstance(event, JobResult) and event.features is not None and event.features.reason:
+                raise RunFailed(f"a run could not be recorded to its end ({event.features.reason})")
             if isinstance(event, Progress) and event.step > event.first_step:
                 advanced(1)
 

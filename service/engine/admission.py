@@ -132,8 +132,7 @@ class WaitingRoom:
             wanted = self._feature_bytes(waiting.spec)
             short |= bool(wanted and remembered and remembered + wanted > self._budget.features)
             if short and wanted:
-                # Those that remember nothing pass, but of other groups only.
-                full.add(group)
+                # Only those that remember nothing pass.
                 continue
             jobs[group] += 1
             pixels[group] += cost

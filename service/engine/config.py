@@ -28,6 +28,7 @@ class EngineConfig:
         log_level: least severe log line an engine process keeps.
         loras: where LoRAs lie, and how many may be loaded.
         features: folder of what feature caching methods were calibrated to; None = there is none.
+        calibration: digest of that folder; with another one nothing in it counts.
         feature_bytes: most bytes feature caching remembers for all jobs in the loop.
         quantise: "int8" to keep the denoiser's weights as integers, or "none".
     """
@@ -44,5 +45,6 @@ class EngineConfig:
     log_level: str = "info"
     loras: LoraShelf = NO_LORAS
     features: Path | None = None
+    calibration: str = ""
     feature_bytes: int = FEATURE_BYTES
     quantise: Quantise = "none"

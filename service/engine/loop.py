@@ -191,8 +191,9 @@ class StepLoop:
             job.round_for_capture()
             job.begin_features()
         rows = join(jobs)
-        # Beside a decoder at work, a peak would not be the denoiser's own.
-        network_rows = 0 if self._decoder.pending else sum(1 + job.guided for job in jobs)
+        # Beside a decoder at work, a peak would not be the denoiser's own; rows that reuse take less than others.
+        alike = not self._decoder.pending and not rows.features
+        network_rows = sum(1 + job.guided for job in jobs) if alike else 0
         with self._peak.watch(_size(jobs[0]), network_rows), _Stopwatch(rows.latents) as watch:
             denoised = self._pipeline.predict(rows)
         for job in jobs:

@@ -47,6 +47,7 @@ class ProcessEngine(Front):
         self._stopping = False
         self._suspect: Ticket | None = None
         self._past_sizes: Counter[int] = Counter()
+        self._past_evaluations: Counter[str] = Counter()
 
     @property
     def pid(self) -> int | None:
@@ -87,8 +88,12 @@ class ProcessEngine(Front):
             case Refused(message) if not self._loading.done():
                 self._loading.set_exception(EngineStartError(message))
             case Ticked(events, stats):
-                sizes = dict(self._past_sizes + Counter(stats.batch_sizes))
-                self._stats = replace(stats, restarts=self._stats.restarts, batch_sizes=sizes)
+                self._stats = replace(
+                    stats,
+                    restarts=self._stats.restarts,
+                    batch_sizes=dict(self._past_sizes + Counter(stats.batch_sizes)),
+                    feature_evaluations=dict(self._past_evaluations + Counter(stats.feature_evaluations)),
+                )
                 if any(isinstance(event, JobResult) for event in events):
                     self._failures = 0
                 self._deliver(report)
@@ -105,7 +110,9 @@ class ProcessEngine(Front):
             return
         logger.error("the engine process ended; starting another for %d unfinished jobs", len(self._tickets))
         self._past_sizes = Counter(self._stats.batch_sizes)
-        self._stats = replace(self._stats, active=0, ready=False, restarts=self._stats.restarts + 1)
+        self._past_evaluations = Counter(self._stats.feature_evaluations)
+        restarts = self._stats.restarts + 1
+        self._stats = replace(self._stats, active=0, feature_bytes=0, ready=False, restarts=restarts)
         self._blame()
         self._stats.waiting = len(self._tickets)
         self._reviver = asyncio.get_running_loop().create_task(self._revive())

@@ -2,8 +2,8 @@
 
 Only the weights: symmetric, one scale per output channel (Krishnamoorthi 2018, arXiv 1806.08342), turned back into
 numbers where a layer runs. Activations stay what they are, so a row's result depends on no other row of its batch,
-and no range of theirs has to be known beforehand. The first and last layers and everything that embeds time, text or
-place keep their weights.
+and no range of theirs has to be known beforehand. The first and last layers and what embeds time, text or place
+outside the repeated blocks keep their weights.
 """
 
 from abc import abstractmethod

@@ -1,9 +1,11 @@
 """What runs a `StepLoop`: commands in, events out. The same code in a thread and in a child process."""
 
+import logging
 import queue
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from policies.features.artefact import CalibrationShelf
+from policies.features.artefact import CalibrationShelf, digest_of
 from service.engine.base import Pipeline
 from service.engine.config import EngineConfig
 from service.engine.features.caches import NOWHERE, FeatureCaches
@@ -11,6 +13,8 @@ from service.engine.loading import device_of
 from service.engine.loop import StepLoop
 from service.engine.messages import Cancel, Command, Report, Stop, Submit, Ticked
 from service.engine.peak import meter_of
+
+logger = logging.getLogger(__name__)
 
 Inbox = queue.SimpleQueue[Command]
 
@@ -25,8 +29,17 @@ def make_loop(pipeline: Pipeline, config: EngineConfig) -> StepLoop:
         meter=meter_of(device),
         max_loras=config.loras.limit,
         decode_beside=device.type != "cpu",
-        caches=FeatureCaches(pipeline, CalibrationShelf(config.features or NOWHERE), config.feature_bytes),
+        caches=FeatureCaches(pipeline, CalibrationShelf(_calibrated(config)), config.feature_bytes),
     )
+
+
+def _calibrated(config: EngineConfig) -> Path:
+    """Return the folder of artefacts, unless it has changed since the service named pictures by it."""
+    folder = config.features or NOWHERE
+    if digest_of(config.features) == config.calibration:
+        return folder
+    logger.warning("what feature caching was calibrated to has changed: restart the service to use it")
+    return NOWHERE
 
 
 def serve(loop: StepLoop, inbox: Inbox, send: Callable[[Report], None]) -> None:

@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from policies.features.artefact import Conditions
 from policies.features.choice import FeatureChoice
 from policies.features.front import Front, FrontError, FrontKey, FrontPoint
 
-KEY = FrontKey("w", "linear", 64, 32, "float32")
-HERE = Conditions("w", "linear", "ddim", 50, 64, 32, 7.5, "float32")
+KEY = FrontKey("w", "linear", 64, 32, 7.5, "float32")
 
 
 def point(policy: str, strength: float, speedup: float, quality: float, skip: float = 0.0) -> FrontPoint:
@@ -26,7 +24,10 @@ FRONT = Front(
         point("deepcache", 0.6, 2.2, 0.985),
         point("magcache", 0.5, 1.9, 0.992),
         point("teacache", 0.2, 1.04, 1.01),
-        point("deepcache", 0.2, 1.4, 0.999, skip=0.3),
+        point("magcache", 0.9, 2.5, 0.6),
+        point("deepcache", 0.3, 1.4, 0.999, skip=0.3),
+        point("deepcache", 0.6, 2.0, 0.999, skip=0.3),
+        point("cfg-cache", 0.5, 2.5, 0.999, skip=0.3),
         point("magcache", 0.9, 3.0, 0.5, skip=0.5),
     ),
     {"device": "cpu"},
@@ -42,8 +43,9 @@ FRONT = Front(
         (0.995, 0.0, ("deepcache", 0.3)),
         (1.0, 0.0, None),  # good enough, but no faster worth speaking of
         (1.5, 0.0, None),
-        (0.99, 0.3, ("deepcache", 0.2)),
-        (0.99, 0.2, ("deepcache", 0.2)),
+        (0.99, 0.3, ("deepcache", 0.3)),  # faster ones are not good enough, or not measured, if it runs in full
+        (0.98, 0.3, ("deepcache", 0.6)),
+        (0.99, 0.2, ("deepcache", 0.3)),
         (0.99, 0.45, None),
         (0.5, 0.45, ("magcache", 0.9)),
         (0.99, 0.05, None),  # resumed, and only full runs were measured near
@@ -67,12 +69,21 @@ def test_of_equally_fast_ones_the_better() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"weights_digest": "x"}, {"schedule": "x"}, {"width": 1}, {"height": 1}, {"dtype": "x"}], ids=str
+    "change",
+    [
+        {"weights_digest": "x"},
+        {"schedule": "x"},
+        {"width": 1},
+        {"height": 1},
+        {"dtype": "x"},
+        {"guidance": 1.0},
+        {"guidance": 10.0},
+    ],
+    ids=str,
 )
 def test_it_holds_for_what_it_was_measured_on(change: dict[str, Any]) -> None:
-    assert FRONT.refusals(HERE) == ()
-    assert FRONT.refusals(dataclasses.replace(HERE, solver="euler", steps=7, guidance=1.0)) == ()
-    (refusal,) = FRONT.refusals(dataclasses.replace(HERE, **change))
+    assert KEY.refusals(KEY) == KEY.refusals(dataclasses.replace(KEY, guidance=6.0)) == ()
+    (refusal,) = KEY.refusals(dataclasses.replace(KEY, **change))
     assert next(iter(change)) in refusal
 
 

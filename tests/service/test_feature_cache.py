@@ -12,6 +12,7 @@ import pytest
 from service_samples import CAPTURE, INFO, plan, request, result
 
 from cache_store.types import NoiseState, StoreStats
+from policies.features.artefact import digest_of
 from policies.features.choice import FeatureChoice, FeatureReport
 from policies.features.front import Front, FrontError, FrontKey, FrontPoint
 from policies.matching import Candidate, StateRef
@@ -22,8 +23,8 @@ from service.api.schema import GenerationBody
 from service.api.verdict_headers import headers_of
 from service.api.wishes import feature_wish, order_of
 from service.assembly import Service, StartError, engine_config, feature_caching, make_engine, open_service
-from service.engine.base import Engine, EngineStats, JobEvent, JobResult, JobSpec, ModelInfo
-from service.features import FeatureCaching, calibration_digest, load_front
+from service.engine.base import Engine, EngineStats, JobEvent, JobResult, JobSpec, Lora, ModelInfo
+from service.features import FeatureCaching, load_front
 from service.gauges import Gauges
 from service.generator import Picture
 from service.keys import exact_key
@@ -107,7 +108,9 @@ def _front_file(folder: Path, **changes: object) -> None:
     """Write a front: at quality 0.98 deepcache 0.4 for full runs of 8 ddim steps, cfg-cache behind half of them."""
     folder.mkdir(parents=True, exist_ok=True)
     key = {name: getattr(INFO, name) for name in ("weights_digest", "schedule", "width", "height", "dtype")}
+    key["guidance"] = request().guidance_scale
     points = (
+        FrontPoint("ddim", 8, "cfg-cache", 0.3, skip=0.0, speedup=1.2, quality=0.99, lower95=0.95),
         FrontPoint("ddim", 8, "deepcache", 0.4, skip=0.0, speedup=2.0, quality=0.98, lower95=0.9),
         FrontPoint("ddim", 8, "cfg-cache", 0.3, skip=0.5, speedup=1.5, quality=0.98, lower95=0.9),
     )
@@ -122,11 +125,14 @@ def test_auto_chooses_on_the_front(tmp_path: Path) -> None:
     _front_file(tmp_path)
     caching = FeatureCaching(CACHING, load_front(tmp_path, CACHING))
     assert _auto(caching) == FeaturePlan("auto", CHOICE)
-    assert _auto(caching, 0.99) == FeaturePlan("auto", reason="no-safe-policy")
+    assert _auto(caching, 0.985).choice == FeatureChoice("cfg-cache", 0.3)
+    assert _auto(caching, 0.999) == FeaturePlan("auto", reason="no-safe-policy")
     assert _auto(caching, steps=9).reason == "no-safe-policy"
     assert _auto(caching, skip=0.45).choice == FeatureChoice("cfg-cache", 0.3)
     assert _auto(caching, skip=0.2).reason == "no-safe-policy"
     assert _auto(caching, width=64).reason == "uncalibrated"
+    assert _auto(caching, guidance_scale=30.0).reason == "uncalibrated"
+    assert _auto(caching, loras=(Lora("a", "0" * 64, 1.0),)).reason == "uncalibrated"
     assert _auto(FeatureCaching(CACHING)) == FeaturePlan("auto", reason="uncalibrated")
     assert _auto(FeatureCaching(INFO, load_front(tmp_path, INFO))).reason == "unsupported"
     foreign = replace(CACHING, feature_policies=("cfg-cache", "interval"))
@@ -161,14 +167,14 @@ def test_a_front_may_be_absent_but_not_broken(tmp_path: Path) -> None:
 
 
 def test_the_calibration_counts_but_for_the_front(tmp_path: Path) -> None:
-    assert calibration_digest(None) == calibration_digest(tmp_path / "absent") == calibration_digest(tmp_path) == ""
+    assert digest_of(None) == digest_of(tmp_path / "absent") == digest_of(tmp_path) == ""
     _front_file(tmp_path)
-    assert calibration_digest(tmp_path) == ""
+    assert digest_of(tmp_path) == ""
     (tmp_path / "teacache-ddim-8.safetensors").write_text("1")
-    first = calibration_digest(tmp_path)
+    first = digest_of(tmp_path)
     (tmp_path / "teacache-ddim-8.safetensors").write_text("2")
     assert first
-    assert calibration_digest(tmp_path) not in ("", first)
+    assert digest_of(tmp_path) not in ("", first)
 
 
 # ---- settings ----
@@ -177,13 +183,13 @@ def test_the_calibration_counts_but_for_the_front(tmp_path: Path) -> None:
 def test_the_settings_policy_must_fit_the_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings(model=str(tmp_path), feature_cache="smoothcache")
     with pytest.raises(StartError, match="HEADSTART_FEATURE_CACHE") as caught:
-        feature_caching(settings, CACHING)
+        feature_caching(settings, CACHING, "")
     assert "\n" not in str(caught.value)
     assert "no front" not in caplog.text
-    feature_caching(Settings(model=str(tmp_path), feature_cache="auto"), CACHING)
+    feature_caching(Settings(model=str(tmp_path), feature_cache="auto"), CACHING, "")
     assert "no front" in caplog.text
     _front_file(tmp_path / "features")
-    caching = feature_caching(Settings(model=str(tmp_path), feature_cache="auto"), CACHING)
+    caching = feature_caching(Settings(model=str(tmp_path), feature_cache="auto"), CACHING, "")
     assert _auto(caching).choice == CHOICE
 
 

@@ -92,8 +92,8 @@ class FeatureCaches:
         backend = find_backend(choice.policy)
         if not installed(backend.library):
             raise NothingCached("not-installed")
-        if spec.loras:
-            raise RecipeError(f"{backend.name} does not go with LoRAs")
+        if spec.loras or stages_of(spec.solver) > 1:
+            raise RecipeError(f"{backend.name} goes neither with LoRAs nor with solvers of two evaluations a step")
         if self._workshop is None:
             self._workshop = Workshop(self.pipeline.network.denoiser)
         ratios = self._calibrations(spec).magcache() if backend.calibrated else ()
@@ -112,10 +112,14 @@ class FeatureCaches:
         if key not in self._known:
             if len(self._known) >= KNOWN:
                 self._known.clear()
-            self._known[key] = self._reckon(spec, spec.features)
+            reckoned = self._reckon(spec, spec.features)
+            if reckoned is None:
+                return 0
+            self._known[key] = reckoned
         return self._known[key]
 
-    def _reckon(self, spec: JobSpec, choice: FeatureChoice) -> int:
+    def _reckon(self, spec: JobSpec, choice: FeatureChoice) -> int | None:
+        """Return the bytes a choice takes, None if that could not be told this time."""
         try:
             if choice.alone:
                 wanted = self._bytes_borrowed(find_backend(choice.policy), spec)
@@ -123,9 +127,11 @@ class FeatureCaches:
                 wanted = self._bytes(self.recipe(spec, choice, 0), spec)
         except torch.AcceleratorError:
             raise
+        except RecipeError:
+            return 0
         except Exception:
             # `open` will say why.
-            return 0
+            return None
         return wanted if wanted <= self.budget else 0
 
     def recipe(self, spec: JobSpec, choice: FeatureChoice, first_step: int) -> Recipe:

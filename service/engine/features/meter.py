@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from service.engine.features.profile import KERNELS
+from service.engine.quantise import QuantisedLayer
 
 ATTENTION = (Attention, AttentionModuleMixin)
-LAYERS = (nn.Linear, nn.Conv2d)
+LAYERS = (nn.Linear, nn.Conv2d, QuantisedLayer)
 
 
 @dataclass

@@ -132,29 +132,24 @@ class Network:
         conditions = {
             name: torch.cat([rows.conditions[name][first], rows.negatives[name][second]]) for name in rows.conditions
         }
+        if any(map(has_inner_site, lanes)):
+            return self._walked(order, rows, conditions, lanes)
+        for lane in lanes:
+            if lane is not None and (profile := self.profile(rows)) is not None:
+                lane.run.spend(profile.whole, profile.whole)
         wanted, count = self.place.rows(len(order)), len(order)
-        order, conditions = (
-            filled(order, wanted),
-            {name: filled(tensor, wanted) for name, tensor in conditions.items()},
-        )
-        inputs = self.inputs(order, rows, conditions)
-        padded = [*lanes, *[None] * (wanted - count)]
-        if not any(lanes):
-            return self._plain(inputs)[:count]
+        padded = {name: filled(tensor, wanted) for name, tensor in conditions.items()}
+        inputs = self.inputs(filled(order, wanted), rows, padded)
+        return self._cut(self.denoiser(**inputs, return_dict=False)[0])[:count]
+
+    def _walked(self, order: Tensor, rows: Rows, conditions: Condition, lanes: Sequence[Lane | None]) -> Tensor:
+        """Run the denoiser layer by layer; that is never compiled, so nothing is gained by filling rows up."""
         profile = self.profile(rows)
         if self.backbone is None or profile is None:
             raise RuntimeError("feature caching without a backbone")
-        if any(map(has_inner_site, lanes)):
-            share = rows.sigmas / (rows.alphas + rows.sigmas)
-            walked = walk_cached(self.backbone, {**inputs, "noise_share": share[order]}, padded, profile)
-            return self._cut(walked)[:count]
-        for lane in lanes:
-            if lane is not None:
-                lane.run.spend(profile.whole, profile.whole)
-        return self._plain(inputs)[:count]
-
-    def _plain(self, inputs: Inputs) -> Tensor:
-        return self._cut(self.denoiser(**inputs, return_dict=False)[0])
+        share = rows.sigmas / (rows.alphas + rows.sigmas)
+        inputs = {**self.inputs(order, rows, conditions), "noise_share": share[order]}
+        return self._cut(walk_cached(self.backbone, inputs, lanes, profile))
 
     def _cut(self, output: Tensor) -> Tensor:
         return (output if self.channels is None else output[:, : self.channels]).float()

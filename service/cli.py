@@ -53,16 +53,15 @@ def calibrate_features(
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the model's features.")] = None,
     device: Annotated[str, typer.Option(help="Torch device: auto, cpu, cuda, …")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16; serve with the same.")] = "auto",
+    quantise: Annotated[str, typer.Option(help="none or int8; serve with the same.")] = "none",
 ) -> None:
     """Run a model in full a few times and write what its calibrated feature cache policies need."""
     chosen = model or _settings().model
     from service.calibrate.command import Request, run_features
 
-    run_features(
-        Request(
-            chosen, policy, solver, steps, guidance, width, height, prompts, samples, seed, branch, out, device, dtype
-        )
-    )
+    size = (width, height)
+    place = (device, dtype, quantise)
+    run_features(Request(chosen, policy, solver, steps, guidance, *size, prompts, samples, seed, branch, out, *place))
 
 
 @app.command("settings")

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import typer
 
@@ -12,6 +12,7 @@ from service.calibrate.driver import Calibration, CalibrationError, RunFailed, W
 from service.calibrate.files import read_prompts, writable_folder
 from service.engine.base import EngineStartError
 from service.engine.loading import load_pipeline
+from service.engine.quantise import Quantise
 
 BAD_INPUT = 2
 FAILED = 1
@@ -35,6 +36,7 @@ class Request:
     out: Path | None
     device: str
     dtype: str
+    quantise: str
 
 
 def run_features(request: Request) -> None:
@@ -48,8 +50,9 @@ def run_features(request: Request) -> None:
         folder = writable_folder(request.out, request.model)
     except CalibrationError as error:
         _stop(error, BAD_INPUT)
+    quantise = cast(Quantise, request.quantise)
     try:
-        pipeline = load_pipeline(request.model, request.device, request.dtype)
+        pipeline = load_pipeline(request.model, request.device, request.dtype, quantise=quantise)
     except EngineStartError as error:
         _stop(error, FAILED)
     info = pipeline.info

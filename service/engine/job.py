@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from policies.features.base import StepContext
-from policies.features.choice import FeatureReport
 from service.engine.base import (
     CapturedState,
     Condition,
@@ -22,8 +21,9 @@ from service.engine.base import (
     Progress,
     ResumePoint,
 )
-from service.engine.features.caches import FeatureCaches, NothingCached
-from service.engine.features.run import FeatureRun, Ledger
+from service.engine.features.caches import FeatureCaches
+from service.engine.features.part import JobFeatures
+from service.engine.features.run import FeatureRun
 from service.engine.foreign import FOREIGN, METHODS, ForeignRun
 from service.engine.gate import divergence, passes
 from service.engine.levels import SAME_TIME, Level
@@ -140,9 +140,7 @@ class Job:
         guided: whether classifier-free guidance applies (a second network row).
         held: events not told yet, because the first of them waits for its preview.
         gone: nobody waits for it any more.
-        features: feature caching of this attempt; None where there is none.
-        unfeatured: why there is none although it was asked for.
-        ledger: what feature caching did so far.
+        caching: feature caching of all its attempts.
     """
 
     spec: JobSpec
@@ -153,6 +151,7 @@ class Job:
     solver: Solver
     route: Route
     latent: Tensor
+    caching: JobFeatures
     point: ResumePoint | None = None
     resumed: int | None = None
     deeper: int | None = None
@@ -169,10 +168,6 @@ class Job:
     decode_seconds: float = 0.0
     held: list[Held] = field(default_factory=list)
     gone: bool = False
-    caches: FeatureCaches | None = None
-    features: FeatureRun | None = None
-    unfeatured: str | None = None
-    ledger: Ledger = field(default_factory=Ledger)
 
     @classmethod
     def create(
@@ -201,7 +196,7 @@ class Job:
         noise = pipeline.initial_noise(spec.seed, spec.width, spec.height)
         route = plan_route(pipeline, spec)
         solver = FOREIGN if route.foreign else SOLVERS[spec.solver]
-        job = cls(spec, submitted, condition, negative, guided, solver, route, noise, caches=caches)
+        job = cls(spec, submitted, condition, negative, guided, solver, route, noise, JobFeatures(spec, caches))
         job.next_attempt(pipeline)
         return job
 
@@ -227,22 +222,12 @@ class Job:
     def _enter(self, route: Route, latent: Tensor, point: ResumePoint | None, resumed: int | None) -> None:
         self.route, self.latent, self.point, self.resumed, self.deeper = route, latent, point, resumed, None
         self.index, self.memory, self.denoised, self.captured = 0, Memory(), None, []
-        self._open_features()
+        self.caching.open(max(0, route.skipped))
 
-    def _open_features(self) -> None:
-        """Begin feature caching anew: another attempt remembers nothing of the one before."""
-        self.features = None
-        choice = self.spec.features
-        if choice is None or self.caches is None or self.unfeatured is not None:
-            return
-        try:
-            self.features = self.caches.open(self.spec, choice, max(0, self.route.skipped), self.ledger)
-        except NothingCached as nothing:
-            self.unfeatured = nothing.reason
-
-    def forgo_features(self, reason: str) -> None:
-        """Run the rest, and further attempts, without feature caching."""
-        self.features, self.unfeatured = None, reason
+    @property
+    def features(self) -> FeatureRun | None:
+        """Feature caching of this attempt; None where there is none."""
+        return self.caching.run
 
     def give_up_features(self, reason: str, pipeline: Pipeline) -> bool:
         """Go on without feature caching; tell whether the run begins anew, in full, because it has reused something.
@@ -253,8 +238,7 @@ class Job:
             reason: one of `FeatureReport.reason`.
             pipeline: gives noise and schedule.
         """
-        reused = self.features is not None and self.features.approximated
-        self.forgo_features(reason)
+        reused = self.caching.forgo(reason)
         if reused:
             self.wasted += self.steps_done
             self.enter_full(pipeline)
@@ -282,7 +266,7 @@ class Job:
     @property
     def network_rows(self) -> float:
         """What this evaluation took of the network, in whole rows: two for a guided job without feature caching."""
-        return (1 + self.guided) * (1.0 if self.features is None else self.features.cost)
+        return (1 + self.guided) * self.caching.cost
 
     def _route_from(self, point: ResumePoint, pipeline: Pipeline) -> Route | None:
         """Return the route from a point that saves steps, has this job's shape and lies on this model's schedule.
@@ -418,7 +402,7 @@ class Job:
         """Tell whether features were reused before the latent, in this run or in those it descends from."""
         source = self.deeper_point or self.point
         inherited = source is not None and source.approximated
-        return inherited or (self.features is not None and self.features.approximated)
+        return inherited or self.caching.approximated
 
     @property
     def deeper_point(self) -> ResumePoint | None:
@@ -483,19 +467,5 @@ class Job:
             decode_seconds=self.decode_seconds,
             extra_evaluations=self.evaluations - steps_run,
             entry=None if self.resumed is None else entry,
-            features=self._feature_report(),
-        )
-
-    def _feature_report(self) -> FeatureReport | None:
-        choice, ledger = self.spec.features, self.ledger
-        if choice is None:
-            return None
-        return FeatureReport(
-            policy=choice.policy,
-            strength=choice.strength,
-            reason=self.unfeatured,
-            computed=ledger.computed,
-            reused=ledger.reused,
-            compute_share=ledger.spent / ledger.whole if ledger.whole else 1.0,
-            state_bytes=ledger.peak_bytes,
+            features=self.caching.report(),
         )

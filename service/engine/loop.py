@@ -261,7 +261,7 @@ class StepLoop:
         logger.warning("job %s: latent not finite at step %d; once more in full", job.spec.job_id, job.index)
         job.discard()
         job.retried = True
-        job.forgo_features("not-finite")
+        job.caching.forgo("not-finite")
         job.enter_full(self._pipeline)
         self._tell(job)
 
@@ -294,7 +294,7 @@ class StepLoop:
         self._active = [job for job in self._active if not job.done]
         self._decoding += finished
         for job in finished:
-            job.features = None
+            job.caching.close()
         for group in _by_shape(finished):
             self._decoder.submit(group, [job.latent for job in group], preview=False)
 
@@ -316,7 +316,7 @@ class StepLoop:
 
     def _leave(self, job: Job) -> None:
         job.gone = True
-        job.features = None
+        job.caching.close()
         self._active = [other for other in self._active if other is not job]
         self._decoding = [other for other in self._decoding if other is not job]
 

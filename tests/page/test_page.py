@@ -207,3 +207,10 @@ POOR_CONTRAST = r"""(() => {
     }
     return poor;
 })()"""
+
+
+def test_feature_caching_is_chosen_by_name_and_its_work_is_told(fresh: Page) -> None:
+    fresh.wait("document.querySelectorAll('#features option').length > 3")
+    draw(fresh, "a yellow cone behind a blue cube", features="deepcache", mode="off")
+    assert "feature caching: deepcache" in fresh.text("#settings-sum")
+    assert re.search(r"Network computed\s*\d\d%", fresh.text("#facts"))

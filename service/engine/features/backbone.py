@@ -79,11 +79,14 @@ class Backbone(ABC):
         layers: how many there are.
         kinds: kinds of sub-layers its blocks have, () if they cannot be taken apart.
         channel_axis: where a batch of features has its channels.
+        adds: a span's feature is what it adds to the hidden states before it; else it replaces them, and they need
+            not be kept.
     """
 
     layers: int
     kinds: tuple[str, ...] = ()
     channel_axis: int = -1
+    adds: bool = True
 
     @abstractmethod
     def enter(self, inputs: Inputs) -> Stream:

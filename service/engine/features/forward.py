@@ -105,8 +105,9 @@ class _Walk:
         self._decide(starting)
         leaving = set()
         for row, span in starting:
-            place = self._rows.index(row)
-            span.before = tuple(tensor[place] for tensor in self._stream.hidden)
+            if self._backbone.adds:
+                place = self._rows.index(row)
+                span.before = tuple(tensor[place] for tensor in self._stream.hidden)
             decision = span.lane.run.plan(span.layer)
             span.lane.run.note(span.layer.site, decision)
             if decision is Decision.REUSE:
@@ -287,5 +288,5 @@ def _measure_change(rows: Sequence[Missing], values: Tensor) -> None:
 
 
 def _stacked(spans: Sequence[_Span]) -> list[Tensor]:
-    """Return the hidden states before the spans, one batch per stream."""
+    """Return the hidden states before the spans, one batch per stream; nothing where they are not kept."""
     return [torch.stack(tensors) for tensors in zip(*(span.before for span in spans), strict=True)]

@@ -42,6 +42,7 @@ class UNetBackbone(Backbone):
     """
 
     channel_axis = 1
+    adds = False
 
     def __init__(self, unet: Any) -> None:
         _check(unet)

@@ -100,8 +100,9 @@ class Artefact:
 
     @property
     def file_name(self) -> str:
-        """What the file is called."""
-        return f"{self.key.method}-{self.key.solver}-{self.key.steps}{SUFFIX}"
+        """What the file is called: one that is made again for the same use replaces it."""
+        key = self.key
+        return f"{key.method}-{key.solver}-{key.steps}-{key.width}x{key.height}-g{key.guidance:g}-{key.dtype}{SUFFIX}"
 
     def save(self, folder: Path) -> Path:
         """Write the artefact into `folder`, atomically, and return its path."""

@@ -107,30 +107,48 @@ class Network:
         paired = [row for row in guided if _wanted(runs[row], Guidance) is not Decision.REUSE]
         lanes = _lanes(live, guided, paired, runs)
         output = self._run(live, paired, rows, lanes)
-        if not guided:
-            return output
-        place = {row: number for number, row in enumerate(live)}
         conditional = output[: len(live)]
-        unconditional = conditional.clone()
-        unconditional[[place[row] for row in paired]] = output[len(live) :]
-        for row in guided:
-            run = runs[row]
-            if run is not None and (layer := run.recipe.at(Guidance)) is not None:
-                number = place[row]
-                unconditional[number] = _guidance(run, layer, conditional[number], unconditional[number])
-                if row not in paired:
-                    self._save(run, rows, 1)
-        chosen = [place[row] for row in guided]
+        if not guided:
+            return conditional
+        places = torch.tensor([live.index(row) for row in guided], device=output.device)
+        unconditional = output[len(live) :]
+        if any(run is not None and run.recipe.at(Guidance) for run in runs):
+            unconditional = self._unconditional(guided, paired, rows, runs, conditional[places], unconditional)
         scale = rows.guidance[guided].view(-1, *[1] * (output.dim() - 1))
-        conditional[chosen] = unconditional[chosen] + scale * (conditional[chosen] - unconditional[chosen])
+        conditional[places] = unconditional + scale * (conditional[places] - unconditional)
         return conditional
+
+    def _unconditional(
+        self,
+        guided: list[int],
+        paired: list[int],
+        rows: Rows,
+        runs: Sequence[FeatureRun | None],
+        conditional: Tensor,
+        computed: Tensor,
+    ) -> Tensor:
+        """Return the unconditional output of all guided rows, computed or CFG-Cache's."""
+        made = dict(zip(paired, computed, strict=True))
+        outputs = []
+        for row, beside in zip(guided, conditional, strict=True):
+            run = runs[row]
+            layer = None if run is None else run.recipe.at(Guidance)
+            if run is None or layer is None:
+                outputs.append(made[row])
+                continue
+            outputs.append(_guidance(run, layer, beside, made.get(row)))
+            if row not in made:
+                self._save(run, rows, 1)
+        return torch.stack(outputs)
 
     def _run(self, live: list[int], paired: list[int], rows: Rows, lanes: list[Lane | None]) -> Tensor:
         device = rows.latents.device
         first, second = torch.tensor(live, device=device), torch.tensor(paired, dtype=torch.long, device=device)
         order = torch.cat([first, second])
+        whole = len(live) == len(rows.latents)
         conditions = {
-            name: torch.cat([rows.conditions[name][first], rows.negatives[name][second]]) for name in rows.conditions
+            name: torch.cat([tensor if whole else tensor[first], rows.negatives[name][second]])
+            for name, tensor in rows.conditions.items()
         }
         if any(map(has_inner_site, lanes)):
             return self._walked(order, rows, conditions, lanes)
@@ -181,14 +199,14 @@ def _wanted(run: FeatureRun | None, kind: type) -> Decision | None:
     return decision
 
 
-def _guidance(run: FeatureRun, layer: CacheLayer, conditional: Tensor, unconditional: Tensor) -> Tensor:
-    """Return the unconditional output [C, h, w]: the computed one, or CFG-Cache's.
+def _guidance(run: FeatureRun, layer: CacheLayer, conditional: Tensor, unconditional: Tensor | None) -> Tensor:
+    """Return the unconditional output [C, h, w]: the computed one, or, where there is none, CFG-Cache's.
 
     CFG-Cache keeps the difference of the two outputs in a low and a high band, and later adds both, weighted, to the
     conditional output. The transform is linear, so the bands are kept as pictures: only computing them takes an FFT.
     """
     key = run.key("unconditional")
-    if run.plan(layer) is not Decision.REUSE:
+    if unconditional is not None:
         run.remember(layer.site, key, _bands(unconditional - conditional))
         return unconditional
     newest = run.history(layer.site, key)[0]

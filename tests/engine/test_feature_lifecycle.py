@@ -154,8 +154,8 @@ class TestMemory:
         caches = TracedCaches(one, budget=wanted * 2)
         loop = loop_of(one, *items, plain(replace(items[0], job_id="plain")), caches=caches)
         loop.tick()
-        # Nobody of its own kind passes the one that waits.
-        assert (loop.stats.active, loop.stats.waiting) == (2, 2)
+        # Only one that remembers nothing passes the one that waits.
+        assert (loop.stats.active, loop.stats.waiting) == (3, 1)
         ends = finish(loop)
         assert {result.features.reason for name, result in ends.items() if name != "plain"} == {None}
         tight = loop_of(one, *items[:2], caches=TracedCaches(one, budget=wanted))

@@ -16,6 +16,7 @@ Row = dict[str, Any]
 NAMES = {"unet": "scenes-unet", "dit": "scenes-dit"}
 COLOURS = [matplotlib.colormaps["tab20"](number) for number in range(20)]
 FEWER = "#111111"
+SPEEDS = (1, 1.5, 2, 3, 4, 5, 6, 8)
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
@@ -55,6 +56,8 @@ def _methods(axis: Axes, rows: list[Row], value: Callable[[Row], float], *, fewe
             axis.plot(*zip(*points, strict=True), style, marker="s", markersize=4, color=FEWER, label=f"{solver}")
         axis.legend(fontsize=6, ncol=2, loc="lower left")
     axis.set_xscale("log")
+    axis.set_xticks(SPEEDS, [f"{speed:g}" for speed in SPEEDS])
+    axis.minorticks_off()
     axis.set_xlabel("wall clock: times as fast as 50 steps")
 
 

@@ -16,7 +16,7 @@ from benchmarks.features.systems import (
     resumed,
     short_runs,
 )
-from benchmarks.features.tables import features_table
+from benchmarks.features.tables import features_summary, features_table
 from benchmarks.features_plot import draw
 from policies.features.choice import FeatureChoice
 from policies.features.methods import check_choice
@@ -128,5 +128,6 @@ def test_a_report_becomes_tables_and_a_picture(tallies, tmp_path):
     }
     report = json.loads(json.dumps({"models": {"unet": part}}))
     assert any(FAST.name in line for line in features_table(report))
+    assert any("of the product" in line for line in features_summary(report))
     draw(report, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000

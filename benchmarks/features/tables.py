@@ -47,8 +47,8 @@ def _product(part: Report) -> str:
     shares = [row["both_over_product"] for row in part["multiplied"]]
     kept = min(row["score_over_resumed"]["value"] for row in part["multiplied"])
     return (
-        f"Resumed runs of 50 steps with feature caching reach {min(shares):.2f} to {max(shares):.2f} of the product of "
-        f"the two speed-ups, at {kept:.3f} of the uncached resume's score at least."
+        f"Resumed runs of 50 steps with feature caching reach {min(shares):.2f} to {max(shares):.2f} of the product "
+        f"of the two speed-ups, at {kept:.3f} of the uncached resume's score at least."
     )
 
 
@@ -61,8 +61,9 @@ def _automatic(part: Report) -> str:
     if not good:
         return f"At N\\* no choice keeps {BOUND:.0%} of the score."
     best = max(good, key=lambda row: row["speedup_over_plain"]["value"])
+    speed = interval(best["speedup_over_plain"], digits=2)
     return (
-        f"At N\\* `auto` takes {best['policy']} {best['strength']:g}: {interval(best['speedup_over_plain'], digits=2)} "
+        f"At N\\* `auto` takes {best['policy']} {best['strength']:g}: {speed} "
         f"times as fast as N\\* steps without, at {interval(best['score_over_plain'])} of their score."
     )
 

@@ -87,6 +87,8 @@ class Upkeep:
 
     async def sweep(self) -> None:
         """After a (re)connection: delete objects of writes that were interrupted."""
+        if self._swept:  # the connection was lost: Redis may have been, too
+            self._caretaker.ask()
         older_than = self._opened if self._alone and not self._swept else time.time() - _ORPHAN_SECONDS
         if await self._parts.link.wait_available(_CONNECT_SECONDS):
             await recovery.sweep(self._parts, self._exclusive, whole=self._alone, older_than=older_than)

@@ -37,7 +37,7 @@ def test_times(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "nan", "inf", "-5", "1e999", "yesterday", "2023-13-01", "0001-01-01", "T", "\0"]
+    "text", ["", "nan", "inf", "-5", "1e999", "soon", "2023-13-01", "0001-01-01", "T", "\0"]
 )
 def test_times_that_are_none(text: str) -> None:
     for name in ("before", "after"):

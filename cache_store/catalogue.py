@@ -289,7 +289,7 @@ class Catalogue:
 
 def _readable_refs(entry_id: int, records: Sequence[bytes]) -> tuple[StateRef, ...]:
     try:
-        refs = [StateRecord.parse(raw).ref for raw in records]
+        refs = [ref for raw in records for ref in StateRecord.parse(raw).refs]
     except (ValueError, TypeError):
         log.warning("the state records of entry %d are unreadable", entry_id)
         return ()

@@ -21,14 +21,16 @@ from cache_store.objects import Objects
 from cache_store.parts import Parts
 from cache_store.ram import Key, RamTier
 from cache_store.recorder import Memory, Recorder
-from cache_store.records import checked_embedding, level_of
+from cache_store.records import checked_embedding, level_of, level_of_ref
 from cache_store.redis_server import PrivateRedis
-from cache_store.states import CorruptState, decode_state
+from cache_store.renoise import renoised
+from cache_store.states import CorruptState, decode_final, decode_state
 from cache_store.types import (
     CacheEntry,
     CacheUnavailable,
     EntrySummary,
     ExactHit,
+    FinalState,
     Float32Array,
     NoiseState,
     Signature,
@@ -64,7 +66,7 @@ class CacheStore:
         self._link = RedisLink(client, prepare=self._prepare, check=self._check)
         catalogue = Catalogue(self._link, policy)
         self._parts = Parts(self._link, catalogue, objects, RamTier(config.ram_bytes))
-        self._recorder = Recorder(self._parts)
+        self._recorder = Recorder(self._parts, config.codec)
         self._remover = Remover(self._parts)
         self._evictor = Evictor(
             self._parts,
@@ -207,10 +209,10 @@ class CacheStore:
         Raises:
             CacheUnavailable: the object store cannot answer now.
         """
-        key = (entry_id, level_of(state.log_snr))
+        key = (entry_id, level_of_ref(state))
         held = self._parts.ram.get(key)
         if held is not None:
-            return held
+            return self._verify(key, state, held, trusted=True)
         if not self._parts.objects.store_id:
             raise CacheUnavailable("the catalogue has not been reached yet")
         with self._parts.pins.hold(key):
@@ -218,11 +220,11 @@ class CacheStore:
                 data = await self._parts.objects.get(self._parts.objects.state_path(*key))
             return self._verify(key, state, data)
 
-    def _verify(self, key: Key, ref: StateRef, data: bytes | None) -> NoiseState | None:
+    def _verify(self, key: Key, ref: StateRef, data: bytes | None, *, trusted: bool = False) -> NoiseState | None:
         try:
             if data is None:
                 raise CorruptState("missing")
-            state = decode_state(data, *key)
+            state = _decode(data, key[0], ref, trusted=trusted)
             if ref.has_prediction and state.prediction is None:
                 raise CorruptState("no prediction")
         except CorruptState as error:
@@ -230,13 +232,13 @@ class CacheStore:
             self._corrupt += 1
             self._later(self._remover.drop_state(key, "corrupt"))
             return None
-        self._parts.ram.put(key, state)
+        self._parts.ram.put(key, data)
         return state
 
     async def touch(self, entry_id: int, state: StateRef) -> None:
         """Count one use of a state, for the eviction policy. Raises CacheUnavailable."""
         async with self._link.guard(self._deadline()):
-            await self._parts.catalogue.touch(entry_id, level_of(state.log_snr))
+            await self._parts.catalogue.touch(entry_id, level_of_ref(state))
 
     async def touch_image(self, entry_id: int) -> None:
         """Count one use of a picture, which makes it the last to be evicted. Raises CacheUnavailable."""
@@ -248,19 +250,22 @@ class CacheStore:
         """Whether a generation remembered now is likely to be kept: the catalogue is there, the queue has room."""
         return self._link.available and not self._writer.full
 
-    def remember(self, entry: CacheEntry, states: Sequence[NoiseState], image: StoredImage) -> bool:
+    def remember(
+        self, entry: CacheEntry, states: Sequence[NoiseState], image: StoredImage, final: FinalState | None = None
+    ) -> bool:
         """Queue a generation to be written behind the answer; never waits, never raises.
 
         Args:
             entry: what to remember it by; `entry_id` 0 = assign one.
             states: its noise states, one per noise level.
             image: its final picture.
+            final: its clean latent, to be kept instead of `states` where that takes fewer bytes.
 
         Returns:
             False when the queue is full: the write is dropped, and counted.
         """
         self._queued += 1
-        return self._writer.offer(Memory(entry, tuple(states), image, self._queued))
+        return self._writer.offer(Memory(entry, tuple(states), image, self._queued, final))
 
     async def _write(self, memory: Memory) -> bool:
         # A short absence of Redis (a restart) is worth waiting for; a long one is not.
@@ -361,6 +366,12 @@ class CacheStore:
         task = asyncio.create_task(_quietly(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _decode(data: bytes, entry_id: int, ref: StateRef, *, trusted: bool) -> NoiseState:
+    if ref.form == "final":
+        return renoised(decode_final(data, entry_id, trusted=trusted), entry_id, level_of(ref.log_snr))
+    return decode_state(data, entry_id, level_of(ref.log_snr), trusted=trusted)
 
 
 async def _quietly(work: Coroutine[Any, Any, None]) -> None:

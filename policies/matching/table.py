@@ -56,12 +56,15 @@ class ThresholdTable:
         metadata: how it was made: quality bound, sample counts, intervals; never read by a policy.
         judged_at: level (share of the steps skipped) at which the divergence is measured, whatever level is resumed
             at; None = each level at itself.
+        final_adequate: whether runs resumed from states made again from clean latents were measured to be as good as
+            those resumed from the states themselves, within these bounds (`python -m benchmarks codec`).
     """
 
     rows: tuple[ThresholdRow, ...]
     key: Mapping[str, str]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     judged_at: float | None = None
+    final_adequate: bool = False
 
     def __post_init__(self) -> None:
         if self.judged_at is not None and not 0.0 < self.judged_at < 1.0:
@@ -99,7 +102,8 @@ class ThresholdTable:
         key = {str(name): str(value) for name, value in data["key"].items()}
         level = data.get("judged_at")
         judged_at = None if level is None else float(level)
-        return cls(rows=rows, key=key, metadata=data.get("metadata", {}), judged_at=judged_at)
+        adequate = data.get("final_adequate", False) is True
+        return cls(rows, key, data.get("metadata", {}), judged_at, adequate)
 
     def to_json(self) -> dict[str, Any]:
         """Return the table as standard JSON (no infinities)."""
@@ -108,6 +112,7 @@ class ThresholdTable:
             "version": VERSION,
             "key": dict(self.key),
             "judged_at": self.judged_at,
+            "final_adequate": self.final_adequate,
             "rows": [_row_to_json(row) for row in self.rows],
             "metadata": dict(self.metadata),
         }

@@ -94,12 +94,14 @@ class FinalState:
     Attributes:
         latent: the clean latent x_0 in the model's own scaled space, float16 [C, h, w].
         levels: those it serves, shallowest first.
+        noise: unit noise that its states are made with, float16 [C, h, w]; None draws other noise for each of them.
         depth: how many resumes lie between it and pure noise.
         approximated: whether anything inside the network was reused (feature caching) on the way to it.
     """
 
     latent: Float16Array
     levels: tuple[NoiseLevel, ...]
+    noise: Float16Array | None = None
     depth: int = 0
     approximated: bool = False
 

@@ -18,7 +18,6 @@ from service.engine import EngineConfig, make_engine
 from service.engine.base import Engine, EngineStartError, ModelInfo
 from service.engine.lora import LoraShelf
 from service.features import AUTO, FeatureCaching, complaint, load_front
-from service.forms import resolved_form
 from service.generator import Generator
 from service.loras import LoraFiles
 from service.memory import Memory
@@ -86,8 +85,9 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         await engine.start()
         await embedder.start()
     table = _table(settings, engine.info, embedder.digest) if settings.matching == "calibrated" else None
-    form = resolved_form(settings.state_form, adequate=table is not None and table.final_adequate)
-    memory = Memory(store, embedder, max_depth=settings.max_depth, form=form)
+    adequate = "trajectory" if table is None else table.adequate_form
+    form = settings.state_form
+    memory = Memory(store, embedder, max_depth=settings.max_depth, form=form, adequate=adequate)
     after_engine.push_async_callback(memory.flush)
     planner = Planner(
         store,

@@ -28,13 +28,23 @@ class Memory:
         embedder: prompt → vector.
         max_depth: states with a longer chain of resumes behind them are not kept.
         form: what is kept of a run, see `service.forms`.
+        adequate: what `auto` may keep.
     """
 
-    def __init__(self, store: CacheStore, embedder: Embedder, *, max_depth: int, form: Form = "trajectory") -> None:
+    def __init__(
+        self,
+        store: CacheStore,
+        embedder: Embedder,
+        *,
+        max_depth: int,
+        form: Form = "auto",
+        adequate: str = "trajectory",
+    ) -> None:
         self._store = store
         self._embedder = embedder
         self._max_depth = max_depth
-        self._form = form
+        self._form: Form = form
+        self._adequate = adequate
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -81,7 +91,7 @@ class Memory:
         data = png if png is not None else await asyncio.to_thread(encode, result.image)
         height, width = result.image.shape[:2]
         entry = await self._entry(plan, result)
-        states, final = kept(result, self._form, self._max_depth)
+        states, final = kept(result, self._form, self._max_depth, adequate=self._adequate)
         if not self._store.remember(entry, states, StoredImage(data, width, height), final):
             log.warning("cache write dropped: the write queue is full")
             return

@@ -104,11 +104,12 @@ class Settings(BaseSettings):
         description="How noise states are written: `fp16` as the engine has them, so that a resumed run equals the "
         "one it came from, or `int8`, half the bytes. States of either are read.",
     )
-    state_form: Literal["auto", "trajectory", "final"] = Field(
+    state_form: Literal["auto", "trajectory", "final-noise", "final"] = Field(
         "auto",
-        description="What is kept of a run: the states it passed through (`trajectory`), its clean latent alone, "
-        "from which they are made again with fresh noise (`final`), or whichever takes fewer bytes where the matching "
-        "table finds clean latents adequate (`auto`).",
+        description="What is kept of a run: the states it passed through (`trajectory`); its clean latent and one "
+        "noise to make them with again (`final-noise`); its clean latent alone, to which other noise is added, for "
+        "repeats of the same text only (`final`); or whichever takes fewer bytes of the states and what the matching "
+        "table found adequate (`auto`).",
     )
     store_timeout_seconds: float = Field(
         0.5, gt=0, le=60, allow_inf_nan=False, description="Bound on a store operation that a request waits for."

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from cache_store.types import CacheEntry, EntrySummary, FinalState, Float32Array, NoiseState, StoredImage
-from policies.eviction.base import EvictionPolicy, StateStats
 from policies.matching.base import StateRef
 
 
@@ -96,9 +95,10 @@ class StateRecord:
             del fields["levels"]
         return json.dumps(fields, separators=(",", ":"))
 
-    def score(self, policy: EvictionPolicy, *, uses: int, last_used: int, now: int) -> float:
-        """Return what `policy` makes of it."""
-        return policy.score(StateStats(uses, self.skip, self.nbytes, self.created, last_used, now))
+    def score(self, policy: str, *, uses: int, last_used: int) -> float:
+        """Return its place in the eviction order, smallest first."""
+        scores = {"lcbfu": uses * self.skip, "lfu": float(uses), "fifo": float(self.created)}
+        return scores.get(policy, float(last_used))
 
 
 def parse_member(member: bytes) -> tuple[int, int]:

@@ -98,7 +98,7 @@ class CacheStore:
         """
         config.check()
         try:
-            policy = make_eviction(config.eviction)
+            policy = make_eviction(config.eviction, config.byte_budget)
         except ValueError as error:
             raise StoreConfigError(str(error)) from error
         lock = claim(config.data_dir)

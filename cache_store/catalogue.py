@@ -130,7 +130,7 @@ class Catalogue:
         """Make a written entry visible, all at once; False when its id is taken."""
         states: list[str | float | int] = []
         for record in records:
-            states += [record.level, record.dump(), record.score(self._policy, uses=0, last_used=now, now=now)]
+            states += [record.level, record.dump(), record.score(self._policy.name, uses=0, last_used=now)]
         head = (PREFIX, entry.entry_id, entry.signature.digest, entry.signature.tenant, entry.exact_key)
         sizes = (entry.user, now, len(image.data), len(records))
         return bool(await self._link.script(scripts.COMMIT, *head, *sizes, *states, *entry_fields(entry, image)))
@@ -202,7 +202,7 @@ class Catalogue:
         if not found:
             return
         record, uses, now = StateRecord.parse(found[0]), int(found[1]), int(found[2])
-        score = record.score(self._policy, uses=uses, last_used=now, now=now)
+        score = record.score(self._policy.name, uses=uses, last_used=now)
         await self._link.script(scripts.RESCORE, PREFIX, entry_id, level, uses, score, record.member)
 
     async def touch_image(self, entry_id: int) -> None:
@@ -337,7 +337,7 @@ class Catalogue:
 
 def _readable_refs(entry_id: int, records: Sequence[bytes]) -> tuple[StateRef, ...]:
     try:
-        refs = [StateRecord.parse(raw).ref for raw in records]
+        refs = [ref for raw in records for ref in StateRecord.parse(raw).refs]
     except (ValueError, TypeError):
         log.warning("the state records of entry %d are unreadable", entry_id)
         return ()

@@ -19,9 +19,10 @@ from cache_store.mending import CatalogueMender
 from cache_store.objects import ObjectKey
 from cache_store.parts import Parts
 from cache_store.ram import Key
+from cache_store.records import FINAL_LEVEL
 from cache_store.recovery import known_among
 from cache_store.scans import pages_of
-from cache_store.states import CorruptState, decode_state
+from cache_store.states import CorruptState, decode_final, decode_state
 
 _STEP_SECONDS = 60.0
 
@@ -176,7 +177,10 @@ class Inspector:
             async with self._step():
                 return await self._parts.catalogue.is_picture(entry_id, data)
         try:
-            await asyncio.to_thread(decode_state, data, entry_id, level)
+            if level == FINAL_LEVEL:
+                await asyncio.to_thread(decode_final, data, entry_id)
+            else:
+                await asyncio.to_thread(decode_state, data, entry_id, level)
         except CorruptState:
             return False
         return True

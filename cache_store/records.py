@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cache_store.types import CacheEntry, EntrySummary, Float32Array, NoiseState, StoredImage
-from policies.eviction.base import EvictionPolicy, StateStats
+from cache_store.types import CacheEntry, EntrySummary, FinalState, Float32Array, NoiseState, StoredImage
 from policies.matching.base import StateRef
 
 
@@ -18,18 +17,34 @@ def level_of(log_snr: float) -> int:
     return round(log_snr * 1000)
 
 
+_FINAL_LOG_SNR = 1000.0
+FINAL_LEVEL = level_of(_FINAL_LOG_SNR)
+"""The name of a clean latent among an entry's levels; no noise level comes near it."""
+
+
+def level_of_ref(ref: StateRef) -> int:
+    """Return the name of the object that holds the state."""
+    return FINAL_LEVEL if ref.form == "final" else level_of(ref.log_snr)
+
+
+def level_of_state(state: NoiseState | FinalState) -> int:
+    """Return the name of a state's object inside its entry."""
+    return FINAL_LEVEL if isinstance(state, FinalState) else level_of(state.log_snr)
+
+
 @dataclass(frozen=True, slots=True)
 class StateRecord:
-    """The unchanging part of a state's catalogue record.
+    """The unchanging part of a state's catalogue record; that of a clean latent lists the levels it serves.
 
     Attributes:
-        log_snr: noise level.
-        skip: share of the steps before it.
-        pred: whether a prediction is stored beside it.
+        log_snr: noise level; of a clean latent one beyond all others.
+        skip: share of the steps before it; of a clean latent that of the deepest level it serves.
+        pred: whether a prediction is stored beside it, or beside any of its levels.
         nbytes: bytes of its object.
         created: logical time it was stored.
         member: its name in the eviction order; sorts by age among equal scores.
         approximated: whether features were reused on the way to it; records of before feature caching lack it.
+        levels: of a clean latent, (log-SNR, skip, whether a prediction is stored) of each level it serves.
     """
 
     log_snr: float
@@ -39,18 +54,25 @@ class StateRecord:
     created: int
     member: str
     approximated: bool = False
+    levels: tuple[tuple[float, float, bool], ...] = ()
 
     @classmethod
-    def of(cls, entry_id: int, state: NoiseState, nbytes: int, created: int) -> "StateRecord":
+    def of(cls, entry_id: int, state: NoiseState | FinalState, nbytes: int, created: int) -> "StateRecord":
         """Describe `state` as stored at logical time `created`."""
-        member = f"{created:016d}:{entry_id}:{level_of(state.log_snr)}"
+        member = f"{created:016d}:{entry_id}:{level_of_state(state)}"
+        if isinstance(state, FinalState):
+            levels = tuple((at.log_snr, at.skip, at.prediction is not None) for at in state.levels)
+            skip, predicted = max(skip for _, skip, _ in levels), any(pred for *_, pred in levels)
+            return cls(_FINAL_LOG_SNR, skip, predicted, nbytes, created, member, state.approximated, levels)
         predicted = state.prediction is not None
         return cls(state.log_snr, state.skip, predicted, nbytes, created, member, state.approximated)
 
     @classmethod
     def parse(cls, raw: bytes) -> "StateRecord":
         """Read a record; ValueError or TypeError when it is malformed."""
-        return cls(**json.loads(raw))
+        fields = json.loads(raw)
+        levels = fields.pop("levels", ())
+        return cls(**fields, levels=tuple((float(snr), float(skip), bool(pred)) for snr, skip, pred in levels))
 
     @property
     def level(self) -> int:
@@ -58,20 +80,25 @@ class StateRecord:
         return level_of(self.log_snr)
 
     @property
-    def ref(self) -> StateRef:
-        """What a matching policy sees of it."""
-        return StateRef(self.log_snr, self.skip, self.pred, self.approximated)
+    def refs(self) -> tuple[StateRef, ...]:
+        """What a matching policy sees of it: one state, or one for every level that a clean latent serves."""
+        if not self.levels:
+            return (StateRef(self.log_snr, self.skip, self.pred, self.approximated),)
+        return tuple(StateRef(snr, skip, pred, self.approximated, "final") for snr, skip, pred in self.levels)
 
     def dump(self) -> str:
         """Return the record as JSON."""
         fields = asdict(self)
         if not self.approximated:  # a service of before feature caching may share the catalogue
             del fields["approximated"]
+        if not self.levels:
+            del fields["levels"]
         return json.dumps(fields, separators=(",", ":"))
 
-    def score(self, policy: EvictionPolicy, *, uses: int, last_used: int, now: int) -> float:
-        """Return what `policy` makes of it."""
-        return policy.score(StateStats(uses, self.skip, self.nbytes, self.created, last_used, now))
+    def score(self, policy: str, *, uses: int, last_used: int) -> float:
+        """Return its place in the eviction order, smallest first."""
+        scores = {"lcbfu": uses * self.skip, "lfu": float(uses), "fifo": float(self.created)}
+        return scores.get(policy, float(last_used))
 
 
 def parse_member(member: bytes) -> tuple[int, int]:
@@ -128,7 +155,7 @@ def parse_summary(
         seed=int(seed),
         steps=int(steps),
         depth=int(depth),
-        states=tuple(record.ref for record in parse_states(states)),
+        states=tuple(ref for record in parse_states(states) for ref in record.refs),
         uses=int(uses),
         has_image=int(image_bytes) > 0,
         expires=float(created) + ttl if ttl else None,

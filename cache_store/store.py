@@ -21,15 +21,17 @@ from cache_store.objects import Objects
 from cache_store.parts import Parts
 from cache_store.ram import Key, RamTier
 from cache_store.recorder import Memory, Recorder
-from cache_store.records import checked_embedding, level_of
+from cache_store.records import checked_embedding, level_of_ref
 from cache_store.redis_server import PrivateRedis
+from cache_store.renoise import decoded
 from cache_store.selection import Selection
-from cache_store.states import CorruptState, decode_state
+from cache_store.states import CorruptState
 from cache_store.types import (
     CacheEntry,
     CacheUnavailable,
     EntrySummary,
     ExactHit,
+    FinalState,
     Float32Array,
     NoiseState,
     Signature,
@@ -66,7 +68,7 @@ class CacheStore:
         shared_lease = config.lease_seconds if config.redis_url else 0.0
         catalogue = Catalogue(self._link, policy, ttl=config.ttl_seconds, lease=shared_lease)
         self._parts = Parts(self._link, catalogue, objects, RamTier(config.ram_bytes))
-        self._recorder = Recorder(self._parts)
+        self._recorder = Recorder(self._parts, config.codec)
         self._remover = Remover(self._parts)
         self._evictor = Evictor(
             self._parts,
@@ -105,7 +107,7 @@ class CacheStore:
         """
         config.check()
         try:
-            policy = make_eviction(config.eviction)
+            policy = make_eviction(config.eviction, config.byte_budget)
         except ValueError as error:
             raise StoreConfigError(str(error)) from error
         lock = claim(config.data_dir)
@@ -204,7 +206,7 @@ class CacheStore:
             if self._config.ttl_seconds:
                 self._lifetimes.note(candidate.entry_id, left)
             if self._config.lease_seconds:
-                keys = [(candidate.entry_id, level_of(ref.log_snr)) for ref in candidate.states]
+                keys = [(candidate.entry_id, level_of_ref(ref)) for ref in candidate.states]
                 self._parts.pins.lease(keys, self._config.lease_seconds)
 
     async def _nearest(self, partition: str, vector: Float32Array, limit: int) -> list[tuple[int, float]]:
@@ -222,14 +224,14 @@ class CacheStore:
         Raises:
             CacheUnavailable: the object store cannot answer now.
         """
-        key = (entry_id, level_of(state.log_snr))
+        key = (entry_id, level_of_ref(state))
         with self._parts.pins.hold(key):
             self._parts.pins.release(key)
             if not await self._alive(entry_id):
                 return None
             held = self._parts.ram.get(key)
             if held is not None:
-                return held
+                return self._verify(key, state, held, trusted=True)
             if not self._parts.objects.store_id:
                 raise CacheUnavailable("the catalogue has not been reached yet")
             async with self._parts.objects.guard(self._deadline()):
@@ -246,11 +248,11 @@ class CacheStore:
         async with self._link.guard(self._deadline()):
             return bool(await self._parts.catalogue.fresh([entry_id]))
 
-    def _verify(self, key: Key, ref: StateRef, data: bytes | None) -> NoiseState | None:
+    def _verify(self, key: Key, ref: StateRef, data: bytes | None, *, trusted: bool = False) -> NoiseState | None:
         try:
             if data is None:
                 raise CorruptState("missing")
-            state = decode_state(data, *key)
+            state = decoded(data, key[0], ref, trusted=trusted)
             if ref.has_prediction and state.prediction is None:
                 raise CorruptState("no prediction")
         except CorruptState as error:
@@ -258,13 +260,13 @@ class CacheStore:
             self._corrupt += 1
             self._background.run(self._remover.drop_state(key, "corrupt"))
             return None
-        self._parts.ram.put(key, state)
+        self._parts.ram.put(key, data)
         return state
 
     async def touch(self, entry_id: int, state: StateRef) -> None:
         """Count one use of a state, for the eviction policy. Raises CacheUnavailable."""
         async with self._link.guard(self._deadline()):
-            await self._parts.catalogue.touch(entry_id, level_of(state.log_snr))
+            await self._parts.catalogue.touch(entry_id, level_of_ref(state))
 
     async def touch_image(self, entry_id: int) -> None:
         """Count one use of a picture, which makes it the last to be evicted. Raises CacheUnavailable."""
@@ -276,18 +278,21 @@ class CacheStore:
         """Whether a generation remembered now is likely to be kept: the catalogue is there, the queue has room."""
         return self._link.available and not self._writer.full
 
-    def remember(self, entry: CacheEntry, states: Sequence[NoiseState], image: StoredImage) -> bool:
+    def remember(
+        self, entry: CacheEntry, states: Sequence[NoiseState], image: StoredImage, final: FinalState | None = None
+    ) -> bool:
         """Queue a generation to be written behind the answer; never waits, never raises.
 
         Args:
             entry: what to remember it by; `entry_id` 0 = assign one.
             states: its noise states, one per noise level.
             image: its final picture.
+            final: its clean latent, to be kept instead of `states` where that takes fewer bytes.
 
         Returns:
             False when the queue is full: the write is dropped, and counted.
         """
-        accepted = self._writer.offer(Memory(entry, tuple(states), image, self._queued + 1))
+        accepted = self._writer.offer(Memory(entry, tuple(states), image, self._queued + 1, final))
         self._queued += accepted
         return accepted
 
@@ -382,10 +387,7 @@ class CacheStore:
         return await self._upkeep.check(scrub=scrub)
 
     async def repair(self, *, scrub: bool = False) -> list[str]:
-        """Mend every such disagreement, page by page and beside all other work; return one line for each.
-
-        Runs by itself after a crash and every hour. Raises CacheUnavailable, what was mended until then stays so.
-        """
+        """Mend all that, page by page beside other work, and say what; also done after a crash and every hour."""
         return await self._upkeep.repair(scrub=scrub)
 
     def _deadline(self) -> float:

@@ -71,6 +71,42 @@ class NoiseState:
 
 
 @dataclass(frozen=True, slots=True)
+class NoiseLevel:
+    """A level that a clean latent serves: a `NoiseState` without its latent.
+
+    Attributes:
+        log_snr: see `NoiseState`.
+        timestep: likewise.
+        skip: likewise.
+        prediction: likewise, of the run's own state at this level.
+    """
+
+    log_snr: float
+    timestep: float
+    skip: float
+    prediction: Float16Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class FinalState:
+    """Where a run ended, from which its states are made again by noising: one object instead of one per level.
+
+    Attributes:
+        latent: the clean latent x_0 in the model's own scaled space, float16 [C, h, w].
+        levels: those it serves, shallowest first.
+        noise: unit noise that its states are made with, float16 [C, h, w]; None draws other noise for each of them.
+        depth: how many resumes lie between it and pure noise.
+        approximated: whether anything inside the network was reused (feature caching) on the way to it.
+    """
+
+    latent: Float16Array
+    levels: tuple[NoiseLevel, ...]
+    noise: Float16Array | None = None
+    depth: int = 0
+    approximated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StoredImage:
     """An encoded final picture.
 

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 
 from cache_store.catalogue import Catalogue
-from cache_store.index import FlatIndex
+from cache_store.index import PartitionedIndex
 from cache_store.objects import Objects
 from cache_store.parts import Parts
 from cache_store.records import parse_embedding
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 _KNOWN_SECONDS = 60.0
 
 
-async def rebuild_index(catalogue: Catalogue) -> FlatIndex:
+async def rebuild_index(catalogue: Catalogue) -> PartitionedIndex:
     """Return a new index of every entry that holds a state; entries with an unreadable embedding stay out."""
-    index = FlatIndex()
+    index = PartitionedIndex()
     skipped = 0
     for partition in await catalogue.partitions():
         async for page in catalogue.embeddings(partition):
@@ -29,7 +29,7 @@ async def rebuild_index(catalogue: Catalogue) -> FlatIndex:
     return index
 
 
-def _add(index: FlatIndex, partition: str, entries: list[tuple[int, Float32Array]]) -> int:
+def _add(index: PartitionedIndex, partition: str, entries: list[tuple[int, Float32Array]]) -> int:
     """Add entries of one dimension; return how many of another one were left out."""
     if not entries:
         return 0

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import faiss
+
 
 class StoreConfigError(Exception):
     """The store cannot be opened with this configuration; the message is one clear line."""
@@ -23,6 +25,7 @@ class StoreConfig:
         queue_size: writes that may wait behind answers; further ones are dropped and counted.
         timeout_seconds: bound on any one store operation on a request's path.
         image_budget: most bytes of final pictures kept, evicted least recently used first.
+        index_device: where large partitions of the index are trained, "cpu" or "gpu"; searches run on the CPU.
     """
 
     data_dir: Path
@@ -34,6 +37,7 @@ class StoreConfig:
     queue_size: int = 256
     timeout_seconds: float = 0.5
     image_budget: int = 1024**3
+    index_device: str = "cpu"
 
     def check(self) -> None:
         """Raise StoreConfigError for a value out of range."""
@@ -42,5 +46,9 @@ class StoreConfig:
                 raise StoreConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.queue_size < 1:
             raise StoreConfigError(f"queue_size must be at least 1, got {self.queue_size}")
+        if self.index_device not in ("cpu", "gpu"):
+            raise StoreConfigError(f"index_device must be cpu or gpu, got {self.index_device}")
+        if self.index_device == "gpu" and faiss.get_num_gpus() == 0:
+            raise StoreConfigError("index_device is gpu, but FAISS sees no GPU: install faiss-gpu, or choose cpu")
         if not 0 < self.timeout_seconds < float("inf"):
             raise StoreConfigError(f"timeout_seconds must be positive and finite, got {self.timeout_seconds}")

@@ -92,7 +92,8 @@ class Recorder:
     async def _show(self, entry: CacheEntry, states: Sequence[NoiseState], vector: Float32Array) -> None:
         for state in states:
             self._parts.ram.put((entry.entry_id, level_of(state.log_snr)), state)
-        if states:
+        # The follower may have read of it already.
+        if states and entry.entry_id not in self._parts.index:
             row = vector[np.newaxis]
             await self._parts.thread.run(self._parts.index.add, entry.signature.digest, [entry.entry_id], row)
 

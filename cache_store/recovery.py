@@ -1,11 +1,11 @@
-"""After a (re)connection: build the index again, and sweep away objects nobody knows."""
+"""Build the index again from the catalogue; sweep away objects nobody knows."""
 
 import logging
 
 import numpy as np
 
 from cache_store.catalogue import Catalogue
-from cache_store.index import PartitionedIndex
+from cache_store.index import Growth, PartitionedIndex, Reshelver
 from cache_store.objects import Objects
 from cache_store.parts import Parts
 from cache_store.records import parse_embedding
@@ -16,14 +16,17 @@ log = logging.getLogger(__name__)
 _KNOWN_SECONDS = 60.0
 
 
-async def rebuild_index(catalogue: Catalogue) -> PartitionedIndex:
+async def rebuild_index(catalogue: Catalogue, growth: Growth, reshelver: Reshelver) -> PartitionedIndex:
     """Return a new index of every entry that holds a state; entries with an unreadable embedding stay out."""
-    index = PartitionedIndex()
+    index = PartitionedIndex(growth)
     skipped = 0
     for partition in await catalogue.partitions():
         async for page in catalogue.embeddings(partition):
             good = [(entry_id, vector) for entry_id, raw in page if (vector := parse_embedding(raw)) is not None]
             skipped += len(page) - len(good) + _add(index, partition, good)
+            # A large partition is put into lists as it grows here too, for as plain rows it might not fit in memory.
+            if index.due() is not None:
+                await reshelver.run(index)
     if skipped:
         log.warning("%d entries with an unreadable embedding are left out of the index", skipped)
     return index

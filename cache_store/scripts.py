@@ -6,9 +6,11 @@ Keys are built inside the scripts from the prefix in ARGV[1], so they need a Red
 _COMMON = """
 local P = ARGV[1]
 local function emit(kind, id, level, detail)
+  -- A crash may take the last events, and their numbers are then given out again: only the time tells them apart.
+  local time = redis.call('TIME')
   local seq = string.format('%.0f-0', redis.call('INCR', P .. 'events:seq'))
   redis.call('XADD', P .. 'events', 'MAXLEN', '~', '100000', seq,
-             'kind', kind, 'id', id, 'level', level, 'detail', detail)
+             'kind', kind, 'id', id, 'level', level, 'detail', detail, 'at', time[1] .. '.' .. time[2])
 end
 local function leave_partition(id, partition)
   redis.call('SREM', P .. 'partition:' .. partition, id)
@@ -186,20 +188,19 @@ return {id, unpack(f)}
 """ARGV: prefix, exact key. Returns the entry's id and what its picture needs, or nothing."""
 
 CANDIDATES = """
-local P, partition, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local P, partition = ARGV[1], ARGV[2]
 local out = {}
-for i = 4, #ARGV do
-  if #out >= limit then break end
-  local f = redis.call('HMGET', P .. 'entry:' .. ARGV[i], 'partition', 'prompt')
+for i = 3, #ARGV do
+  local f = redis.call('HMGET', P .. 'entry:' .. ARGV[i], 'partition', 'prompt', 'embedding')
   if f[1] == partition then
-    local row, states = {ARGV[i], f[2]}, redis.call('HGETALL', P .. 'states:' .. ARGV[i])
+    local row, states = {ARGV[i], f[2], f[3]}, redis.call('HGETALL', P .. 'states:' .. ARGV[i])
     for j = 1, #states, 2 do
       if not string.find(states[j], ':', 1, true) then row[#row + 1] = states[j + 1] end
     end
-    if #row > 2 then out[#out + 1] = row end
+    if #row > 3 then out[#out + 1] = row end
   end
 end
 return out
 """
-"""ARGV: prefix, partition, limit, then entry ids. Returns (id, prompt, state records...) of those entries of
+"""ARGV: prefix, partition, then entry ids. Returns (id, prompt, embedding, state records...) of those entries of
 the partition that hold a state, in the order given."""

@@ -23,6 +23,7 @@ from cache_store.ram import Key, RamTier
 from cache_store.recorder import Memory, Recorder
 from cache_store.records import checked_embedding, level_of
 from cache_store.redis_server import PrivateRedis
+from cache_store.replica import IndexReplica
 from cache_store.states import CorruptState, decode_state
 from cache_store.types import (
     CacheEntry,
@@ -73,7 +74,10 @@ class CacheStore:
             state_budget=config.byte_budget,
             image_budget=config.image_budget,
         )
-        self._follower = Follower(self._parts)
+        self._replica = IndexReplica(
+            self._parts, config.data_dir / "index.snapshot", gpu=config.index_device == "gpu"
+        )
+        self._follower = Follower(self._parts, self._replica)
         self._writer = WriteBehind(self._write, config.queue_size)
         # Held by whoever writes; taken by whoever needs the store at rest.
         self._exclusive = asyncio.Lock()
@@ -124,8 +128,7 @@ class CacheStore:
         await asyncio.to_thread(self._parts.objects.remove_drafts)
         self._writer.start()
         self._link.start()
-        if self._server is None:
-            self._follower.start()
+        self._follower.start()
         # A server of our own needs a moment to start; a shared one is there, or it is not.
         await self._link.wait_available(_START_SECONDS if self._server else _SHARED_START_SECONDS)
 
@@ -134,11 +137,7 @@ class CacheStore:
         parts = self._parts
         async with self._exclusive:
             parts.objects.store_id = await parts.catalogue.open()
-            await self._follower.restart()
-            fresh = await recovery.rebuild_index(parts.catalogue)
-            await parts.thread.run(parts.index.replace, fresh)
-            # What a crash made the catalogue forget must not live on here.
-            parts.ram.clear()
+            await self._follower.recover()
         self._later(self._sweep())
 
     async def _check(self) -> None:
@@ -159,6 +158,7 @@ class CacheStore:
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._follower.close()
         await self._link.close()
+        self._replica.close()
         self._parts.thread.close()
         if self._server:
             await self._server.stop()
@@ -190,12 +190,13 @@ class CacheStore:
             raise CacheUnavailable("not a finite unit embedding")
         async with self._link.guard(deadline):
             near = await self._nearest(signature.digest, vector, limit)
-            return await self._parts.catalogue.candidates(signature.digest, near, limit)
+            ids = [entry_id for entry_id, _ in near]
+            return await self._parts.catalogue.candidates(signature.digest, ids, vector, limit)
 
     async def _nearest(self, partition: str, vector: Float32Array, limit: int) -> list[tuple[int, float]]:
         parts = self._parts
         try:
-            return await parts.thread.run(parts.index.search, partition, vector, limit + _SPARE_NEIGHBOURS)
+            return await parts.thread.search(parts.index.search, partition, vector, limit + _SPARE_NEIGHBOURS)
         except ValueError as error:
             raise CacheUnavailable("embedding of another dimension") from error
 
@@ -336,6 +337,8 @@ class CacheStore:
                 state_bytes=totals.state_bytes,
                 image_bytes=totals.image_bytes,
                 evictions=totals.evictions,
+                index_lag_events=max(0, totals.last_event - self._follower.sequence),
+                index_lag_seconds=self._follower.lag_seconds(totals.last_event),
             )
         except CacheUnavailable:
             log.debug("statistics without the catalogue")

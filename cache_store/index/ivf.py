@@ -168,13 +168,42 @@ class IvfShelf:
 
     def pieces(self) -> Iterator[tuple[Ids, Rows]]:
         """See `Shelf.pieces`; codes, then the float32 rows of what lies aside."""
+        for _, _, ids, codes in self.lists():
+            if len(ids):
+                yield ids, codes
+        yield from self.aside_pieces()
+
+    def lists(self) -> Iterator[tuple[int, Ids, Ids, Rows]]:
+        """Yield copies of a few lists at a time: the first one's number, their sizes, their ids and their codes."""
         # A list changes only inside itself, so one copied whole misses nothing.
         for start in range(0, self._index.nlist, _LISTS_A_PIECE):
             numbers = range(start, min(start + _LISTS_A_PIECE, self._index.nlist))
-            ids = np.concatenate([self._list_ids(number) for number in numbers])
-            if len(ids):
-                yield ids, np.concatenate([self._list_codes(number) for number in numbers])
+            ids = [self._list_ids(number) for number in numbers]
+            codes = np.concatenate([self._list_codes(number) for number in numbers])
+            yield start, np.array([len(some) for some in ids], np.int64), np.concatenate(ids), codes
+
+    def aside_pieces(self) -> Iterator[tuple[Ids, Rows]]:
+        """Yield copies of what lies aside."""
         yield from self._aside.pieces()
+
+    def load_lists(self, start: int, sizes: Ids, ids: Ids, codes: Rows) -> None:
+        """Fill lists, empty so far, with what `lists` yielded; call `loaded` after the last ones."""
+        if len(codes) != len(ids) or sizes.sum() != len(ids) or codes.shape[1] != self._index.code_size:
+            raise ValueError("lists do not fit")
+        ends = np.cumsum(sizes)
+        for number, (first, end) in enumerate(zip(ends - sizes, ends, strict=True), start):
+            if number >= self._index.nlist:
+                raise ValueError("more lists than centroids")
+            some, theirs = np.ascontiguousarray(ids[first:end]), np.ascontiguousarray(codes[first:end])
+            self._index.invlists.add_entries(number, len(some), faiss.swig_ptr(some), faiss.swig_ptr(theirs))
+
+    def loaded(self) -> None:
+        """Make what `load_lists` brought searchable. ValueError when an id is there twice."""
+        self._index.ntotal = sum(self._index.invlists.list_size(number) for number in range(self._index.nlist))
+        if len(np.unique(self.ids())) != len(self):
+            raise ValueError("an id is there twice")
+        self._index.set_direct_map_type(self._index.direct_map.NoMap)
+        self._index.set_direct_map_type(self._index.direct_map.Hashtable)
 
     def decode(self, rows: Rows) -> Float32Array:
         """See `Shelf.decode`."""

@@ -1,6 +1,6 @@
 """The index: a shelf per partition, exact while it is small, in trained lists once it is large."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -166,6 +166,12 @@ class PartitionedIndex:
         if len(shelf):
             self._shelves[partition] = shelf
             self._home.update(dict.fromkeys(shelf.ids().tolist(), partition))
+            if self._wants_another(shelf):
+                self._due[partition] = None
+
+    def confirm(self, ids: Iterable[int]) -> None:
+        """The catalogue's events have named these ids, and the index is as they say."""
+        self.unconfirmed.difference_update(ids)
 
     def replace(self, other: "PartitionedIndex") -> None:
         """Take over everything `other` holds in place of what this one held."""

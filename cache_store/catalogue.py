@@ -15,10 +15,11 @@ from cache_store.records import (
     SUMMARY_FIELDS,
     StateRecord,
     entry_fields,
+    parse_embedding,
     parse_member,
     parse_summary,
 )
-from cache_store.types import CacheEntry, EntrySummary, StoredImage
+from cache_store.types import CacheEntry, EntrySummary, Float32Array, StoredImage
 from policies.eviction.base import EvictionPolicy
 from policies.matching.base import Candidate, StateRef
 
@@ -59,6 +60,24 @@ class Totals:
     state_bytes: int
     image_bytes: int
     evictions: dict[str, int]
+    last_event: int
+
+
+class HistoryLost(Exception):
+    """The events after a mark cannot be had: they were trimmed, or a crash of Redis undid them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in the catalogue's history: the last event seen.
+
+    Attributes:
+        sequence: its number, 0 before the first event.
+        stamp: when Redis wrote it, which tells it from another event that got the same number after a crash.
+    """
+
+    sequence: int = 0
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +89,19 @@ class Event:
         kind: "add", "touch", "evict" or "forget".
         entry_id: to which entry.
         level: to which of its states; None for a picture or the whole entry.
+        stamp: when Redis wrote it.
     """
 
     sequence: int
     kind: str
     entry_id: int
     level: int | None
+    stamp: str = ""
+
+    @property
+    def mark(self) -> Mark:
+        """Its place in history."""
+        return Mark(self.sequence, self.stamp)
 
 
 class Catalogue:
@@ -95,6 +121,7 @@ class Catalogue:
         self._lease = lease
         self._policy = policy
         self._store_id = ""
+        self._run_id = ""
 
     async def open(self) -> str:
         """Return the store's identity, given to it now if it is new, and skip ids that a crash may have lost."""
@@ -103,13 +130,23 @@ class Catalogue:
         base = _ID_FLOOR + secrets.randbelow(2**52 - _ID_FLOOR)
         found = await self._link.script(scripts.OPEN, PREFIX, secrets.token_hex(8), base, _ID_FLOOR, _ID_GAP)
         self._store_id = str(found.decode())
+        self._run_id = await self._running()
         return self._store_id
 
+    async def _running(self) -> str:
+        """Return the name Redis gave itself at its start."""
+        return str((await self._link.call("INFO", "server"))["run_id"])
+
     async def check_identity(self) -> None:
-        """Raise StoreLost when this is no longer the database that was opened (somebody emptied it)."""
+        """Raise StoreLost when this is no longer the database that was opened: emptied, or a Redis started anew.
+
+        The client reconnects by itself when a connection was idle, so a quick restart would go unnoticed.
+        """
         found = await self._link.call("GET", PREFIX + "store")
         if found is None or found.decode() != self._store_id:
             raise StoreLost("the catalogue was replaced")
+        if await self._running() != self._run_id:
+            raise StoreLost("redis was started again")
 
     async def new_id(self) -> int:
         """Return an entry id never handed out before."""
@@ -157,22 +194,23 @@ class Catalogue:
         return ImageRecord(entry_id, prompt.decode(), int(width), int(height), sha256.decode())
 
     async def candidates(
-        self, partition: str, near: Sequence[tuple[int, float]], limit: int
+        self, partition: str, near: Sequence[int], query: Float32Array, limit: int
     ) -> list[tuple[Candidate, float]]:
-        """Turn neighbours (entry id, similarity) into candidates, each with the seconds it has left to live.
+        """Turn neighbours into candidates, most similar first, each with the seconds it has left to live.
 
-        Those without states, of elsewhere or past their time drop out.
+        Those without states, of elsewhere or past their time drop out. Similarities are those of the embeddings kept
+        here, which are exact: an index may only estimate them.
         """
-        similarity = dict(near)
-        settings = (limit, self._ttl, self._lease)
-        rows = await self._link.script(scripts.CANDIDATES, PREFIX, partition, *settings, *similarity)
+        rows = await self._link.script(scripts.CANDIDATES, PREFIX, partition, self._ttl, self._lease, *near)
         found = []
-        for entry_id, prompt, left, *records in rows:
-            refs = _readable_refs(int(entry_id), records)
-            if refs:
-                candidate = Candidate(int(entry_id), similarity[int(entry_id)], prompt.decode(), refs)
+        for entry_id, prompt, left, raw, *records in rows:
+            refs, vector = _readable_refs(int(entry_id), records), parse_embedding(raw)
+            if refs and vector is not None and vector.shape == query.shape:
+                similarity = min(1.0, max(-1.0, float(vector @ query)))
+                candidate = Candidate(int(entry_id), similarity, prompt.decode(), refs)
                 found.append((candidate, float(left) if self._ttl else float("inf")))
-        return found
+        found.sort(key=lambda pair: -pair[0].similarity)
+        return found[:limit]
 
     async def fresh(self, entry_ids: Sequence[int]) -> set[int]:
         """Return those of `entry_ids` that are not past their time."""
@@ -285,13 +323,14 @@ class Catalogue:
 
     async def totals(self) -> Totals:
         """Return the counters."""
-        entries, states, partitions, totals, evictions = await self._link.batch(
+        entries, states, partitions, totals, evictions, last_event = await self._link.batch(
             [
                 ("ZCARD", PREFIX + "entries"),
                 ("ZCARD", PREFIX + "order"),
                 ("SCARD", PREFIX + "partitions"),
                 ("HGETALL", PREFIX + "totals"),
                 ("HGETALL", PREFIX + "evictions"),
+                ("GET", PREFIX + "events:seq"),
             ]
         )
         return Totals(
@@ -301,6 +340,7 @@ class Catalogue:
             state_bytes=int(totals.get(b"state_bytes", 0)),
             image_bytes=int(totals.get(b"image_bytes", 0)),
             evictions={reason.decode(): int(count) for reason, count in evictions.items()},
+            last_event=int(last_event or 0),
         )
 
     async def partitions(self) -> list[str]:
@@ -315,14 +355,32 @@ class Catalogue:
             replies: list[Any] = await self._link.batch([("HGET", f"{PREFIX}entry:{i}", "embedding") for i in page])
             yield list(zip(page, replies, strict=True))
 
-    async def last_event(self) -> int:
-        """Return the sequence number of the newest event, 0 before the first."""
-        return int(await self._link.call("GET", PREFIX + "events:seq") or 0)
+    async def last_event(self) -> Mark:
+        """Return the newest event's mark."""
+        newest = await self._link.call("XREVRANGE", PREFIX + "events", "+", "-", "COUNT", 1)
+        return _parse_event(*newest[0]).mark if newest else Mark()
 
-    async def events_after(self, sequence: int) -> list[Event]:
-        """Return the next page of events, oldest first; the first is not `sequence` + 1 if some are gone."""
-        raw = await self._link.call("XRANGE", PREFIX + "events", f"({sequence}-0", "+", "COUNT", _PAGE)
-        return [_parse_event(name, fields) for name, fields in raw]
+    async def events_after(self, mark: Mark) -> list[Event]:
+        """Return the next page of events, oldest first.
+
+        Raises:
+            HistoryLost: the event at the mark is gone, or is another one; some may have been missed.
+        """
+        start = f"{mark.sequence}-0"
+        raw = await self._link.call("XRANGE", PREFIX + "events", start, "+", "COUNT", _PAGE + 1)
+        events = [_parse_event(name, fields) for name, fields in raw]
+        if mark.sequence == 0:
+            if events and events[0].sequence != 1:
+                raise HistoryLost("the first events are gone")
+            return events
+        if not events or events[0].mark != mark:
+            raise HistoryLost("the event last seen is gone")
+        return events[1:]
+
+    async def holding(self, entry_ids: Sequence[int]) -> set[int]:
+        """Return those entries that hold a state."""
+        counts = await self._link.batch([("HLEN", f"{PREFIX}states:{entry_id}") for entry_id in entry_ids])
+        return {entry_id for entry_id, count in zip(entry_ids, counts, strict=True) if count}
 
     async def vectors(self, entry_ids: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
         """Return (entry id, partition, raw embedding) of those entries that hold a state."""
@@ -351,4 +409,5 @@ def _parse_event(name: bytes, fields: dict[bytes, bytes]) -> Event:
         kind=fields[b"kind"].decode(),
         entry_id=int(fields[b"id"]),
         level=int(level) if level.lstrip("-").isdigit() else None,
+        stamp=fields.get(b"at", b"").decode(),
     )

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from cache_store import mending_scripts as scripts
-from cache_store.catalogue import PREFIX
+from cache_store.catalogue import PREFIX, Mark
 from cache_store.link import RedisLink
 from cache_store.parts import Parts
 from cache_store.scans import Scans, pages_of
@@ -90,7 +90,7 @@ class CatalogueMender:
                 return
             yield page
 
-    async def _totals(self, since: int) -> list[str]:
+    async def _totals(self, since: Mark) -> list[str]:
         """Compare the running sums with the entries; others may write meanwhile, their events tell what changed."""
         for _ in range(_ATTEMPTS):
             since = await self._remeasure(since)
@@ -101,11 +101,11 @@ class CatalogueMender:
                     return []
                 if not self._mend and since == await self._catalogue.last_event():
                     return _wrong_sums(held.state_bytes, held.image_bytes, right)
-                if self._mend and await self._link.script(scripts.SET_TOTALS, PREFIX, since, *right) == 1:
+                if self._mend and await self._link.script(scripts.SET_TOTALS, PREFIX, since.sequence, *right) == 1:
                     return _wrong_sums(held.state_bytes, held.image_bytes, right)
         return []
 
-    async def _remeasure(self, since: int) -> int:
+    async def _remeasure(self, since: Mark) -> Mark:
         """Measure entries that changed after event `since` once more; return the last event seen."""
         while True:
             async with self._step():
@@ -115,7 +115,7 @@ class CatalogueMender:
             changed = sorted({event.entry_id for event in events if event.kind != "touch"})
             for batch in pages_of(changed, _BATCH):
                 await self._measure(batch)
-            since = events[-1].sequence
+            since = events[-1].mark
 
 
 def _wrong_sums(state_bytes: int, image_bytes: int, right: list[int]) -> list[str]:

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from cache_store.catalogue import Catalogue
-from cache_store.index import FlatIndex, IndexThread
+from cache_store.index import IndexThread, PartitionedIndex
 from cache_store.link import RedisLink
 from cache_store.objects import Objects
 from cache_store.ram import Key, RamTier
@@ -85,7 +85,7 @@ class Parts:
     catalogue: Catalogue
     objects: Objects
     ram: RamTier
-    index: FlatIndex = field(default_factory=FlatIndex)
+    index: PartitionedIndex = field(default_factory=PartitionedIndex)
     thread: IndexThread = field(default_factory=IndexThread)
     pins: Pins = field(default_factory=Pins)
 

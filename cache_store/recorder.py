@@ -98,7 +98,8 @@ class Recorder:
     async def _show(self, entry: CacheEntry, files: Sequence[File], vector: Float32Array) -> None:
         for state, data in files:
             self._parts.ram.put((entry.entry_id, level_of_state(state)), data)
-        if files:
+        # The follower may have read of it already.
+        if files and entry.entry_id not in self._parts.index:
             row = vector[np.newaxis]
             await self._parts.thread.run(self._parts.index.add, entry.signature.digest, [entry.entry_id], row)
 

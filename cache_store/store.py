@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from redis.asyncio import Redis
 
-from cache_store import recovery
 from cache_store.background import Background
 from cache_store.catalogue import Catalogue, ImageRecord
 from cache_store.config import StoreConfig, StoreConfigError
@@ -24,6 +23,7 @@ from cache_store.recorder import Memory, Recorder
 from cache_store.records import checked_embedding, level_of_ref
 from cache_store.redis_server import PrivateRedis
 from cache_store.renoise import decoded
+from cache_store.replica import IndexReplica
 from cache_store.selection import Selection
 from cache_store.states import CorruptState
 from cache_store.types import (
@@ -77,7 +77,10 @@ class CacheStore:
             state_budget=config.byte_budget,
             image_budget=config.image_budget,
         )
-        self._follower = Follower(self._parts)
+        self._replica = IndexReplica(
+            self._parts, config.data_dir / "index.snapshot", gpu=config.index_device == "gpu"
+        )
+        self._follower = Follower(self._parts, self._replica)
         self._writer = WriteBehind(self._write, config.queue_size)
         # Held by whoever writes; taken by whoever needs the store at rest.
         self._exclusive = asyncio.Lock()
@@ -136,8 +139,7 @@ class CacheStore:
         self._writer.start()
         self._link.start()
         self._upkeep.start()
-        if self._server is None:
-            self._follower.start()
+        self._follower.start()
         # A server of our own needs a moment to start; a shared one is there, or it is not.
         await self._link.wait_available(_START_SECONDS if self._server else _SHARED_START_SECONDS)
 
@@ -147,11 +149,7 @@ class CacheStore:
         async with self._exclusive:
             self._upkeep.clock.restart()
             parts.objects.store_id = await parts.catalogue.open()
-            await self._follower.restart()
-            fresh = await recovery.rebuild_index(parts.catalogue)
-            await parts.thread.run(parts.index.replace, fresh)
-            # What a crash made the catalogue forget must not live on here.
-            parts.ram.clear()
+            await self._follower.recover()
         self._background.run(self._upkeep.sweep())
 
     async def _check(self) -> None:
@@ -164,6 +162,7 @@ class CacheStore:
         await self._upkeep.close()
         await self._follower.close()
         await self._link.close()
+        self._replica.close()
         self._parts.thread.close()
         if self._server:
             await self._server.stop()
@@ -196,7 +195,8 @@ class CacheStore:
             raise CacheUnavailable("not a finite unit embedding")
         async with self._link.guard(deadline):
             near = await self._nearest(signature.digest, vector, limit)
-            found = await self._parts.catalogue.candidates(signature.digest, near, limit)
+            ids = [entry_id for entry_id, _ in near]
+            found = await self._parts.catalogue.candidates(signature.digest, ids, vector, limit)
         self._lease(found)
         return [candidate for candidate, _ in found]
 
@@ -212,7 +212,7 @@ class CacheStore:
     async def _nearest(self, partition: str, vector: Float32Array, limit: int) -> list[tuple[int, float]]:
         parts = self._parts
         try:
-            return await parts.thread.run(parts.index.search, partition, vector, limit + _SPARE_NEIGHBOURS)
+            return await parts.thread.search(parts.index.search, partition, vector, limit + _SPARE_NEIGHBOURS)
         except ValueError as error:
             raise CacheUnavailable("embedding of another dimension") from error
 
@@ -368,6 +368,8 @@ class CacheStore:
                 state_bytes=totals.state_bytes,
                 image_bytes=totals.image_bytes,
                 evictions=totals.evictions,
+                index_lag_events=max(0, totals.last_event - self._follower.sequence),
+                index_lag_seconds=self._follower.lag_seconds(totals.last_event),
             )
         except CacheUnavailable:
             log.debug("statistics without the catalogue")

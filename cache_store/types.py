@@ -216,6 +216,8 @@ class StoreStats:
         corrupt_states: states this process found missing or damaged.
         partitions: signatures with at least one state.
         repairs: disagreements between catalogue, objects, memory and index that this process mended.
+        index_lag_events: events of the catalogue that this process's index has not taken in yet.
+        index_lag_seconds: how long ago it had taken in all there were; 0 when it has.
     """
 
     available: bool = False
@@ -230,6 +232,8 @@ class StoreStats:
     corrupt_states: int = 0
     partitions: int = 0
     repairs: int = 0
+    index_lag_events: int = 0
+    index_lag_seconds: float = 0.0
 
 
 class CacheUnavailable(Exception):

@@ -120,6 +120,7 @@ def store_config(settings: Settings) -> StoreConfig:
         image_budget=settings.image_bytes,
         ttl_seconds=settings.ttl_seconds,
         codec=settings.state_codec,
+        index_device=settings.index_device,
     )
 
 

@@ -76,6 +76,9 @@ def _store_metrics(store: StoreStats, policy: str, pending: int) -> list[Metric]
     return [
         available,
         GaugeMetricFamily("headstart_cache_entries", "Generations remembered.", store.entries),
+        GaugeMetricFamily(
+            "headstart_index_lag_events", "Catalogue events this process has not taken in.", store.index_lag_events
+        ),
         GaugeMetricFamily("headstart_cache_states", "Noise states held.", store.states),
         tiers,
         _evictions(store.evictions, policy),

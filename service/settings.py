@@ -98,6 +98,11 @@ class Settings(BaseSettings):
     state_bytes: int = Field(2048 * MIB, ge=0, description="Most bytes of noise states kept.")
     image_bytes: int = Field(1024 * MIB, ge=0, description="Most bytes of finished pictures kept for exact repeats.")
     ram_bytes: int = Field(128 * MIB, ge=0, description="Bytes of states held in memory in front of them; 0 = none.")
+    index_device: Literal["cpu", "gpu"] = Field(
+        "cpu",
+        description="Where large partitions of the vector index are trained; `gpu` needs faiss-gpu. Searches, adds "
+        "and deletes run on the CPU.",
+    )
     eviction: str = Field("lcbfu", min_length=1, description="Eviction policy of noise states.")
     state_codec: Literal["fp16", "int8"] = Field(
         "fp16",

@@ -6,10 +6,27 @@ import numpy as np
 from numpy.random import Philox, RandomState
 
 from cache_store.records import level_of
-from cache_store.states import CorruptState, read_only
+from cache_store.states import CorruptState, decode_final, decode_state, read_only
 from cache_store.types import FinalState, Float16Array, Float32Array, NoiseState
+from policies.matching.base import StateRef
 
 _KEY_BITS = 2**64
+
+
+def read_state(data: bytes, entry_id: int, ref: StateRef, *, trusted: bool = False) -> NoiseState:
+    """Return the state `ref` of an entry from the file that holds it, whichever form it is kept in.
+
+    Raises:
+        CorruptState: it is not what `ref` says; see `decode_state`.
+    """
+    level = level_of(ref.log_snr)
+    if ref.form == "final":
+        state = renoised(decode_final(data, entry_id, trusted=trusted), entry_id, level)
+    else:
+        state = decode_state(data, entry_id, level, trusted=trusted)
+    if ref.has_prediction and state.prediction is None:
+        raise CorruptState("no prediction")
+    return state
 
 
 def unit_noise(entry_id: int, level: int, shape: tuple[int, ...]) -> Float32Array:

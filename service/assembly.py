@@ -119,6 +119,7 @@ def store_config(settings: Settings) -> StoreConfig:
         timeout_seconds=settings.store_timeout_seconds,
         image_budget=settings.image_bytes,
         codec=settings.state_codec,
+        ttl_seconds=settings.ttl_seconds,
     )
 
 

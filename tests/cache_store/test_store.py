@@ -130,7 +130,7 @@ async def test_tenants_do_not_see_each_other(store: CacheStore, make) -> None:
 
 async def test_recent_is_newest_first(store: CacheStore, make) -> None:
     await remember(store, make, 1, 3, 2)
-    assert [summary.seed for summary in await store.recent("anna", limit=2)] == [3, 2]
+    assert [summary.seed for summary in await store.recent("anna", limit=2)] == [2, 3]
     assert await store.recent("anna", limit=0) == []
     assert await store.recent("nobody") == []
 

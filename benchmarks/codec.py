@@ -4,8 +4,8 @@ On both shipped models and pairs of prompts not used for tuning, that the shippe
 another seed, rewordings, edits. Every pair is served from each way of keeping its source (`codec_forms`), exactly as
 the service would: judged where the table judges, entered deeper where its bounds allow, in full if refused. The
 judge's scores are compared pair by pair with those of the states in half precision. A form is adequate when the lower
-end of that ratio, over thirty pairs or more, is at least 0.99 and it loses at most a twentieth of the hits; `python -m benchmarks.codec_profile`
-writes the most compact adequate form into the models' tables.
+end of that ratio, over thirty pairs or more, is at least 0.99 and it loses at most a twentieth of the hits;
+`python -m benchmarks.codec_profile` writes the most compact adequate form into the models' tables.
 """
 
 from collections import Counter

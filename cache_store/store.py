@@ -22,7 +22,7 @@ from cache_store.ram import Key, RamTier
 from cache_store.recorder import Memory, Recorder
 from cache_store.records import checked_embedding, level_of_ref
 from cache_store.redis_server import PrivateRedis
-from cache_store.renoise import decoded
+from cache_store.renoise import read_state
 from cache_store.replica import IndexReplica
 from cache_store.selection import Selection
 from cache_store.states import CorruptState
@@ -252,9 +252,7 @@ class CacheStore:
         try:
             if data is None:
                 raise CorruptState("missing")
-            state = decoded(data, key[0], ref, trusted=trusted)
-            if ref.has_prediction and state.prediction is None:
-                raise CorruptState("no prediction")
+            state = read_state(data, key[0], ref, trusted=trusted)
         except CorruptState as error:
             log.warning("noise state %d of entry %d is forgotten: %s", key[1], key[0], error)
             self._corrupt += 1

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache_store.codec import CODECS, Codec
+
 
 class StoreConfigError(Exception):
     """The store cannot be opened with this configuration; the message is one clear line."""
@@ -23,6 +25,7 @@ class StoreConfig:
         queue_size: writes that may wait behind answers; further ones are dropped and counted.
         timeout_seconds: bound on any one store operation on a request's path.
         image_budget: most bytes of final pictures kept, evicted least recently used first.
+        codec: how new states are written, see `cache_store.codec`; states of any codec are read.
     """
 
     data_dir: Path
@@ -34,12 +37,15 @@ class StoreConfig:
     queue_size: int = 256
     timeout_seconds: float = 0.5
     image_budget: int = 1024**3
+    codec: Codec = "fp16"
 
     def check(self) -> None:
         """Raise StoreConfigError for a value out of range."""
         for name in ("byte_budget", "ram_bytes", "image_budget"):
             if getattr(self, name) < 0:
                 raise StoreConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.codec not in CODECS:
+            raise StoreConfigError(f"codec must be one of {', '.join(CODECS)}, got {self.codec!r}")
         if self.queue_size < 1:
             raise StoreConfigError(f"queue_size must be at least 1, got {self.queue_size}")
         if not 0 < self.timeout_seconds < float("inf"):

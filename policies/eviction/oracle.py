@@ -1,12 +1,14 @@
 """An oracle: evicts what the future, which it is told, has least use for."""
 
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import ClassVar
 
 from policies.eviction.base import EvictionPolicy, Item, Key
 
-_BATCH = 64
+_LEAST_BATCH = 64
+_BATCHES = 50
 
 
 class Oracle(EvictionPolicy):
@@ -16,8 +18,8 @@ class Oracle(EvictionPolicy):
     the oldest of them foremost. With equal savings and sizes it is Belady's algorithm, the optimum; with unequal ones
     it is a strong heuristic, as the optimum is NP-hard.
 
-    A state's rank changes as time passes. It is found by looking at all states and taking the lowest `_BATCH` of them
-    as the next victims, unless they are used meanwhile: eviction in O(n / batch) amortised, exact to within a batch.
+    Ranks change as time passes. From time to time all states are looked at, and the lowest of them, 2 % by default, are
+    the next victims unless they are used meanwhile: an eviction in O(log n) amortised, exact to within that share.
     """
 
     name: ClassVar[str] = "oracle"
@@ -28,7 +30,7 @@ class Oracle(EvictionPolicy):
         future: Mapping[Key, Sequence[float]],
         saving: Callable[[Key, Item], float] | None = None,
         *,
-        batch: int = _BATCH,
+        batch: int | None = None,
     ) -> None:
         """See `EvictionPolicy`.
 
@@ -36,14 +38,14 @@ class Oracle(EvictionPolicy):
             budget: bytes the store may hold.
             future: for each state the times of its uses to come, sorted; states not in it are never used.
             saving: what a use of a state saves; None = its saved seconds.
-            batch: victims chosen at a time; 1 = always the lowest.
+            batch: victims chosen at a time; 1 = always the lowest, None = 2 % of the states.
         """
         super().__init__(budget)
         self._future = future
         self._saving = saving if saving is not None else lambda key, item: item.saved_seconds
         self._batch = batch
         self._gain: dict[Key, float] = {}
-        self._queue: list[Key] = []
+        self._queue: OrderedDict[Key, None] = OrderedDict()  # next victims, the first to go first
         self._now = float("-inf")
 
     def advance(self, now: float) -> None:
@@ -56,17 +58,17 @@ class Oracle(EvictionPolicy):
             return
         self._gain[key] = self._saving(key, item) / max(item.nbytes, 1)
         if self._worth(key) == 0.0:
-            self._queue.append(key)  # of no use to anybody: the next to go
+            self._queue[key] = None  # of no use to anybody: the next to go
+            self._queue.move_to_end(key, last=False)
 
     def use(self, key: Key) -> None:
         """See `EvictionPolicy.use`; what is waiting to be evicted is judged anew."""
-        if key in self._gain:
-            self._queue = [other for other in self._queue if other != key]
+        self._queue.pop(key, None)
 
     def remove(self, key: Key) -> None:
         """See `EvictionPolicy.remove`."""
-        if self._gain.pop(key, None) is not None and self._queue and self._queue[-1] == key:
-            self._queue.pop()
+        self._gain.pop(key, None)
+        self._queue.pop(key, None)
 
     def _worth(self, key: Key) -> float:
         times = self._future.get(key, ())
@@ -75,13 +77,11 @@ class Oracle(EvictionPolicy):
 
     def victim(self, spared: Container[Key] = frozenset()) -> Key | None:
         """See `EvictionPolicy.victim`."""
-        while self._queue and self._queue[-1] not in self._gain:
-            self._queue.pop()
-        waiting = next((key for key in reversed(self._queue) if key in self._gain and key not in spared), None)
+        waiting = next((key for key in self._queue if key not in spared), None)
         if waiting is not None:
             return waiting
         ranked = sorted(self._gain, key=self._worth)
-        self._queue = ranked[: self._batch][::-1]
+        self._queue = OrderedDict.fromkeys(ranked[: self._batch or max(_LEAST_BATCH, len(ranked) // _BATCHES)])
         return next((key for key in ranked if key not in spared), None)
 
     def __len__(self) -> int:

@@ -79,9 +79,9 @@ class Follower:
         added = sorted({event.entry_id for event in events if event.kind == "add"})
         async with self._parts.redis():
             self._parts.ranking.apply(events, await self._parts.catalogue.states_of(added))
-        await self._reconcile(sorted({event.entry_id for event in events if event.kind != "touch"}))
+        await self.reconcile(sorted({event.entry_id for event in events if event.kind != "touch"}))
 
-    async def _reconcile(self, entry_ids: list[int]) -> None:
+    async def reconcile(self, entry_ids: list[int]) -> None:
         """Index those entries that hold a state, and no others of `entry_ids`."""
         parts = self._parts
         async with parts.redis():

@@ -44,10 +44,18 @@ class RamTier:
         if data is not None:
             self.nbytes -= _size(data)
 
+    def keys(self) -> list[Key]:
+        """Return what is held, least recently used first."""
+        return list(self._files)
+
     def clear(self) -> None:
         """Let go of everything."""
         self._files.clear()
         self.nbytes = 0
+
+    def __contains__(self, key: Key) -> bool:
+        """Return whether a state is held."""
+        return key in self._files
 
     def __len__(self) -> int:
         """Return how many states are held."""

@@ -62,6 +62,10 @@ def encode_final(entry_id: int, final: FinalState, codec: Codec = "fp16") -> byt
     for level in final.levels:
         _check_numbers(level.log_snr, level.timestep, level.skip)
     tensors = pack("latent", final.latent, codec)
+    if final.noise is not None:
+        if final.noise.shape != final.latent.shape:
+            raise ValueError("noise of another shape")
+        tensors |= pack("noise", final.noise, codec)
     predictions = [level.prediction for level in final.levels if level.prediction is not None]
     if predictions:
         # One tensor, because every tensor costs a file a hundred bytes.
@@ -112,6 +116,7 @@ def decode_final(data: bytes, entry_id: int, *, trusted: bool = False) -> FinalS
         return FinalState(
             latent=read_only(unpack("latent", tensors, codec)),
             levels=_levels(json.loads(metadata["levels"]), tensors, codec),
+            noise=read_only(unpack("noise", tensors, codec)) if "noise" in tensors else None,
             depth=int(metadata["depth"]),
             approximated=metadata["approximated"] == "1",
         )

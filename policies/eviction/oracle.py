@@ -18,8 +18,8 @@ class Oracle(EvictionPolicy):
     the oldest of them foremost. With equal savings and sizes it is Belady's algorithm, the optimum; with unequal ones
     it is a strong heuristic, as the optimum is NP-hard.
 
-    Ranks change as time passes. From time to time all states are looked at, and the lowest of them, 2 % by default, are
-    the next victims unless they are used meanwhile: an eviction in O(log n) amortised, exact to within that share.
+    Ranks change as time passes. From time to time all states are looked at, and the lowest, 2 % by default, are the
+    next victims unless they are used meanwhile: O(log n) amortised, and exact to within that share.
     """
 
     name: ClassVar[str] = "oracle"

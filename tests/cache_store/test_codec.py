@@ -36,7 +36,7 @@ def trip(array: np.ndarray, codec: Codec) -> np.ndarray:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(array=ARRAYS)
 def test_the_error_is_bounded_per_channel(codec: Codec, array: np.ndarray) -> None:
     back = trip(array, codec)
@@ -139,7 +139,7 @@ def test_half_precision_is_written_as_it_always_was() -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=30)
 @given(data=st.data())
 def test_any_changed_byte_shows(codec: Codec, data: st.DataObject) -> None:
     for whole, read in (

@@ -70,12 +70,14 @@ class Event:
         kind: "add", "touch", "evict" or "forget".
         entry_id: to which entry.
         level: to which of its states; None for a picture or the whole entry.
+        detail: why, of an eviction; the partition, of an addition.
     """
 
     sequence: int
     kind: str
     entry_id: int
     level: int | None
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +339,17 @@ class Catalogue:
             if cursor == 0:
                 return
 
+    async def remains(self, entry_id: int, level: int) -> tuple[str, bytes | None, Item] | None:
+        """Return (partition, raw embedding, item) of a state about to be evicted; None when it is gone."""
+        (partition, raw), record = await self._link.batch(
+            [
+                ("HMGET", f"{PREFIX}entry:{entry_id}", "partition", "embedding"),
+                ("HMGET", f"{PREFIX}states:{entry_id}", str(level), f"{level}:u", f"{level}:l"),
+            ]
+        )
+        held = _parse_holding((entry_id, level), record)
+        return None if held is None or partition is None else (partition.decode(), raw, held.item)
+
     async def states_of(self, entry_ids: Sequence[int]) -> list[Holding]:
         """Return all states that some entries hold."""
         replies = await self._link.batch([("HKEYS", f"{PREFIX}states:{i}") for i in entry_ids])
@@ -396,4 +409,5 @@ def _parse_event(name: bytes, fields: dict[bytes, bytes]) -> Event:
         kind=fields[b"kind"].decode(),
         entry_id=int(fields[b"id"]),
         level=int(level) if level.lstrip("-").isdigit() else None,
+        detail=fields[b"detail"].decode(),
     )

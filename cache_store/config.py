@@ -30,6 +30,7 @@ class StoreConfig:
             Services that share a Redis each hold to their own; the shortest decides what is forgotten.
         lease_seconds: how long what a search returned is kept from eviction, unless it is loaded sooner; 0 = not.
         codec: how new states are written, see `cache_store.codec`; states of any codec are read.
+        ghost_similarity: similarity from which an evicted entry counts as one that would have answered (regret).
     """
 
     data_dir: Path
@@ -44,6 +45,7 @@ class StoreConfig:
     ttl_seconds: float = 0.0
     lease_seconds: float = 2.0
     codec: Codec = "fp16"
+    ghost_similarity: float = 0.9
 
     def check(self) -> None:
         """Raise StoreConfigError for a value out of range."""
@@ -60,3 +62,5 @@ class StoreConfig:
             raise StoreConfigError(f"queue_size must be at least 1, got {self.queue_size}")
         if not 0 < self.timeout_seconds < float("inf"):
             raise StoreConfigError(f"timeout_seconds must be positive and finite, got {self.timeout_seconds}")
+        if not 0 < self.ghost_similarity <= 1:
+            raise StoreConfigError(f"ghost_similarity must be in (0, 1], got {self.ghost_similarity}")

@@ -76,6 +76,8 @@ class Follower:
         for event in events:
             if event.kind == "evict" and event.level is not None:
                 self._parts.ram.discard((event.entry_id, event.level))
+        if any(event.kind == "evict" and event.detail == "cleared" for event in events):
+            self._parts.ghosts.clear()  # somebody wants something forgotten
         added = sorted({event.entry_id for event in events if event.kind == "add"})
         async with self._parts.redis():
             self._parts.ranking.apply(events, await self._parts.catalogue.states_of(added))

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from cache_store.catalogue import Catalogue
+from cache_store.ghosts import Ghosts
 from cache_store.index import FlatIndex, IndexThread
 from cache_store.link import RedisLink
 from cache_store.objects import Objects
@@ -80,7 +81,7 @@ class Pins:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The store's parts: catalogue behind its link, objects, RAM tier, index on its thread, pins, eviction policy."""
+    """The store's parts: catalogue behind its link, objects, RAM tier, index on its thread, pins, policy, ghosts."""
 
     link: RedisLink
     catalogue: Catalogue
@@ -89,6 +90,7 @@ class Parts:
     index: FlatIndex = field(default_factory=FlatIndex)
     thread: IndexThread = field(default_factory=IndexThread)
     pins: Pins = field(default_factory=Pins)
+    ghosts: Ghosts = field(default_factory=lambda: Ghosts(0.9))
     ranking: Ranking = field(default_factory=lambda: Ranking("lru", 0))
 
     def redis(self, seconds: float = BACKGROUND_SECONDS) -> AbstractAsyncContextManager[None]:

@@ -16,6 +16,7 @@ from cache_store.data_dir import FileLock, RunMarker, claim
 from cache_store.eviction import Evictor, Remover
 from cache_store.expiry import Lifetimes
 from cache_store.follower import Follower
+from cache_store.ghosts import Ghosts
 from cache_store.link import RedisLink, connect
 from cache_store.objects import Objects
 from cache_store.parts import Parts
@@ -68,7 +69,14 @@ class CacheStore:
         self._link = RedisLink(client, prepare=self._prepare, check=self._check)
         shared_lease = config.lease_seconds if config.redis_url else 0.0
         catalogue = Catalogue(self._link, ttl=config.ttl_seconds, lease=shared_lease)
-        self._parts = Parts(self._link, catalogue, objects, RamTier(config.ram_bytes), ranking=ranking)
+        self._parts = Parts(
+            self._link,
+            catalogue,
+            objects,
+            RamTier(config.ram_bytes),
+            ghosts=Ghosts(config.ghost_similarity),
+            ranking=ranking,
+        )
         self._recorder = Recorder(self._parts, config.codec)
         self._remover = Remover(self._parts)
         self._follower = Follower(self._parts)
@@ -399,6 +407,9 @@ class CacheStore:
             dropped_writes=self._writer.dropped,
             pending_writes=self._writer.pending,
             corrupt_states=self._corrupt,
+            regret_requests=self._parts.ghosts.regret_requests,
+            regret_seconds=self._parts.ghosts.regret_seconds,
+            predictor_queries=self._parts.ranking.queries,
             repairs=self._upkeep.repairs,
         )
 

@@ -20,7 +20,7 @@ from cache_store.records import (
     parse_summary,
 )
 from cache_store.types import CacheEntry, EntrySummary, Float32Array, StoredImage
-from policies.eviction.base import EvictionPolicy
+from policies.eviction import Item
 from policies.matching.base import Candidate, StateRef
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ class Event:
         entry_id: to which entry.
         level: to which of its states; None for a picture or the whole entry.
         stamp: when Redis wrote it.
+        detail: why, of an eviction; the partition, of an addition.
     """
 
     sequence: int
@@ -97,6 +98,7 @@ class Event:
     entry_id: int
     level: int | None
     stamp: str = ""
+    detail: str = ""
 
     @property
     def mark(self) -> Mark:
@@ -104,22 +106,39 @@ class Event:
         return Mark(self.sequence, self.stamp)
 
 
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A stored state with its counters.
+
+    Attributes:
+        key: entry id and level.
+        item: what an eviction policy sees of it.
+        uses: how many requests resumed from it.
+        created: logical time it was stored.
+        last_used: logical time of its last use, or `created`.
+    """
+
+    key: tuple[int, int]
+    item: Item
+    uses: int
+    created: int
+    last_used: int
+
+
 class Catalogue:
     """Typed access to the keys under `PREFIX`; call only inside the link's guard."""
 
-    def __init__(self, link: RedisLink, policy: EvictionPolicy, *, ttl: float = 0.0, lease: float = 0.0) -> None:
-        """Use `link`; rank states by `policy`.
+    def __init__(self, link: RedisLink, *, ttl: float = 0.0, lease: float = 0.0) -> None:
+        """Use `link`.
 
         Args:
             link: the connection.
-            policy: of eviction.
             ttl: seconds after which an entry is never returned; 0 = none.
             lease: seconds for which other services keep what `candidates` returned from eviction; 0 = not at all.
         """
         self._link = link
         self._ttl = ttl
         self._lease = lease
-        self._policy = policy
         self._store_id = ""
         self._run_id = ""
 
@@ -167,7 +186,7 @@ class Catalogue:
         """Make a written entry visible, all at once; False when its id is taken."""
         states: list[str | float | int] = []
         for record in records:
-            states += [record.level, record.dump(), record.score(self._policy.name, uses=0, last_used=now)]
+            states += [record.level, record.dump(), now]
         head = (PREFIX, entry.entry_id, entry.signature.digest, entry.signature.tenant, entry.exact_key)
         sizes = (entry.user, now, len(image.data), len(records))
         return bool(await self._link.script(scripts.COMMIT, *head, *sizes, *states, *entry_fields(entry, image)))
@@ -235,13 +254,8 @@ class Catalogue:
         return bool(await self._link.script(scripts.SET_CLOCK, PREFIX, offset, shifted))
 
     async def touch(self, entry_id: int, level: int) -> None:
-        """Count one use of a state and rank it anew."""
-        found = await self._link.script(scripts.TOUCH, PREFIX, entry_id, level)
-        if not found:
-            return
-        record, uses, now = StateRecord.parse(found[0]), int(found[1]), int(found[2])
-        score = record.score(self._policy.name, uses=uses, last_used=now)
-        await self._link.script(scripts.RESCORE, PREFIX, entry_id, level, uses, score, record.member)
+        """Count one use of a state and make it the last used."""
+        await self._link.script(scripts.TOUCH, PREFIX, entry_id, level)
 
     async def touch_image(self, entry_id: int) -> None:
         """Count one use of a picture and make it the most recently used."""
@@ -264,10 +278,6 @@ class Catalogue:
     async def clear_entry(self, entry_id: int, reason: str) -> bool:
         """Take an entry out with all it has; return whether it was there."""
         return bool(await self._link.script(scripts.CLEAR_ENTRY, PREFIX, entry_id, reason))
-
-    async def worst_states(self, count: int) -> list[tuple[int, int]]:
-        """Return (entry id, level) of the `count` states to evict first."""
-        return [parse_member(member) for member in await self._link.call("ZRANGE", PREFIX + "order", 0, count - 1)]
 
     async def worst_images(self, count: int) -> list[int]:
         """Return the entries whose pictures were used least recently."""
@@ -360,6 +370,42 @@ class Catalogue:
         newest = await self._link.call("XREVRANGE", PREFIX + "events", "+", "-", "COUNT", 1)
         return _parse_event(*newest[0]).mark if newest else Mark()
 
+    async def all_states(self) -> AsyncIterator[list[Holding]]:
+        """Yield every state with its uses, a page at a time, in no order.
+
+        A scan, since it misses none that is there throughout, whatever is used meanwhile.
+        """
+        cursor = 0
+        while True:
+            cursor, members = await self._link.call("ZSCAN", PREFIX + "order", cursor, "COUNT", _PAGE)
+            keys = [parse_member(member.decode()) for member, _ in members]
+            yield await self._holdings(keys)
+            cursor = int(cursor)
+            if cursor == 0:
+                return
+
+    async def remains(self, entry_id: int, level: int) -> tuple[str, bytes | None, Item] | None:
+        """Return (partition, raw embedding, item) of a state about to be evicted; None when it is gone."""
+        (partition, raw), record = await self._link.batch(
+            [
+                ("HMGET", f"{PREFIX}entry:{entry_id}", "partition", "embedding"),
+                ("HMGET", f"{PREFIX}states:{entry_id}", str(level), f"{level}:u", f"{level}:l"),
+            ]
+        )
+        held = _parse_holding((entry_id, level), record)
+        return None if held is None or partition is None else (partition.decode(), raw, held.item)
+
+    async def states_of(self, entry_ids: Sequence[int]) -> list[Holding]:
+        """Return all states that some entries hold."""
+        replies = await self._link.batch([("HKEYS", f"{PREFIX}states:{i}") for i in entry_ids])
+        found = zip(entry_ids, replies, strict=True)
+        return await self._holdings([(i, int(name)) for i, names in found for name in names if b":" not in name])
+
+    async def _holdings(self, keys: Sequence[tuple[int, int]]) -> list[Holding]:
+        commands = [("HMGET", f"{PREFIX}states:{i}", str(at), f"{at}:u", f"{at}:l") for i, at in keys]
+        replies = await self._link.batch(commands)
+        return [held for key, reply in zip(keys, replies, strict=True) if (held := _parse_holding(key, reply))]
+
     async def events_after(self, mark: Mark) -> list[Event]:
         """Return the next page of events, oldest first.
 
@@ -393,6 +439,18 @@ class Catalogue:
         return [(i, home.decode(), raw) for i, held, (home, raw) in rows if held and home is not None]
 
 
+def _parse_holding(key: tuple[int, int], reply: Sequence[bytes | None]) -> Holding | None:
+    raw, uses, last_used = reply
+    if raw is None:
+        return None
+    try:
+        record = StateRecord.parse(raw)
+    except (ValueError, TypeError):
+        log.warning("the state records of entry %d are unreadable", key[0])
+        return None
+    return Holding(key, record.item, int(uses or 0), record.created, int(last_used or record.created))
+
+
 def _readable_refs(entry_id: int, records: Sequence[bytes]) -> tuple[StateRef, ...]:
     try:
         refs = [ref for raw in records for ref in StateRecord.parse(raw).refs]
@@ -410,4 +468,5 @@ def _parse_event(name: bytes, fields: dict[bytes, bytes]) -> Event:
         entry_id=int(fields[b"id"]),
         level=int(level) if level.lstrip("-").isdigit() else None,
         stamp=fields.get(b"at", b"").decode(),
+        detail=fields[b"detail"].decode(),
     )

@@ -33,6 +33,7 @@ class StoreConfig:
         lease_seconds: how long what a search returned is kept from eviction, unless it is loaded sooner; 0 = not.
         codec: how new states are written, see `cache_store.codec`; states of any codec are read.
         index_device: where large partitions of the index are trained, "cpu" or "gpu"; searches run on the CPU.
+        ghost_similarity: similarity from which an evicted entry counts as one that would have answered (regret).
     """
 
     data_dir: Path
@@ -48,6 +49,7 @@ class StoreConfig:
     lease_seconds: float = 2.0
     codec: Codec = "fp16"
     index_device: str = "cpu"
+    ghost_similarity: float = 0.9
 
     def check(self) -> None:
         """Raise StoreConfigError for a value out of range."""
@@ -68,3 +70,5 @@ class StoreConfig:
             raise StoreConfigError("index_device is gpu, but FAISS sees no GPU: install faiss-gpu, or choose cpu")
         if not 0 < self.timeout_seconds < float("inf"):
             raise StoreConfigError(f"timeout_seconds must be positive and finite, got {self.timeout_seconds}")
+        if not 0 < self.ghost_similarity <= 1:
+            raise StoreConfigError(f"ghost_similarity must be in (0, 1], got {self.ghost_similarity}")

@@ -2,8 +2,12 @@
 
 import asyncio
 
+from cache_store.follower import Follower
+from cache_store.ghosts import Ghost
 from cache_store.parts import Parts
 from cache_store.ram import Key
+from cache_store.records import parse_embedding
+from policies.eviction import Item
 
 _BATCH = 64
 
@@ -59,20 +63,23 @@ class Remover:
 
 
 class Evictor:
-    """Evicts the smallest scores until states and pictures are within their budgets."""
+    """Evicts whom the policy names until states and pictures are within their budgets."""
 
-    def __init__(self, parts: Parts, remover: Remover, *, reason: str, state_budget: int, image_budget: int) -> None:
-        """Count evictions of states under `reason`, the policy's name; budgets in bytes."""
+    def __init__(
+        self, parts: Parts, remover: Remover, follower: Follower, *, state_budget: int, image_budget: int
+    ) -> None:
+        """Count evictions of states under the policy's name; budgets in bytes."""
         self._parts = parts
         self._remover = remover
-        self._reason = reason
+        self._follower = follower
         self._state_budget = state_budget
         self._image_budget = image_budget
 
     async def run(self) -> None:
         """Evict until within both budgets; pinned states stay, even if that means staying above."""
+        await self._follower.catch_up_all()
         while await self._state_bytes() > self._state_budget:
-            if not await self._evict_states():
+            if not await self._evict_state():
                 break
         while await self._image_bytes() > self._image_budget:
             if not await self._evict_images():
@@ -86,18 +93,26 @@ class Evictor:
         async with self._parts.redis():
             return (await self._parts.catalogue.totals()).image_bytes
 
-    async def _evict_states(self) -> int:
-        """Evict up to a batch of states; return how many."""
-        pins = self._parts.pins
+    async def _evict_state(self) -> bool:
+        """Evict the policy's next victim; False when there is none."""
+        ranking = self._parts.ranking
+        victim = ranking.policy.victim(self._parts.pins)
+        if victim is None:
+            return False
         async with self._parts.redis():
-            worst = await self._parts.catalogue.worst_states(_BATCH + len(pins))
-        count = 0
-        for key in worst:
-            if await self._state_bytes() <= self._state_budget:
-                break
-            if key not in pins:
-                count += await self._remover.drop_state(key, self._reason, evict=True)
-        return count
+            remains = await self._parts.catalogue.remains(*victim)
+        if await self._remover.drop_state(victim, ranking.policy.name, evict=True):
+            ranking.policy.remove(victim)  # its event comes later, and changes nothing
+            self._remember(victim, remains)
+        return True  # one that is leased elsewhere is pinned now: another is next
+
+    def _remember(self, key: Key, remains: tuple[str, bytes | None, Item] | None) -> None:
+        if remains is None:
+            return
+        partition, raw, item = remains
+        vector = parse_embedding(raw)
+        if vector is not None:
+            self._parts.ghosts.add(partition, vector, Ghost(key[0], item.page, item.saved_seconds))
 
     async def _evict_images(self) -> int:
         """Evict up to a batch of pictures; return how many."""

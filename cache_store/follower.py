@@ -3,8 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol
 
 from cache_store.catalogue import Event, HistoryLost, Mark
 from cache_store.parts import Parts
@@ -17,25 +15,17 @@ _PERIOD_SECONDS = 1.0
 _SAVE_SECONDS = 30.0
 
 
-class Consumer(Protocol):
-    """Keeps something in this process in step with the catalogue's events."""
-
-    async def apply(self, events: Sequence[Event], guard: Callable[[], AbstractAsyncContextManager[None]]) -> None:
-        """Take note of the next events, each of which comes at least once, in order."""
-
-
 class Follower:
-    """Feeds the index, the RAM tier and other consumers with the catalogue's events, a second behind.
+    """Feeds the index, the RAM tier and the eviction policy with the catalogue's events, a second behind.
 
     Where they have got to is a `Mark`, whose event must still be in the stream for the next ones to count:
     otherwise everything is brought up anew.
     """
 
-    def __init__(self, parts: Parts, replica: IndexReplica, consumers: Sequence[Consumer] = ()) -> None:
-        """Follow into the index's replica and the RAM tier of `parts`, and into further `consumers`."""
+    def __init__(self, parts: Parts, replica: IndexReplica) -> None:
+        """Follow into the index's replica, and into the RAM tier and the eviction policy of `parts`."""
         self._parts = parts
         self._replica = replica
-        self._consumers = consumers
         self._mark = Mark()
         self._tasks: list[asyncio.Task[None]] = []
         self._turn = asyncio.Lock()
@@ -62,6 +52,7 @@ class Follower:
         """After a (re)connection, bring up what is kept in memory; outside the link's guard."""
         async with self._turn:
             self._mark = await self._replica.recover(self._mark)
+            await self._parts.ranking.rebuild(self._parts.catalogue)
             # What a crash made the catalogue forget must not live on here.
             self._parts.ram.clear()
             self._in_step = asyncio.get_running_loop().time()
@@ -90,16 +81,20 @@ class Follower:
                 log.debug("not following: %s", error)
 
     async def _follow(self) -> None:
-        while await self.catch_up():
-            pass
+        await self.catch_up_all()
         self._in_step = asyncio.get_running_loop().time()
 
     async def _tend(self) -> None:
         await self._replica.tend(self._mark)
 
+    async def catch_up_all(self) -> None:
+        """Apply all events up to now. Raises CacheUnavailable."""
+        while await self.catch_up():
+            pass
+
     async def catch_up(self) -> int:
         """Apply the next page of events; return how many there were."""
-        async with self._turn:
+        async with self._turn:  # the loop and the evictor both catch up, and a use counts once
             async with self._parts.redis():
                 try:
                     events = await self._parts.catalogue.events_after(self._mark)
@@ -115,8 +110,12 @@ class Follower:
         for event in events:
             if event.kind == "evict" and event.level is not None:
                 self._parts.ram.discard((event.entry_id, event.level))
-        for consumer in (self._replica, *self._consumers):
-            await consumer.apply(events, self._parts.redis)
+        if any(event.kind == "evict" and event.detail == "cleared" for event in events):
+            self._parts.ghosts.clear()  # somebody wants something forgotten
+        added = sorted({event.entry_id for event in events if event.kind == "add"})
+        async with self._parts.redis():
+            self._parts.ranking.apply(events, await self._parts.catalogue.states_of(added))
+        await self._replica.apply(events, self._parts.redis)
 
     async def reconcile(self, entry_ids: Sequence[int]) -> None:
         """Bring the index in line with the catalogue for these entries."""

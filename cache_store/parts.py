@@ -8,10 +8,12 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from cache_store.catalogue import Catalogue
+from cache_store.ghosts import Ghosts
 from cache_store.index import IndexThread, PartitionedIndex
 from cache_store.link import RedisLink
 from cache_store.objects import Objects
 from cache_store.ram import Key, RamTier
+from cache_store.ranking import Ranking
 
 BACKGROUND_SECONDS = 5.0
 """Bound on one step of work that no request waits for."""
@@ -79,7 +81,7 @@ class Pins:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The store's parts: catalogue behind its link, objects, RAM tier, index on its thread, pins."""
+    """The store's parts: catalogue behind its link, objects, RAM tier, index on its thread, pins, policy, ghosts."""
 
     link: RedisLink
     catalogue: Catalogue
@@ -88,6 +90,8 @@ class Parts:
     index: PartitionedIndex = field(default_factory=PartitionedIndex)
     thread: IndexThread = field(default_factory=IndexThread)
     pins: Pins = field(default_factory=Pins)
+    ghosts: Ghosts = field(default_factory=lambda: Ghosts(0.9))
+    ranking: Ranking = field(default_factory=lambda: Ranking("lru", 0))
 
     def redis(self, seconds: float = BACKGROUND_SECONDS) -> AbstractAsyncContextManager[None]:
         """Guard calls to the catalogue, bounded by `seconds`."""

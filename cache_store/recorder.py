@@ -57,9 +57,16 @@ class Recorder:
         entry, now = numbered
         files = await asyncio.to_thread(_cheapest, entry.entry_id, memory, self._codec)
         await self._put(entry.entry_id, files, memory.image)
-        records = [StateRecord.of(entry.entry_id, state, len(data), now) for state, data in files]
+        seconds = entry.full_seconds or entry.gpu_seconds
+        ghost = await asyncio.to_thread(self._parts.ghosts.nearest, entry.signature.digest, vector)
+        page = ghost.page if ghost else 0
+        records = [
+            StateRecord.of(entry.entry_id, state, len(data), now).worth(seconds, page) for state, data in files
+        ]
         if not await self._commit(entry, records, memory.image, now):
             return False
+        if ghost:
+            self._parts.ghosts.answered(ghost, seconds - entry.gpu_seconds)
         await self._show(entry, files, vector)
         return True
 

@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from cache_store.types import CacheEntry, EntrySummary, FinalState, Float32Array, NoiseState, StoredImage
+from policies.eviction import Item
 from policies.matching.base import StateRef
 
 
@@ -42,9 +43,11 @@ class StateRecord:
         pred: whether a prediction is stored beside it, or beside any of its levels.
         nbytes: bytes of its object.
         created: logical time it was stored.
-        member: its name in the eviction order; sorts by age among equal scores.
+        member: its name in the order of last use.
         approximated: whether features were reused on the way to it; records of before feature caching lack it.
         levels: of a clean latent, (log-SNR, skip, whether a prediction is stored) of each level it serves.
+        saved_seconds: device seconds that a resume from it saves; 0 in records of before it was noted.
+        page: which need it answers (see `policies.eviction.Item`); 0 = its entry's own.
     """
 
     log_snr: float
@@ -55,6 +58,8 @@ class StateRecord:
     member: str
     approximated: bool = False
     levels: tuple[tuple[float, float, bool], ...] = ()
+    saved_seconds: float = 0.0
+    page: int = 0
 
     @classmethod
     def of(cls, entry_id: int, state: NoiseState | FinalState, nbytes: int, created: int) -> "StateRecord":
@@ -74,6 +79,10 @@ class StateRecord:
         levels = fields.pop("levels", ())
         return cls(**fields, levels=tuple((float(snr), float(skip), bool(pred)) for snr, skip, pred in levels))
 
+    def worth(self, full_seconds: float, page: int) -> "StateRecord":
+        """Return it with what a resume saves of a run of `full_seconds`, and the need it answers."""
+        return replace(self, saved_seconds=round(self.skip * full_seconds, 6), page=page)
+
     @property
     def level(self) -> int:
         """Its noise level's name."""
@@ -91,19 +100,21 @@ class StateRecord:
         fields = asdict(self)
         if not self.approximated:  # a service of before feature caching may share the catalogue
             del fields["approximated"]
-        if not self.levels:
-            del fields["levels"]
+        for name in ("levels", "saved_seconds", "page"):
+            if not fields[name]:
+                del fields[name]
         return json.dumps(fields, separators=(",", ":"))
 
-    def score(self, policy: str, *, uses: int, last_used: int) -> float:
-        """Return its place in the eviction order, smallest first."""
-        scores = {"lcbfu": uses * self.skip, "lfu": float(uses), "fifo": float(self.created)}
-        return scores.get(policy, float(last_used))
+    @property
+    def item(self) -> Item:
+        """What an eviction policy sees of it; where its seconds are unknown, a full run counts as one."""
+        entry_id, _ = parse_member(self.member)
+        return Item(self.skip, self.saved_seconds or self.skip, self.nbytes, self.page or entry_id)
 
 
-def parse_member(member: bytes) -> tuple[int, int]:
+def parse_member(member: str) -> tuple[int, int]:
     """Return (entry id, level) of a member of the eviction order."""
-    _, entry_id, level = member.decode().split(":")
+    _, entry_id, level = member.split(":")
     return int(entry_id), int(level)
 
 

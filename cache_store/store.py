@@ -15,10 +15,12 @@ from cache_store.data_dir import FileLock, RunMarker, claim
 from cache_store.eviction import Evictor, Remover
 from cache_store.expiry import Lifetimes
 from cache_store.follower import Follower
+from cache_store.ghosts import Ghosts
 from cache_store.link import RedisLink, connect
 from cache_store.objects import Objects
 from cache_store.parts import Parts
 from cache_store.ram import Key, RamTier
+from cache_store.ranking import Ranking
 from cache_store.recorder import Memory, Recorder
 from cache_store.records import checked_embedding, level_of_ref
 from cache_store.redis_server import PrivateRedis
@@ -40,7 +42,7 @@ from cache_store.types import (
 )
 from cache_store.upkeep import Upkeep
 from cache_store.writer import WriteBehind
-from policies.eviction import EvictionPolicy, make_eviction
+from policies.eviction import POLICIES
 from policies.matching.base import Candidate, StateRef
 
 log = logging.getLogger(__name__)
@@ -61,26 +63,33 @@ class CacheStore:
     the answer. All methods belong to the event loop that opened the store.
     """
 
-    def __init__(self, config: StoreConfig, policy: EvictionPolicy, objects: Objects, client: Redis) -> None:
+    def __init__(self, config: StoreConfig, ranking: Ranking, objects: Objects, client: Redis) -> None:
         """Assemble the parts; use `open` instead."""
         self._config = config
         self._link = RedisLink(client, prepare=self._prepare, check=self._check)
         shared_lease = config.lease_seconds if config.redis_url else 0.0
-        catalogue = Catalogue(self._link, policy, ttl=config.ttl_seconds, lease=shared_lease)
-        self._parts = Parts(self._link, catalogue, objects, RamTier(config.ram_bytes))
+        catalogue = Catalogue(self._link, ttl=config.ttl_seconds, lease=shared_lease)
+        self._parts = Parts(
+            self._link,
+            catalogue,
+            objects,
+            RamTier(config.ram_bytes),
+            ghosts=Ghosts(config.ghost_similarity),
+            ranking=ranking,
+        )
         self._recorder = Recorder(self._parts, config.codec)
         self._remover = Remover(self._parts)
-        self._evictor = Evictor(
-            self._parts,
-            self._remover,
-            reason=policy.name,
-            state_budget=config.byte_budget,
-            image_budget=config.image_budget,
-        )
         self._replica = IndexReplica(
             self._parts, config.data_dir / "index.snapshot", gpu=config.index_device == "gpu"
         )
         self._follower = Follower(self._parts, self._replica)
+        self._evictor = Evictor(
+            self._parts,
+            self._remover,
+            self._follower,
+            state_budget=config.byte_budget,
+            image_budget=config.image_budget,
+        )
         self._writer = WriteBehind(self._write, config.queue_size)
         # Held by whoever writes; taken by whoever needs the store at rest.
         self._exclusive = asyncio.Lock()
@@ -110,7 +119,7 @@ class CacheStore:
         """
         config.check()
         try:
-            policy = make_eviction(config.eviction, config.byte_budget)
+            ranking = Ranking(config.eviction, config.byte_budget)
         except ValueError as error:
             raise StoreConfigError(str(error)) from error
         lock = claim(config.data_dir)
@@ -120,7 +129,7 @@ class CacheStore:
             if config.redis_url is None:
                 server = PrivateRedis(config.data_dir / "redis")
                 await server.start()
-            store = cls(config, policy, objects, _client(config, server))
+            store = cls(config, ranking, objects, _client(config, server))
         except BaseException:
             if server:
                 await server.stop()
@@ -315,6 +324,25 @@ class CacheStore:
         await self._writer.flush()
         await self._background.drain()
 
+    async def switch_eviction(self, name: str) -> None:
+        """Evict by the policy called `name` from now on, which learns what is stored from the catalogue.
+
+        Raises:
+            StoreConfigError: no policy has that name.
+            CacheUnavailable: the catalogue cannot be read now; the old policy stays.
+        """
+        if name not in POLICIES:
+            raise StoreConfigError(f"unknown eviction policy {name!r}; known: {', '.join(sorted(POLICIES))}")
+        async with self._exclusive:
+            await self._follower.catch_up_all()
+            async with self._parts.redis(seconds=600.0):
+                await self._parts.ranking.rebuild(self._parts.catalogue, name)
+
+    @property
+    def eviction(self) -> str:
+        """Name of the eviction policy in force."""
+        return self._parts.ranking.policy.name
+
     async def entry(self, entry_id: int, tenant: str) -> EntrySummary | None:
         """Return `tenant`'s entry; one that is not there and one of somebody else look the same."""
         async with self._link.guard(self._deadline()):
@@ -378,6 +406,9 @@ class CacheStore:
             dropped_writes=self._writer.dropped,
             pending_writes=self._writer.pending,
             corrupt_states=self._corrupt,
+            regret_requests=self._parts.ghosts.regret_requests,
+            regret_seconds=self._parts.ghosts.regret_seconds,
+            predictor_queries=self._parts.ranking.queries,
             repairs=self._upkeep.repairs,
         )
 

@@ -137,6 +137,7 @@ class CacheEntry:
         created: Unix seconds by the service's clock; what is stored is the time of the Redis host at the commit.
         depth: lineage depth, 0 for a full run.
         gpu_seconds: device time its denoising took.
+        full_seconds: device time of a full run, estimated where it was resumed; 0 = `gpu_seconds`.
         user: `user_digest` of whom it was drawn for, empty = nobody named; serves deletion alone.
     """
 
@@ -151,6 +152,7 @@ class CacheEntry:
     created: float
     depth: int
     gpu_seconds: float
+    full_seconds: float = 0.0
     user: str = ""
 
 
@@ -214,6 +216,9 @@ class StoreStats:
         dropped_writes: writes this process gave up (queue full, cache away).
         pending_writes: writes waiting now.
         corrupt_states: states this process found missing or damaged.
+        regret_requests: runs that a state evicted by this process would have shortened (see `cache_store.ghosts`).
+        regret_seconds: device seconds it would have saved, at most.
+        predictor_queries: how often the policy "parsimonious" has asked its predictor since it was chosen.
         partitions: signatures with at least one state.
         repairs: disagreements between catalogue, objects, memory and index that this process mended.
         index_lag_events: events of the catalogue that this process's index has not taken in yet.
@@ -230,6 +235,9 @@ class StoreStats:
     dropped_writes: int = 0
     pending_writes: int = 0
     corrupt_states: int = 0
+    regret_requests: int = 0
+    regret_seconds: float = 0.0
+    predictor_queries: int = 0
     partitions: int = 0
     repairs: int = 0
     index_lag_events: int = 0

@@ -113,6 +113,7 @@ def store_config(settings: Settings) -> StoreConfig:
         byte_budget=settings.state_bytes,
         ram_bytes=settings.ram_bytes,
         eviction=settings.eviction,
+        ghost_similarity=settings.ghost_similarity,
         queue_size=settings.store_queue,
         timeout_seconds=settings.store_timeout_seconds,
         image_budget=settings.image_bytes,

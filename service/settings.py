@@ -116,6 +116,9 @@ class Settings(BaseSettings):
         "repeats of the same text only (`final`); or whichever takes fewer bytes of the states and what the matching "
         "table found adequate (`auto`).",
     )
+    ghost_similarity: float = Field(
+        0.9, gt=0, le=1, description="Similarity from which an evicted entry counts as one that would have answered."
+    )
     store_timeout_seconds: float = Field(
         0.5, gt=0, le=60, allow_inf_nan=False, description="Bound on a store operation that a request waits for."
     )

@@ -13,6 +13,7 @@ NAMES = (
     "batching",
     "features",
     "features_batching",
+    "lookup",
     "n_star",
     "n_star_dit",
     "overhead",

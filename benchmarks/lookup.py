@@ -4,7 +4,7 @@ Vectors are synthetic: see `benchmarks.lookup_data`. At each size the index grow
 is made anew whenever that is due), then answers one query after another: at rest, while vectors are added and deleted
 at a stated rate, and while its lists are trained again. Recall: how often the true nearest vector, found by comparing
 with all, is among those returned; the store scores these few again exactly, from the embeddings in its catalogue,
-so it is then the first one (`recall_unscored`: how often it is the first without that). Beside it: FAISS's exact index
+so it is the first one (`recall_unscored`: how often it is the first without that). Beside it: FAISS's exact index
 and its HNSW graph, which cannot delete, on the same vectors. All single-threaded. The figures are the index's own,
 thread hop included; `store` is the whole search, Redis included.
 """

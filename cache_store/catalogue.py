@@ -9,6 +9,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from cache_store import scripts
+from cache_store.events import Event, HistoryLost, Mark, parse_event
 from cache_store.link import RedisLink
 from cache_store.records import (
     SUMMARY_FIELDS,
@@ -20,7 +21,7 @@ from cache_store.records import (
     parse_summary,
 )
 from cache_store.types import CacheEntry, EntrySummary, Float32Array, StoredImage
-from policies.eviction.base import EvictionPolicy
+from policies.eviction import Item
 from policies.matching.base import Candidate, StateRef
 
 log = logging.getLogger(__name__)
@@ -63,54 +64,31 @@ class Totals:
     last_event: int
 
 
-class HistoryLost(Exception):
-    """The events after a mark cannot be had: they were trimmed, or a crash of Redis undid them."""
-
-
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A place in the catalogue's history: the last event seen.
+class Holding:
+    """A stored state with its counters.
 
     Attributes:
-        sequence: its number, 0 before the first event.
-        stamp: when Redis wrote it, which tells it from another event that got the same number after a crash.
+        key: entry id and level.
+        item: what an eviction policy sees of it.
+        uses: how many requests resumed from it.
+        created: logical time it was stored.
+        last_used: logical time of its last use, or `created`.
     """
 
-    sequence: int = 0
-    stamp: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to the catalogue.
-
-    Attributes:
-        sequence: rises by one from event to event.
-        kind: "add", "touch", "evict" or "forget".
-        entry_id: to which entry.
-        level: to which of its states; None for a picture or the whole entry.
-        stamp: when Redis wrote it.
-    """
-
-    sequence: int
-    kind: str
-    entry_id: int
-    level: int | None
-    stamp: str = ""
-
-    @property
-    def mark(self) -> Mark:
-        """Its place in history."""
-        return Mark(self.sequence, self.stamp)
+    key: tuple[int, int]
+    item: Item
+    uses: int
+    created: int
+    last_used: int
 
 
 class Catalogue:
     """Typed access to the keys under `PREFIX`; call only inside the link's guard."""
 
-    def __init__(self, link: RedisLink, policy: EvictionPolicy) -> None:
-        """Use `link`; rank states by `policy`."""
+    def __init__(self, link: RedisLink) -> None:
+        """Use `link`."""
         self._link = link
-        self._policy = policy
         self._store_id = ""
         self._run_id = ""
 
@@ -158,7 +136,7 @@ class Catalogue:
         """Make a written entry visible, all at once; False when its id is taken."""
         states: list[str | float | int] = []
         for record in records:
-            states += [record.level, record.dump(), record.score(self._policy, uses=0, last_used=now, now=now)]
+            states += [record.level, record.dump(), now]
         head = (PREFIX, entry.entry_id, entry.signature.digest, entry.signature.tenant, entry.exact_key)
         sizes = (repr(entry.created), now, len(image.data), len(records))
         return bool(await self._link.script(scripts.COMMIT, *head, *sizes, *states, *entry_fields(entry, image)))
@@ -200,13 +178,8 @@ class Catalogue:
         return found[:limit]
 
     async def touch(self, entry_id: int, level: int) -> None:
-        """Count one use of a state and rank it anew."""
-        found = await self._link.script(scripts.TOUCH, PREFIX, entry_id, level)
-        if not found:
-            return
-        record, uses, now = StateRecord.parse(found[0]), int(found[1]), int(found[2])
-        score = record.score(self._policy, uses=uses, last_used=now, now=now)
-        await self._link.script(scripts.RESCORE, PREFIX, entry_id, level, uses, score, record.member)
+        """Count one use of a state and make it the last used."""
+        await self._link.script(scripts.TOUCH, PREFIX, entry_id, level)
 
     async def touch_image(self, entry_id: int) -> None:
         """Count one use of a picture and make it the most recently used."""
@@ -224,10 +197,6 @@ class Catalogue:
     async def clear_entry(self, entry_id: int) -> bool:
         """Take an entry out with all it has; return whether it was there."""
         return bool(await self._link.script(scripts.CLEAR_ENTRY, PREFIX, entry_id))
-
-    async def worst_states(self, count: int) -> list[tuple[int, int]]:
-        """Return (entry id, level) of the `count` states to evict first."""
-        return [parse_member(member) for member in await self._link.call("ZRANGE", PREFIX + "order", 0, count - 1)]
 
     async def worst_images(self, count: int) -> list[int]:
         """Return the entries whose pictures were used least recently."""
@@ -301,12 +270,37 @@ class Catalogue:
 
     async def state_members(self) -> set[tuple[int, int]]:
         """Return (entry id, level) of every state in the eviction order."""
-        return {parse_member(member) for member in await self._link.call("ZRANGE", PREFIX + "order", 0, -1)}
+        return {parse_member(member.decode()) for member in await self._link.call("ZRANGE", PREFIX + "order", 0, -1)}
 
     async def state_records(self, entry_ids: Sequence[int]) -> list[tuple[StateRecord, ...]]:
         """Return the state records of each entry."""
         replies = await self._link.batch([("HGETALL", f"{PREFIX}states:{i}") for i in entry_ids])
         return [parse_states(reply) for reply in replies]
+
+    async def all_states(self) -> AsyncIterator[list[Holding]]:
+        """Yield every state with its uses, a page at a time, in no order.
+
+        A scan, since it misses none that is there throughout, whatever is used meanwhile.
+        """
+        cursor = 0
+        while True:
+            cursor, members = await self._link.call("ZSCAN", PREFIX + "order", cursor, "COUNT", _PAGE)
+            keys = [parse_member(member.decode()) for member, _ in members]
+            yield await self._holdings(keys)
+            cursor = int(cursor)
+            if cursor == 0:
+                return
+
+    async def states_of(self, entry_ids: Sequence[int]) -> list[Holding]:
+        """Return all states that some entries hold."""
+        replies = await self._link.batch([("HKEYS", f"{PREFIX}states:{i}") for i in entry_ids])
+        found = zip(entry_ids, replies, strict=True)
+        return await self._holdings([(i, int(name)) for i, names in found for name in names if b":" not in name])
+
+    async def _holdings(self, keys: Sequence[tuple[int, int]]) -> list[Holding]:
+        commands = [("HMGET", f"{PREFIX}states:{i}", str(at), f"{at}:u", f"{at}:l") for i, at in keys]
+        replies = await self._link.batch(commands)
+        return [held for key, reply in zip(keys, replies, strict=True) if (held := _parse_holding(key, reply))]
 
     async def image_ids(self) -> set[int]:
         """Return the entries that have a picture."""
@@ -315,7 +309,7 @@ class Catalogue:
     async def last_event(self) -> Mark:
         """Return the newest event's mark."""
         newest = await self._link.call("XREVRANGE", PREFIX + "events", "+", "-", "COUNT", 1)
-        return _parse_event(*newest[0]).mark if newest else Mark()
+        return parse_event(*newest[0]).mark if newest else Mark()
 
     async def events_after(self, mark: Mark) -> list[Event]:
         """Return the next page of events, oldest first.
@@ -325,7 +319,7 @@ class Catalogue:
         """
         start = f"{mark.sequence}-0"
         raw = await self._link.call("XRANGE", PREFIX + "events", start, "+", "COUNT", _PAGE + 1)
-        events = [_parse_event(name, fields) for name, fields in raw]
+        events = [parse_event(name, fields) for name, fields in raw]
         if mark.sequence == 0:
             if events and events[0].sequence != 1:
                 raise HistoryLost("the first events are gone")
@@ -350,21 +344,22 @@ class Catalogue:
         return [(i, home.decode(), raw) for i, held, (home, raw) in rows if held and home is not None]
 
 
+def _parse_holding(key: tuple[int, int], reply: Sequence[bytes | None]) -> Holding | None:
+    raw, uses, last_used = reply
+    if raw is None:
+        return None
+    try:
+        record = StateRecord.parse(raw)
+    except (ValueError, TypeError):
+        log.warning("the state records of entry %d are unreadable", key[0])
+        return None
+    return Holding(key, record.item, int(uses or 0), record.created, int(last_used or record.created))
+
+
 def _readable_refs(entry_id: int, records: Sequence[bytes]) -> tuple[StateRef, ...]:
     try:
-        refs = [StateRecord.parse(raw).ref for raw in records]
+        refs = [ref for raw in records for ref in StateRecord.parse(raw).refs]
     except (ValueError, TypeError):
         log.warning("the state records of entry %d are unreadable", entry_id)
         return ()
     return tuple(sorted(refs, key=lambda ref: ref.skip))
-
-
-def _parse_event(name: bytes, fields: dict[bytes, bytes]) -> Event:
-    level = fields[b"level"].decode()
-    return Event(
-        sequence=int(name.split(b"-")[0]),
-        kind=fields[b"kind"].decode(),
-        entry_id=int(fields[b"id"]),
-        level=int(level) if level.lstrip("-").isdigit() else None,
-        stamp=fields.get(b"at", b"").decode(),
-    )

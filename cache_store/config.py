@@ -5,6 +5,8 @@ from pathlib import Path
 
 import faiss
 
+from cache_store.codec import CODECS, Codec
+
 
 class StoreConfigError(Exception):
     """The store cannot be opened with this configuration; the message is one clear line."""
@@ -26,6 +28,7 @@ class StoreConfig:
         timeout_seconds: bound on any one store operation on a request's path.
         image_budget: most bytes of final pictures kept, evicted least recently used first.
         index_device: where large partitions of the index are trained, "cpu" or "gpu"; searches run on the CPU.
+        codec: how new states are written, see `cache_store.codec`; states of any codec are read.
     """
 
     data_dir: Path
@@ -38,12 +41,15 @@ class StoreConfig:
     timeout_seconds: float = 0.5
     image_budget: int = 1024**3
     index_device: str = "cpu"
+    codec: Codec = "fp16"
 
     def check(self) -> None:
         """Raise StoreConfigError for a value out of range."""
         for name in ("byte_budget", "ram_bytes", "image_budget"):
             if getattr(self, name) < 0:
                 raise StoreConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.codec not in CODECS:
+            raise StoreConfigError(f"codec must be one of {', '.join(CODECS)}, got {self.codec!r}")
         if self.queue_size < 1:
             raise StoreConfigError(f"queue_size must be at least 1, got {self.queue_size}")
         if self.index_device not in ("cpu", "gpu"):

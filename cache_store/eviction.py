@@ -1,5 +1,6 @@
 """Forgetting: out of every place at once, and within budgets."""
 
+from cache_store.follower import Follower
 from cache_store.parts import Parts
 from cache_store.ram import Key
 
@@ -51,20 +52,23 @@ class Remover:
 
 
 class Evictor:
-    """Evicts the smallest scores until states and pictures are within their budgets."""
+    """Evicts whom the policy names until states and pictures are within their budgets."""
 
-    def __init__(self, parts: Parts, remover: Remover, *, reason: str, state_budget: int, image_budget: int) -> None:
-        """Count evictions of states under `reason`, the policy's name; budgets in bytes."""
+    def __init__(
+        self, parts: Parts, remover: Remover, follower: Follower, *, state_budget: int, image_budget: int
+    ) -> None:
+        """Count evictions of states under the policy's name; budgets in bytes."""
         self._parts = parts
         self._remover = remover
-        self._reason = reason
+        self._follower = follower
         self._state_budget = state_budget
         self._image_budget = image_budget
 
     async def run(self) -> None:
         """Evict until within both budgets; pinned states stay, even if that means staying above."""
+        await self._follower.catch_up_all()
         while await self._state_bytes() > self._state_budget:
-            if not await self._evict_states():
+            if not await self._evict_state():
                 break
         while await self._image_bytes() > self._image_budget:
             if not await self._evict_images():
@@ -78,19 +82,15 @@ class Evictor:
         async with self._parts.redis():
             return (await self._parts.catalogue.totals()).image_bytes
 
-    async def _evict_states(self) -> int:
-        """Evict up to a batch of states; return how many."""
-        pins = self._parts.pins
-        async with self._parts.redis():
-            worst = await self._parts.catalogue.worst_states(_BATCH + len(pins))
-        count = 0
-        for key in worst:
-            if await self._state_bytes() <= self._state_budget:
-                break
-            if key not in pins:
-                await self._remover.drop_state(key, self._reason)
-                count += 1
-        return count
+    async def _evict_state(self) -> bool:
+        """Evict the policy's next victim; False when there is none."""
+        ranking = self._parts.ranking
+        victim = ranking.policy.victim(self._parts.pins)
+        if victim is None:
+            return False
+        await self._remover.drop_state(victim, ranking.policy.name)
+        ranking.policy.remove(victim)  # its event comes later, and changes nothing
+        return True
 
     async def _evict_images(self) -> int:
         """Evict up to a batch of pictures; return how many."""

@@ -3,10 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol
 
-from cache_store.catalogue import Event, HistoryLost, Mark
+from cache_store.events import Event, HistoryLost, Mark
 from cache_store.parts import Parts
 from cache_store.replica import IndexReplica
 from cache_store.types import CacheUnavailable
@@ -17,27 +15,20 @@ _PERIOD_SECONDS = 1.0
 _SAVE_SECONDS = 30.0
 
 
-class Consumer(Protocol):
-    """Keeps something in this process in step with the catalogue's events."""
-
-    async def apply(self, events: Sequence[Event], guard: Callable[[], AbstractAsyncContextManager[None]]) -> None:
-        """Take note of the next events, each of which comes at least once, in order."""
-
-
 class Follower:
-    """Feeds the index, the RAM tier and other consumers with the catalogue's events, a second behind.
+    """Feeds the index, the RAM tier and the eviction policy with the catalogue's events, a second behind.
 
     Where they have got to is a `Mark`, whose event must still be in the stream for the next ones to count:
     otherwise everything is brought up anew.
     """
 
-    def __init__(self, parts: Parts, replica: IndexReplica, consumers: Sequence[Consumer] = ()) -> None:
-        """Follow into the index's replica and the RAM tier of `parts`, and into further `consumers`."""
+    def __init__(self, parts: Parts, replica: IndexReplica) -> None:
+        """Follow into the index's replica, and into the RAM tier and the ranking of `parts`."""
         self._parts = parts
         self._replica = replica
-        self._consumers = consumers
         self._mark = Mark()
         self._tasks: list[asyncio.Task[None]] = []
+        # The loop and the evictor both catch up; an event applied twice would count a use twice.
         self._turn = asyncio.Lock()
         self._in_step = 0.0
 
@@ -45,7 +36,7 @@ class Follower:
         """Begin to follow, and to keep the index in shape."""
         self._in_step = asyncio.get_running_loop().time()
         self._tasks = [
-            asyncio.create_task(self._repeat(self._follow), name="cache-follower"),
+            asyncio.create_task(self._repeat(self.catch_up_all), name="cache-follower"),
             asyncio.create_task(self._repeat(self._tend), name="index-keeper"),
         ]
 
@@ -62,6 +53,7 @@ class Follower:
         """After a (re)connection, bring up what is kept in memory; outside the link's guard."""
         async with self._turn:
             self._mark = await self._replica.recover(self._mark)
+            await self._parts.ranking.rebuild(self._parts.catalogue)
             # What a crash made the catalogue forget must not live on here.
             self._parts.ram.clear()
             self._in_step = asyncio.get_running_loop().time()
@@ -76,7 +68,7 @@ class Follower:
         self._tasks = []
         try:
             async with asyncio.timeout(_SAVE_SECONDS):
-                await self._follow()
+                await self.catch_up_all()
                 await self._replica.save(self._mark)
         except (TimeoutError, CacheUnavailable) as error:
             log.debug("no snapshot of the index at the end: %s", error)
@@ -89,7 +81,8 @@ class Follower:
             except CacheUnavailable as error:
                 log.debug("not following: %s", error)
 
-    async def _follow(self) -> None:
+    async def catch_up_all(self) -> None:
+        """Apply all events up to now. Raises CacheUnavailable."""
         while await self.catch_up():
             pass
         self._in_step = asyncio.get_running_loop().time()
@@ -115,5 +108,9 @@ class Follower:
         for event in events:
             if event.kind == "evict" and event.level is not None:
                 self._parts.ram.discard((event.entry_id, event.level))
-        for consumer in (self._replica, *self._consumers):
-            await consumer.apply(events, self._parts.redis)
+        await self._replica.apply(events, self._parts.redis)
+        added = sorted({event.entry_id for event in events if event.kind == "add"})
+        async with self._parts.redis():
+            holdings = await self._parts.catalogue.states_of(added)
+        # Last, and at once: should anything before it fail, the events come again, and uses would count twice.
+        self._parts.ranking.apply(events, holdings)

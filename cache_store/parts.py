@@ -11,6 +11,7 @@ from cache_store.index import IndexThread, PartitionedIndex
 from cache_store.link import RedisLink
 from cache_store.objects import Objects
 from cache_store.ram import Key, RamTier
+from cache_store.ranking import Ranking
 
 BACKGROUND_SECONDS = 5.0
 """Bound on one step of work that no request waits for."""
@@ -23,9 +24,9 @@ class Pins:
         """Start with none."""
         self._held: Counter[Key] = Counter()
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: object) -> bool:
         """Return whether a load of `key` is under way."""
-        return self._held[key] > 0
+        return key in self._held
 
     def __len__(self) -> int:
         """Return how many states are pinned."""
@@ -45,7 +46,7 @@ class Pins:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The store's parts: catalogue behind its link, objects, RAM tier, index on its thread, pins."""
+    """The store's parts: catalogue behind its link, objects, RAM tier, index on its thread, pins, eviction policy."""
 
     link: RedisLink
     catalogue: Catalogue
@@ -54,6 +55,7 @@ class Parts:
     index: PartitionedIndex = field(default_factory=PartitionedIndex)
     thread: IndexThread = field(default_factory=IndexThread)
     pins: Pins = field(default_factory=Pins)
+    ranking: Ranking = field(default_factory=lambda: Ranking("lru", 0))
 
     def redis(self, seconds: float = BACKGROUND_SECONDS) -> AbstractAsyncContextManager[None]:
         """Guard calls to the catalogue, bounded by `seconds`."""

@@ -114,25 +114,17 @@ TOUCH = (
 local id, level = ARGV[2], ARGV[3]
 local key = P .. 'states:' .. id
 local raw = redis.call('HGET', key, level)
-if not raw then return false end
+if not raw then return 0 end
 local now = redis.call('INCR', P .. 'clock')
-local uses = redis.call('HINCRBY', key, level .. ':u', 1)
+redis.call('HINCRBY', key, level .. ':u', 1)
 redis.call('HSET', key, level .. ':l', string.format('%.0f', now))
+redis.call('ZADD', P .. 'order', 'XX', string.format('%.0f', now), cjson.decode(raw).member)
 redis.call('HINCRBY', P .. 'entry:' .. id, 'uses', 1)
 emit('touch', id, level, '')
-return {raw, uses, now}
+return 1
 """
 )
-"""ARGV: prefix, id, level. Returns (record, uses, now), or nothing when the state is gone."""
-
-RESCORE = """
-local P, id, level, uses, score, member = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-if redis.call('HGET', P .. 'states:' .. id, level .. ':u') == uses then
-  return redis.call('ZADD', P .. 'order', 'XX', score, member)
-end
-return 0
-"""
-"""ARGV: prefix, id, level, uses, score, member. Does nothing when a later use has been counted meanwhile."""
+"""ARGV: prefix, id, level. Does nothing when the state is gone."""
 
 TOUCH_IMAGE = (
     _COMMON

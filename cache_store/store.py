@@ -20,24 +20,27 @@ from cache_store.link import RedisLink, connect
 from cache_store.objects import Objects
 from cache_store.parts import Parts
 from cache_store.ram import Key, RamTier
+from cache_store.ranking import Ranking
 from cache_store.recorder import Memory, Recorder
-from cache_store.records import checked_embedding, level_of
+from cache_store.records import checked_embedding, level_of, level_of_ref
 from cache_store.redis_server import PrivateRedis
+from cache_store.renoise import renoised
 from cache_store.replica import IndexReplica
-from cache_store.states import CorruptState, decode_state
+from cache_store.states import CorruptState, decode_final, decode_state
 from cache_store.types import (
     CacheEntry,
     CacheUnavailable,
     EntrySummary,
     ExactHit,
+    FinalState,
     Float32Array,
     NoiseState,
     Signature,
     StoredImage,
     StoreStats,
 )
-from cache_store.writer import WriteBehind
-from policies.eviction import EvictionPolicy, make_eviction
+from cache_store.writer import WriteBehind, quietly
+from policies.eviction import POLICIES
 from policies.matching.base import Candidate, StateRef
 
 log = logging.getLogger(__name__)
@@ -59,25 +62,24 @@ class CacheStore:
     the answer. All methods belong to the event loop that opened the store.
     """
 
-    def __init__(self, config: StoreConfig, policy: EvictionPolicy, objects: Objects, client: Redis) -> None:
+    def __init__(self, config: StoreConfig, ranking: Ranking, objects: Objects, client: Redis) -> None:
         """Assemble the parts; use `open` instead."""
         self._config = config
-        self._link = RedisLink(client, prepare=self._prepare, check=self._check)
-        catalogue = Catalogue(self._link, policy)
-        self._parts = Parts(self._link, catalogue, objects, RamTier(config.ram_bytes))
-        self._recorder = Recorder(self._parts)
+        self._link = RedisLink(client, prepare=self._prepare, check=lambda: self._parts.catalogue.check_identity())
+        catalogue = Catalogue(self._link)
+        self._parts = Parts(self._link, catalogue, objects, RamTier(config.ram_bytes), ranking=ranking)
+        self._recorder = Recorder(self._parts, config.codec)
         self._remover = Remover(self._parts)
+        snapshot, gpu = config.data_dir / "index.snapshot", config.index_device == "gpu"
+        self._replica = IndexReplica(self._parts, snapshot, gpu=gpu)
+        self._follower = Follower(self._parts, self._replica)
         self._evictor = Evictor(
             self._parts,
             self._remover,
-            reason=policy.name,
+            self._follower,
             state_budget=config.byte_budget,
             image_budget=config.image_budget,
         )
-        self._replica = IndexReplica(
-            self._parts, config.data_dir / "index.snapshot", gpu=config.index_device == "gpu"
-        )
-        self._follower = Follower(self._parts, self._replica)
         self._writer = WriteBehind(self._write, config.queue_size)
         # Held by whoever writes; taken by whoever needs the store at rest.
         self._exclusive = asyncio.Lock()
@@ -100,7 +102,7 @@ class CacheStore:
         """
         config.check()
         try:
-            policy = make_eviction(config.eviction)
+            ranking = Ranking(config.eviction, config.byte_budget)
         except ValueError as error:
             raise StoreConfigError(str(error)) from error
         lock = claim(config.data_dir)
@@ -110,7 +112,7 @@ class CacheStore:
             if config.redis_url is None:
                 server = PrivateRedis(config.data_dir / "redis")
                 await server.start()
-            store = cls(config, policy, objects, _client(config, server))
+            store = cls(config, ranking, objects, _client(config, server))
         except BaseException:
             if server:
                 await server.stop()
@@ -139,9 +141,6 @@ class CacheStore:
             parts.objects.store_id = await parts.catalogue.open()
             await self._follower.recover()
         self._later(self._sweep())
-
-    async def _check(self) -> None:
-        await self._parts.catalogue.check_identity()
 
     async def _sweep(self) -> None:
         private = self._server is not None and self._config.object_url is None
@@ -189,16 +188,16 @@ class CacheStore:
         if vector is None:
             raise CacheUnavailable("not a finite unit embedding")
         async with self._link.guard(deadline):
-            near = await self._nearest(signature.digest, vector, limit)
-            ids = [entry_id for entry_id, _ in near]
+            ids = await self._nearest(signature.digest, vector, limit)
             return await self._parts.catalogue.candidates(signature.digest, ids, vector, limit)
 
-    async def _nearest(self, partition: str, vector: Float32Array, limit: int) -> list[tuple[int, float]]:
+    async def _nearest(self, partition: str, vector: Float32Array, limit: int) -> list[int]:
         parts = self._parts
         try:
-            return await parts.thread.search(parts.index.search, partition, vector, limit + _SPARE_NEIGHBOURS)
+            near = await parts.thread.search(parts.index.search, partition, vector, limit + _SPARE_NEIGHBOURS)
         except ValueError as error:
             raise CacheUnavailable("embedding of another dimension") from error
+        return [entry_id for entry_id, _ in near]
 
     async def load(self, entry_id: int, state: StateRef) -> NoiseState | None:
         """Return a verified noise state, or None when it is gone or damaged (it is then forgotten).
@@ -208,10 +207,10 @@ class CacheStore:
         Raises:
             CacheUnavailable: the object store cannot answer now.
         """
-        key = (entry_id, level_of(state.log_snr))
+        key = (entry_id, level_of_ref(state))
         held = self._parts.ram.get(key)
         if held is not None:
-            return held
+            return self._verify(key, state, held, trusted=True)
         if not self._parts.objects.store_id:
             raise CacheUnavailable("the catalogue has not been reached yet")
         with self._parts.pins.hold(key):
@@ -219,11 +218,11 @@ class CacheStore:
                 data = await self._parts.objects.get(self._parts.objects.state_path(*key))
             return self._verify(key, state, data)
 
-    def _verify(self, key: Key, ref: StateRef, data: bytes | None) -> NoiseState | None:
+    def _verify(self, key: Key, ref: StateRef, data: bytes | None, *, trusted: bool = False) -> NoiseState | None:
         try:
             if data is None:
                 raise CorruptState("missing")
-            state = decode_state(data, *key)
+            state = _decode(data, key[0], ref, trusted=trusted)
             if ref.has_prediction and state.prediction is None:
                 raise CorruptState("no prediction")
         except CorruptState as error:
@@ -231,13 +230,13 @@ class CacheStore:
             self._corrupt += 1
             self._later(self._remover.drop_state(key, "corrupt"))
             return None
-        self._parts.ram.put(key, state)
+        self._parts.ram.put(key, data)
         return state
 
     async def touch(self, entry_id: int, state: StateRef) -> None:
         """Count one use of a state, for the eviction policy. Raises CacheUnavailable."""
         async with self._link.guard(self._deadline()):
-            await self._parts.catalogue.touch(entry_id, level_of(state.log_snr))
+            await self._parts.catalogue.touch(entry_id, level_of_ref(state))
 
     async def touch_image(self, entry_id: int) -> None:
         """Count one use of a picture, which makes it the last to be evicted. Raises CacheUnavailable."""
@@ -249,19 +248,22 @@ class CacheStore:
         """Whether a generation remembered now is likely to be kept: the catalogue is there, the queue has room."""
         return self._link.available and not self._writer.full
 
-    def remember(self, entry: CacheEntry, states: Sequence[NoiseState], image: StoredImage) -> bool:
+    def remember(
+        self, entry: CacheEntry, states: Sequence[NoiseState], image: StoredImage, final: FinalState | None = None
+    ) -> bool:
         """Queue a generation to be written behind the answer; never waits, never raises.
 
         Args:
             entry: what to remember it by; `entry_id` 0 = assign one.
             states: its noise states, one per noise level.
             image: its final picture.
+            final: its clean latent, to be kept instead of `states` where that takes fewer bytes.
 
         Returns:
             False when the queue is full: the write is dropped, and counted.
         """
         self._queued += 1
-        return self._writer.offer(Memory(entry, tuple(states), image, self._queued))
+        return self._writer.offer(Memory(entry, tuple(states), image, self._queued, final))
 
     async def _write(self, memory: Memory) -> bool:
         # A short absence of Redis (a restart) is worth waiting for; a long one is not.
@@ -285,6 +287,25 @@ class CacheStore:
         await self._writer.flush()
         while self._background:
             await asyncio.gather(*self._background, return_exceptions=True)
+
+    async def switch_eviction(self, name: str) -> None:
+        """Evict by the policy called `name` from now on, which learns what is stored from the catalogue.
+
+        Raises:
+            StoreConfigError: no policy has that name.
+            CacheUnavailable: the catalogue cannot be read now; the old policy stays.
+        """
+        if name not in POLICIES:
+            raise StoreConfigError(f"unknown eviction policy {name!r}; known: {', '.join(sorted(POLICIES))}")
+        async with self._exclusive:
+            await self._follower.catch_up_all()
+            async with self._parts.redis(seconds=600.0):
+                await self._parts.ranking.rebuild(self._parts.catalogue, name)
+
+    @property
+    def eviction(self) -> str:
+        """Name of the eviction policy in force."""
+        return self._parts.ranking.policy.name
 
     async def entry(self, entry_id: int, tenant: str) -> EntrySummary | None:
         """Return `tenant`'s entry; one that is not there and one of somebody else look the same."""
@@ -361,18 +382,15 @@ class CacheStore:
         return asyncio.get_running_loop().time() + self._config.timeout_seconds
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(_quietly(work))
+        task = asyncio.create_task(quietly(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
 
-async def _quietly(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except CacheUnavailable as error:
-        log.debug("background work was put off: %s", error)
-    except Exception as error:
-        log.warning("background work failed: %s", type(error).__name__)
+def _decode(data: bytes, entry_id: int, ref: StateRef, *, trusted: bool) -> NoiseState:
+    if ref.form == "final":
+        return renoised(decode_final(data, entry_id, trusted=trusted), entry_id, level_of(ref.log_snr))
+    return decode_state(data, entry_id, level_of(ref.log_snr), trusted=trusted)
 
 
 def _client(config: StoreConfig, server: PrivateRedis | None) -> Redis:

@@ -71,6 +71,40 @@ class NoiseState:
 
 
 @dataclass(frozen=True, slots=True)
+class NoiseLevel:
+    """A level that a clean latent serves: a `NoiseState` without its latent.
+
+    Attributes:
+        log_snr: see `NoiseState`.
+        timestep: likewise.
+        skip: likewise.
+        prediction: likewise, of the run's own state at this level.
+    """
+
+    log_snr: float
+    timestep: float
+    skip: float
+    prediction: Float16Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class FinalState:
+    """Where a run ended, from which its states are made again by noising: one object instead of one per level.
+
+    Attributes:
+        latent: the clean latent x_0 in the model's own scaled space, float16 [C, h, w].
+        levels: those it serves, shallowest first.
+        depth: how many resumes lie between it and pure noise.
+        approximated: whether anything inside the network was reused (feature caching) on the way to it.
+    """
+
+    latent: Float16Array
+    levels: tuple[NoiseLevel, ...]
+    depth: int = 0
+    approximated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StoredImage:
     """An encoded final picture.
 
@@ -101,6 +135,7 @@ class CacheEntry:
         created: Unix seconds.
         depth: lineage depth, 0 for a full run.
         gpu_seconds: device time its denoising took.
+        full_seconds: device time of a full run, estimated where it was resumed; 0 = `gpu_seconds`.
     """
 
     entry_id: int
@@ -114,6 +149,7 @@ class CacheEntry:
     created: float
     depth: int
     gpu_seconds: float
+    full_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

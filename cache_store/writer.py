@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from cache_store.types import CacheUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -74,3 +76,13 @@ class WriteBehind(Generic[T]):
                 log.warning("a cache write was lost: %s", type(error).__name__)
             finally:
                 self._queue.task_done()
+
+
+async def quietly(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`, for whose failure nobody waits."""
+    try:
+        await work
+    except CacheUnavailable as error:
+        log.debug("background work was put off: %s", error)
+    except Exception as error:
+        log.warning("background work failed: %s", type(error).__name__)

@@ -101,6 +101,7 @@ class Memory:
             created=time.time(),
             depth=depth,
             gpu_seconds=result.denoise_seconds,
+            full_seconds=result.step_seconds * result.steps,
         )
 
 

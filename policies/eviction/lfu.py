@@ -1,13 +1,18 @@
 """LFU: least frequently used."""
 
-from policies.eviction.base import EvictionPolicy, StateStats
+from typing import ClassVar
+
+from policies.eviction.base import Item
+from policies.eviction.ranked import Ranked
 
 
-class LFU(EvictionPolicy):
-    """Forgets the state with the fewest uses, however much each use saved."""
+class LFU(Ranked):
+    """Forgets the state with the fewest uses, however much each saved; of equals, the least recently used."""
 
-    name = "lfu"
+    name: ClassVar[str] = "lfu"
 
-    def score(self, stats: StateStats) -> float:
-        """Return the number of uses."""
-        return float(stats.uses)
+    def _gain(self, item: Item) -> float:
+        return 1.0
+
+    def _score(self, uses: int, gain: float) -> float:
+        return float(uses)

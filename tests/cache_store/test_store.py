@@ -60,7 +60,7 @@ def test_records_of_before_feature_caching_are_read_and_written_alike(make) -> N
     assert StateRecord.parse(record.dump().encode()) == record
     marked = StateRecord.of(7, replace(make.state(1, 0.3), approximated=True), 100, 5)
     assert StateRecord.parse(marked.dump().encode()) == marked
-    assert marked.ref.approximated
+    assert all(ref.approximated for ref in marked.refs)
 
 
 async def test_exact_hit(store: CacheStore, make) -> None:

@@ -55,7 +55,13 @@ def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
     sizes = (10_000, 100_000) if quick else (10_000, 100_000, 1_000_000)
     rows = []
     for size in sizes:
-        rows.append(asyncio.run(measure_size(Source(real, seed=size), size, queries=300 if quick else 1000)))
+        rows.append(
+            asyncio.run(
+                measure_size(
+                    Source(real, seed=size), size, queries=300 if quick else 1000, graph=10_000 if quick else 100_000
+                )
+            )
+        )
         if not quiet:
             print(rows[-1], file=sys.stderr)
     many = asyncio.run(measure_partitions(Source(real, seed=7), 50_000 if quick else 500_000, 1000))
@@ -123,8 +129,8 @@ class Bench:
         self.workshop.close()
 
 
-async def measure_size(source: Source, size: int, *, queries: int) -> dict[str, Any]:
-    """One partition of `size` vectors: latency, recall, memory, training, loading."""
+async def measure_size(source: Source, size: int, *, queries: int, graph: int = 10_000) -> dict[str, Any]:
+    """One partition of `size` vectors: latency, recall, memory, training, loading; HNSW beside it up to `graph`."""
     stored = source.sessions(size)
     asked = source.queries(stored, queries)
     bench = Bench()
@@ -140,7 +146,7 @@ async def measure_size(source: Source, size: int, *, queries: int) -> dict[str, 
     row["training"] = _spread(await _while_training(bench, asked))
     row |= await _reload(bench)
     row["shelf_bytes_per_entry"] = bench.index.nbytes / len(bench.index)
-    row |= _references(stored, asked, truth)
+    row |= _references(stored, asked, truth, graph_limit=graph)
     row["sweep"] = _sweep(bench.index, asked, truth)
     bench.close()
     return row
@@ -272,12 +278,12 @@ def _sweep(index: PartitionedIndex, asked: Rows, truth: np.ndarray[Any, Any]) ->
     return rows
 
 
-def _references(stored: Rows, asked: Rows, truth: np.ndarray[Any, Any]) -> dict[str, Any]:
+def _references(stored: Rows, asked: Rows, truth: np.ndarray[Any, Any], *, graph_limit: int) -> dict[str, Any]:
     """FAISS's exact index and, where building it is cheap, its graph."""
     flat = faiss.IndexFlatIP(DIMENSIONS)
     flat.add(stored)
     found = {"exact": _spread(_each(asked[:50], partial(_ask, flat)))}
-    if len(stored) <= 100_000:
+    if len(stored) <= graph_limit:
         graph = faiss.IndexHNSWFlat(DIMENSIONS, 32, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction, graph.hnsw.efSearch = 80, 64
         graph.add(stored)

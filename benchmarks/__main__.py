@@ -14,6 +14,7 @@ NAMES = (
     "codec",
     "features",
     "features_batching",
+    "lookup",
     "n_star",
     "n_star_dit",
     "overhead",

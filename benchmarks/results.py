@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.codec_table import codec_table
 from benchmarks.facts import interval
 from benchmarks.features.tables import features_batching_table, features_summary, features_table
+from benchmarks.lookup_table import lookup_table
 from policies.features.methods import methods_table
 from service.settings import settings_table
 
@@ -291,6 +292,7 @@ OUTSIDE_README = (
     "batching",
     "features",
     "features_batching",
+    "lookup",
     "soak",
     "solver_resume",
 )
@@ -305,6 +307,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "features": ("What is feature caching worth?", features_table),
     "features_batching": ("And in mixed batches?", features_batching_table),
     "codec": ("What do cheaper states cost in pictures?", codec_table),
+    "lookup": ("How long does a lookup take?", lookup_table),
     "soak": ("Does it survive a long day?", soak_table),
     "solver_resume": ("How should a multistep solver resume?", solver_resume_table),
 }

@@ -10,6 +10,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from cache_store import scripts
+from cache_store.events import Event, HistoryLost, Mark, parse_event
 from cache_store.link import RedisLink
 from cache_store.records import (
     SUMMARY_FIELDS,
@@ -61,49 +62,6 @@ class Totals:
     image_bytes: int
     evictions: dict[str, int]
     last_event: int
-
-
-class HistoryLost(Exception):
-    """The events after a mark cannot be had: they were trimmed, or a crash of Redis undid them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A place in the catalogue's history: the last event seen.
-
-    Attributes:
-        sequence: its number, 0 before the first event.
-        stamp: when Redis wrote it, which tells it from another event that got the same number after a crash.
-    """
-
-    sequence: int = 0
-    stamp: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to the catalogue.
-
-    Attributes:
-        sequence: rises by one from event to event.
-        kind: "add", "touch", "evict" or "forget".
-        entry_id: to which entry.
-        level: to which of its states; None for a picture or the whole entry.
-        stamp: when Redis wrote it.
-        detail: why, of an eviction; the partition, of an addition.
-    """
-
-    sequence: int
-    kind: str
-    entry_id: int
-    level: int | None
-    stamp: str = ""
-    detail: str = ""
-
-    @property
-    def mark(self) -> Mark:
-        """Its place in history."""
-        return Mark(self.sequence, self.stamp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +326,7 @@ class Catalogue:
     async def last_event(self) -> Mark:
         """Return the newest event's mark."""
         newest = await self._link.call("XREVRANGE", PREFIX + "events", "+", "-", "COUNT", 1)
-        return _parse_event(*newest[0]).mark if newest else Mark()
+        return parse_event(*newest[0]).mark if newest else Mark()
 
     async def all_states(self) -> AsyncIterator[list[Holding]]:
         """Yield every state with its uses, a page at a time, in no order.
@@ -414,7 +372,7 @@ class Catalogue:
         """
         start = f"{mark.sequence}-0"
         raw = await self._link.call("XRANGE", PREFIX + "events", start, "+", "COUNT", _PAGE + 1)
-        events = [_parse_event(name, fields) for name, fields in raw]
+        events = [parse_event(name, fields) for name, fields in raw]
         if mark.sequence == 0:
             if events and events[0].sequence != 1:
                 raise HistoryLost("the first events are gone")
@@ -458,15 +416,3 @@ def _readable_refs(entry_id: int, records: Sequence[bytes]) -> tuple[StateRef, .
         log.warning("the state records of entry %d are unreadable", entry_id)
         return ()
     return tuple(sorted(refs, key=lambda ref: ref.skip))
-
-
-def _parse_event(name: bytes, fields: dict[bytes, bytes]) -> Event:
-    level = fields[b"level"].decode()
-    return Event(
-        sequence=int(name.split(b"-")[0]),
-        kind=fields[b"kind"].decode(),
-        entry_id=int(fields[b"id"]),
-        level=int(level) if level.lstrip("-").isdigit() else None,
-        stamp=fields.get(b"at", b"").decode(),
-        detail=fields[b"detail"].decode(),
-    )

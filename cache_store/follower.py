@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from cache_store.catalogue import Event, HistoryLost, Mark
+from cache_store.events import Event, HistoryLost, Mark
 from cache_store.parts import Parts
 from cache_store.replica import IndexReplica
 from cache_store.types import CacheUnavailable
@@ -28,6 +28,7 @@ class Follower:
         self._replica = replica
         self._mark = Mark()
         self._tasks: list[asyncio.Task[None]] = []
+        # The loop and the evictor both catch up; an event applied twice would count a use twice.
         self._turn = asyncio.Lock()
         self._in_step = 0.0
 
@@ -35,7 +36,7 @@ class Follower:
         """Begin to follow, and to keep the index in shape."""
         self._in_step = asyncio.get_running_loop().time()
         self._tasks = [
-            asyncio.create_task(self._repeat(self._follow), name="cache-follower"),
+            asyncio.create_task(self._repeat(self.catch_up_all), name="cache-follower"),
             asyncio.create_task(self._repeat(self._tend), name="index-keeper"),
         ]
 
@@ -67,7 +68,7 @@ class Follower:
         self._tasks = []
         try:
             async with asyncio.timeout(_SAVE_SECONDS):
-                await self._follow()
+                await self.catch_up_all()
                 await self._replica.save(self._mark)
         except (TimeoutError, CacheUnavailable) as error:
             log.debug("no snapshot of the index at the end: %s", error)
@@ -110,12 +111,14 @@ class Follower:
         for event in events:
             if event.kind == "evict" and event.level is not None:
                 self._parts.ram.discard((event.entry_id, event.level))
+        await self._replica.apply(events, self._parts.redis)
         if any(event.kind == "evict" and event.detail == "cleared" for event in events):
             self._parts.ghosts.clear()  # somebody wants something forgotten
         added = sorted({event.entry_id for event in events if event.kind == "add"})
         async with self._parts.redis():
-            self._parts.ranking.apply(events, await self._parts.catalogue.states_of(added))
-        await self._replica.apply(events, self._parts.redis)
+            holdings = await self._parts.catalogue.states_of(added)
+        # Last, and at once: should anything before it fail, the events come again, and uses would count twice.
+        self._parts.ranking.apply(events, holdings)
 
     async def reconcile(self, entry_ids: Sequence[int]) -> None:
         """Bring the index in line with the catalogue for these entries."""

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from cache_store import mending_scripts as scripts
-from cache_store.catalogue import PREFIX, Mark
+from cache_store.catalogue import PREFIX
+from cache_store.events import Mark
 from cache_store.link import RedisLink
 from cache_store.parts import Parts
 from cache_store.scans import Scans, pages_of

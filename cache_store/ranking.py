@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from cache_store.catalogue import Catalogue, Event, Holding
+from cache_store.catalogue import Catalogue, Holding
+from cache_store.events import Event
 from policies.eviction import EvictionPolicy, Parsimonious, make_eviction
 
 

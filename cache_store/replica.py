@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cache_store import recovery
-from cache_store.catalogue import Event, HistoryLost, Mark
+from cache_store.events import Event, HistoryLost, Mark
 from cache_store.index import Reshelver, Workshop
 from cache_store.index.snapshot import BadSnapshot, Origin, load, save
 from cache_store.parts import Parts

@@ -66,7 +66,7 @@ class CacheStore:
     def __init__(self, config: StoreConfig, ranking: Ranking, objects: Objects, client: Redis) -> None:
         """Assemble the parts; use `open` instead."""
         self._config = config
-        self._link = RedisLink(client, prepare=self._prepare, check=self._check)
+        self._link = RedisLink(client, prepare=self._prepare, check=lambda: self._parts.catalogue.check_identity())
         shared_lease = config.lease_seconds if config.redis_url else 0.0
         catalogue = Catalogue(self._link, ttl=config.ttl_seconds, lease=shared_lease)
         self._parts = Parts(
@@ -161,9 +161,6 @@ class CacheStore:
             await self._follower.recover()
         self._background.run(self._upkeep.sweep())
 
-    async def _check(self) -> None:
-        await self._parts.catalogue.check_identity()
-
     async def close(self) -> None:
         """Write what waits (for a few seconds), then let go of everything; a second call does nothing."""
         await self._writer.close(_CLOSE_SECONDS)
@@ -203,8 +200,7 @@ class CacheStore:
         if vector is None:
             raise CacheUnavailable("not a finite unit embedding")
         async with self._link.guard(deadline):
-            near = await self._nearest(signature.digest, vector, limit)
-            ids = [entry_id for entry_id, _ in near]
+            ids = await self._nearest(signature.digest, vector, limit)
             found = await self._parts.catalogue.candidates(signature.digest, ids, vector, limit)
         self._lease(found)
         return [candidate for candidate, _ in found]
@@ -218,12 +214,13 @@ class CacheStore:
                 keys = [(candidate.entry_id, level_of_ref(ref)) for ref in candidate.states]
                 self._parts.pins.lease(keys, self._config.lease_seconds)
 
-    async def _nearest(self, partition: str, vector: Float32Array, limit: int) -> list[tuple[int, float]]:
+    async def _nearest(self, partition: str, vector: Float32Array, limit: int) -> list[int]:
         parts = self._parts
         try:
-            return await parts.thread.search(parts.index.search, partition, vector, limit + _SPARE_NEIGHBOURS)
+            near = await parts.thread.search(parts.index.search, partition, vector, limit + _SPARE_NEIGHBOURS)
         except ValueError as error:
             raise CacheUnavailable("embedding of another dimension") from error
+        return [entry_id for entry_id, _ in near]
 
     async def load(self, entry_id: int, state: StateRef) -> NoiseState | None:
         """Return a verified noise state, or None when it is gone or damaged (it is then forgotten).

@@ -17,6 +17,7 @@ _POINTS_PER_LIST = 40
 _ROUNDS = 10
 _SEED = 1234
 _MARGIN = 1.25
+_LEAST_EFFORT = 48
 # The outermost codes mean values half a step, 1/255, beyond the bound.
 _HALF_STEP = 1.005
 
@@ -90,7 +91,6 @@ class IvfShelf:
         # The centroids never change, so a graph, which cannot forget, is no obstacle here.
         self._coarse = faiss.IndexHNSWFlat(dimension, 16, faiss.METRIC_INNER_PRODUCT)
         self._coarse.hnsw.efConstruction = 80
-        self._coarse.hnsw.efSearch = max(48, 2 * training.probes)
         self._coarse.add(training.centroids)
         self._index: Any = faiss.IndexIVFScalarQuantizer(
             self._coarse, dimension, lists, faiss.ScalarQuantizer.QT_8bit_uniform, faiss.METRIC_INNER_PRODUCT, False
@@ -99,8 +99,13 @@ class IvfShelf:
         ends = np.array([[-training.bound], [training.bound]], np.float32).repeat(dimension, 1)
         self._index.train(ends)
         self._index.set_direct_map_type(self._index.direct_map.Hashtable)
-        self._index.nprobe = min(training.probes, lists)
+        self.probe(training.probes)
         self._aside = FlatShelf(dimension)
+
+    def probe(self, lists: int) -> None:
+        """Look into that many lists from now on."""
+        self._coarse.hnsw.efSearch = max(_LEAST_EFFORT, 2 * lists)
+        self._index.nprobe = min(lists, self._index.nlist)
 
     @property
     def dimension(self) -> int:

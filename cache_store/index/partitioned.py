@@ -10,9 +10,9 @@ from cache_store.index.flat import FlatShelf
 from cache_store.index.ivf import IvfShelf
 from cache_store.types import Float32Array
 
-FLAT_LIMIT = 8192
-"""Vectors up to which comparing with all of them is fast enough; `python -m benchmarks lookup` measures it."""
-PROBES = 32
+FLAT_LIMIT = 4096
+"""Vectors up to which comparing with all of them is as fast: `python -m benchmarks lookup` measures the crossover."""
+PROBES = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,11 @@ class PartitionedIndex:
     def due(self) -> str | None:
         """Return a partition that wants another shelf, or None."""
         return next(iter(self._due), None)
+
+    def want(self, partition: str) -> None:
+        """Have a partition's shelf made anew even so."""
+        if partition in self._shelves:
+            self._due[partition] = None
 
     def begin(self, partition: str) -> Journal | None:
         """Write down from now on what happens to the partition; None when it is gone."""

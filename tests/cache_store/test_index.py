@@ -187,7 +187,7 @@ def test_coding_again_changes_nothing() -> None:
     index, rows = grown(1000)
     reshelve(index)
     before = dict(index.search("a", rows[3], 50))
-    index._due["a"] = None
+    index.want("a")
     assert reshelve(index) == 1
     after = dict(index.search("a", rows[3], 50))
     same = before.keys() & after.keys()
@@ -217,7 +217,7 @@ async def test_changes_during_a_training_are_not_lost(start: str) -> None:
     reshelver = Reshelver(thread, workshop)
     if start == "ivf":
         await reshelver.run(index)
-        index._due["a"] = None
+        index.want("a")
     task = asyncio.create_task(reshelver.run(index))
     rng, alive = np.random.default_rng(2), dict(enumerate(rows, 1))
     while not task.done():

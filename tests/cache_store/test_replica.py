@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cache_store import CacheStore
-from cache_store.catalogue import HistoryLost, Mark
+from cache_store.events import HistoryLost, Mark
 from cache_store.types import CacheUnavailable
 
 
@@ -41,9 +41,14 @@ async def index_agrees(store: CacheStore) -> None:
     assert [line for line in await store.check_integrity() if "index" in line] == []
 
 
+async def nothing() -> None:
+    """Instead of catching up."""
+
+
 def prevent_following(store: CacheStore) -> None:
     for task in store._follower._tasks:
         task.cancel()
+    store._follower.catch_up_all = nothing
 
 
 async def came_back(store: CacheStore, *, kill: bool = True) -> None:

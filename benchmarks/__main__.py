@@ -11,6 +11,7 @@ from benchmarks.facts import machine_facts
 
 NAMES = (
     "batching",
+    "crash",
     "features",
     "features_batching",
     "n_star",
@@ -20,6 +21,7 @@ NAMES = (
     "resume",
     "soak",
     "solver_resume",
+    "store",
 )
 
 

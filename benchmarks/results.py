@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.crash_table import crash_table
 from benchmarks.facts import interval
 from benchmarks.features.tables import features_batching_table, features_summary, features_table
 from policies.features.methods import methods_table
@@ -287,10 +288,12 @@ OUTSIDE_README = (
     "n_star",
     "n_star_dit",
     "batching",
+    "crash",
     "features",
     "features_batching",
     "soak",
     "solver_resume",
+    "store",
 )
 SUMMARIES: dict[str, Callable[[Report], list[str]]] = {"batching": batching_summary, "features": features_summary}
 SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
@@ -303,6 +306,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "features": ("What is feature caching worth?", features_table),
     "features_batching": ("And in mixed batches?", features_batching_table),
     "soak": ("Does it survive a long day?", soak_table),
+    "crash": ("Is anything lost or mistaken when processes are killed?", crash_table),
     "solver_resume": ("How should a multistep solver resume?", solver_resume_table),
 }
 

@@ -21,7 +21,6 @@ NAMES = (
     "resume",
     "soak",
     "solver_resume",
-    "store",
 )
 
 

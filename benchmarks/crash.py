@@ -3,7 +3,8 @@
 Rounds at two levels. Store: a process with a `CacheStore` whose every state is a pure function of its prompt
 (`crash_world`), so that a wrong one is recognised; it or its Redis is killed. Service: `headstart serve` on the
 shipped model under requests of every kind; the service, its engine or its Redis is killed. Budgets are so small that
-eviction never rests. After each round the store is repaired and checked, and every state it holds is loaded and compared.
+eviction never rests. After each round the store is repaired and checked, and every state it holds is loaded and
+compared.
 """
 
 import asyncio

@@ -1,5 +1,6 @@
 """The catalogue: what is remembered, in Redis. No object is read or written here."""
 
+import hashlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -15,7 +16,6 @@ from cache_store.records import (
     StateRecord,
     entry_fields,
     parse_member,
-    parse_states,
     parse_summary,
 )
 from cache_store.types import CacheEntry, EntrySummary, StoredImage
@@ -81,9 +81,18 @@ class Event:
 class Catalogue:
     """Typed access to the keys under `PREFIX`; call only inside the link's guard."""
 
-    def __init__(self, link: RedisLink, policy: EvictionPolicy) -> None:
-        """Use `link`; rank states by `policy`."""
+    def __init__(self, link: RedisLink, policy: EvictionPolicy, *, ttl: float = 0.0, lease: float = 0.0) -> None:
+        """Use `link`; rank states by `policy`.
+
+        Args:
+            link: the connection.
+            policy: of eviction.
+            ttl: seconds after which an entry is never returned; 0 = none.
+            lease: seconds for which other services keep what `candidates` returned from eviction; 0 = not at all.
+        """
         self._link = link
+        self._ttl = ttl
+        self._lease = lease
         self._policy = policy
         self._store_id = ""
 
@@ -123,12 +132,12 @@ class Catalogue:
         for record in records:
             states += [record.level, record.dump(), record.score(self._policy, uses=0, last_used=now, now=now)]
         head = (PREFIX, entry.entry_id, entry.signature.digest, entry.signature.tenant, entry.exact_key)
-        sizes = (repr(entry.created), now, len(image.data), len(records))
+        sizes = (entry.user, now, len(image.data), len(records))
         return bool(await self._link.script(scripts.COMMIT, *head, *sizes, *states, *entry_fields(entry, image)))
 
     async def find_exact(self, exact_key: str) -> ImageRecord | None:
         """Return the picture remembered under `exact_key`."""
-        found = await self._link.script(scripts.FIND_EXACT, PREFIX, exact_key)
+        found = await self._link.script(scripts.FIND_EXACT, PREFIX, exact_key, self._ttl)
         if not found or found[2] is None or found[2].decode() != exact_key:
             return None
         entry_id, prompt, _, nbytes, width, height, sha256 = found
@@ -142,19 +151,50 @@ class Catalogue:
         values = await self._link.call("HMGET", f"{PREFIX}entry:{entry_id}", *fields)
         if values[0] is None or values[0].decode() != tenant or int(values[2]) == 0:
             return None
+        if not await self.fresh([entry_id]):
+            return None
         _, prompt, _, width, height, sha256 = values
         return ImageRecord(entry_id, prompt.decode(), int(width), int(height), sha256.decode())
 
-    async def candidates(self, partition: str, near: Sequence[tuple[int, float]], limit: int) -> list[Candidate]:
-        """Turn neighbours (entry id, similarity) into candidates; those without states or of elsewhere drop out."""
+    async def candidates(
+        self, partition: str, near: Sequence[tuple[int, float]], limit: int
+    ) -> list[tuple[Candidate, float]]:
+        """Turn neighbours (entry id, similarity) into candidates, each with the seconds it has left to live.
+
+        Those without states, of elsewhere or past their time drop out.
+        """
         similarity = dict(near)
-        rows = await self._link.script(scripts.CANDIDATES, PREFIX, partition, limit, *similarity)
+        settings = (limit, self._ttl, self._lease)
+        rows = await self._link.script(scripts.CANDIDATES, PREFIX, partition, *settings, *similarity)
         found = []
-        for entry_id, prompt, *records in rows:
+        for entry_id, prompt, left, *records in rows:
             refs = _readable_refs(int(entry_id), records)
             if refs:
-                found.append(Candidate(int(entry_id), similarity[int(entry_id)], prompt.decode(), refs))
+                candidate = Candidate(int(entry_id), similarity[int(entry_id)], prompt.decode(), refs)
+                found.append((candidate, float(left) if self._ttl else float("inf")))
         return found
+
+    async def fresh(self, entry_ids: Sequence[int]) -> set[int]:
+        """Return those of `entry_ids` that are not past their time."""
+        if not self._ttl or not entry_ids:
+            return set(entry_ids)
+        return {int(found) for found in await self._link.script(scripts.FRESH, PREFIX, self._ttl, *entry_ids)}
+
+    async def expired(self, limit: int) -> list[int]:
+        """Return up to `limit` entries past their time, oldest first."""
+        if not self._ttl:
+            return []
+        return [int(found) for found in await self._link.script(scripts.EXPIRED, PREFIX, self._ttl, limit)]
+
+    async def time(self) -> tuple[float, str]:
+        """Return the catalogue's time, and the offset in it as it is written; forget leases that ran out."""
+        now, offset = await self._link.script(scripts.READ_CLOCK, PREFIX)
+        return float(now), offset.decode()
+
+    async def shift_time(self, offset: str, seconds: float) -> bool:
+        """Set the catalogue's time forth by `seconds`, unless its offset is no longer `offset`; return whether."""
+        shifted = f"{float(offset) + seconds:.6f}"
+        return bool(await self._link.script(scripts.SET_CLOCK, PREFIX, offset, shifted))
 
     async def touch(self, entry_id: int, level: int) -> None:
         """Count one use of a state and rank it anew."""
@@ -169,18 +209,23 @@ class Catalogue:
         """Count one use of a picture and make it the most recently used."""
         await self._link.script(scripts.TOUCH_IMAGE, PREFIX, entry_id)
 
-    async def drop_state(self, entry_id: int, level: int, reason: str) -> bool:
-        """Take a state out; return whether the entry has no state left."""
-        _, left = await self._link.script(scripts.DROP_STATE, PREFIX, entry_id, level, reason)
-        return int(left) == 0
+    async def drop_state(self, entry_id: int, level: int, reason: str, *, evict: bool = False) -> tuple[bool, float]:
+        """Take a state out; as an eviction only if nobody has leased it.
+
+        Returns:
+            Whether the entry has no state left, and the seconds of the lease that kept the state, or 0.
+        """
+        bound = (int(evict), scripts.MOST_LEASE_SECONDS)
+        leased, left = await self._link.script(scripts.DROP_STATE, PREFIX, entry_id, level, reason, *bound)
+        return int(left) == 0, float(leased)
 
     async def drop_image(self, entry_id: int, reason: str) -> None:
         """Take a picture and its exact key out."""
         await self._link.script(scripts.DROP_IMAGE, PREFIX, entry_id, reason)
 
-    async def clear_entry(self, entry_id: int) -> bool:
+    async def clear_entry(self, entry_id: int, reason: str) -> bool:
         """Take an entry out with all it has; return whether it was there."""
-        return bool(await self._link.script(scripts.CLEAR_ENTRY, PREFIX, entry_id))
+        return bool(await self._link.script(scripts.CLEAR_ENTRY, PREFIX, entry_id, reason))
 
     async def worst_states(self, count: int) -> list[tuple[int, int]]:
         """Return (entry id, level) of the `count` states to evict first."""
@@ -192,35 +237,51 @@ class Catalogue:
 
     async def levels(self, entry_id: int) -> list[int]:
         """Return the noise levels an entry still holds."""
-        return [record.level for record in parse_states(await self._states(entry_id))]
+        ((levels, _),) = await self.holdings([entry_id])
+        return levels
+
+    async def holdings(self, entry_ids: Sequence[int]) -> list[tuple[list[int], bool]]:
+        """Return the noise levels each entry holds, and whether it has a picture."""
+        commands: list[tuple[str, ...]] = []
+        for entry_id in entry_ids:
+            commands.append(("HKEYS", f"{PREFIX}states:{entry_id}"))
+            commands.append(("HGET", f"{PREFIX}entry:{entry_id}", "image_bytes"))
+        replies = await self._link.batch(commands)
+        return [
+            ([int(name) for name in names if name.lstrip(b"-").isdigit()], int(size or 0) > 0)
+            for names, size in zip(replies[::2], replies[1::2], strict=True)
+        ]
+
+    async def is_picture(self, entry_id: int, data: bytes) -> bool:
+        """Return whether `data` are the bytes of the entry's picture, as they were stored."""
+        digest = await self._link.call("HGET", f"{PREFIX}entry:{entry_id}", "image_sha256")
+        return digest is not None and hashlib.sha256(data).hexdigest() == digest.decode()
 
     async def _states(self, entry_id: int) -> dict[bytes, bytes]:
         return dict(await self._link.call("HGETALL", f"{PREFIX}states:{entry_id}"))
 
-    async def entry_ids(self, tenant: str | None) -> list[int]:
-        """Return all entries, of one tenant or of everybody, oldest first."""
-        key = PREFIX + ("entries" if tenant is None else f"tenant:{tenant}")
-        return [int(member) for member in await self._link.call("ZRANGE", key, 0, -1)]
-
     async def summary(self, entry_id: int, tenant: str) -> EntrySummary | None:
         """Return `tenant`'s entry; somebody else's looks like none."""
         values = await self._link.call("HMGET", f"{PREFIX}entry:{entry_id}", *SUMMARY_FIELDS)
-        if values[0] is None or values[0].decode() != tenant:
+        if values[0] is None or values[0].decode() != tenant or not await self.fresh([entry_id]):
             return None
-        return parse_summary(entry_id, values, await self._states(entry_id))
+        return parse_summary(entry_id, values, await self._states(entry_id), self._ttl)
 
     async def recent(self, tenant: str, limit: int) -> list[EntrySummary]:
         """Return `tenant`'s newest entries, newest first."""
         if limit <= 0:
             return []
-        ids = [int(m) for m in await self._link.call("ZREVRANGE", f"{PREFIX}tenant:{tenant}", 0, limit - 1)]
+        newest = [int(m) for m in await self._link.call("ZREVRANGE", f"{PREFIX}tenant:{tenant}", 0, limit - 1)]
+        fresh = await self.fresh(newest)
+        ids = [entry_id for entry_id in newest if entry_id in fresh]
         commands: list[tuple[str, ...]] = []
         for entry_id in ids:
             commands.append(("HMGET", f"{PREFIX}entry:{entry_id}", *SUMMARY_FIELDS))
             commands.append(("HGETALL", f"{PREFIX}states:{entry_id}"))
         replies = await self._link.batch(commands)
         pairs = zip(ids, replies[::2], replies[1::2], strict=True)
-        return [summary for entry_id, values, states in pairs if (summary := parse_summary(entry_id, values, states))]
+        found = [parse_summary(entry_id, values, states, self._ttl) for entry_id, values, states in pairs]
+        return [summary for summary in found if summary]
 
     async def totals(self) -> Totals:
         """Return the counters."""
@@ -253,19 +314,6 @@ class Catalogue:
             page = ids[start : start + _PAGE]
             replies: list[Any] = await self._link.batch([("HGET", f"{PREFIX}entry:{i}", "embedding") for i in page])
             yield list(zip(page, replies, strict=True))
-
-    async def state_members(self) -> set[tuple[int, int]]:
-        """Return (entry id, level) of every state in the eviction order."""
-        return {parse_member(member) for member in await self._link.call("ZRANGE", PREFIX + "order", 0, -1)}
-
-    async def state_records(self, entry_ids: Sequence[int]) -> list[tuple[StateRecord, ...]]:
-        """Return the state records of each entry."""
-        replies = await self._link.batch([("HGETALL", f"{PREFIX}states:{i}") for i in entry_ids])
-        return [parse_states(reply) for reply in replies]
-
-    async def image_ids(self) -> set[int]:
-        """Return the entries that have a picture."""
-        return {int(member) for member in await self._link.call("ZRANGE", PREFIX + "images", 0, -1)}
 
     async def last_event(self) -> int:
         """Return the sequence number of the newest event, 0 before the first."""

@@ -1,5 +1,7 @@
 """Forgetting: out of every place at once, and within budgets."""
 
+import asyncio
+
 from cache_store.parts import Parts
 from cache_store.ram import Key
 
@@ -16,15 +18,19 @@ class Remover:
         """Work on `parts`."""
         self._parts = parts
 
-    async def drop_state(self, key: Key, reason: str) -> None:
-        """Forget one state."""
+    async def drop_state(self, key: Key, reason: str, *, evict: bool = False) -> bool:
+        """Forget one state; as an eviction only if no service has leased it. Return whether it is gone."""
         parts = self._parts
         async with parts.redis():
-            last = await parts.catalogue.drop_state(*key, reason)
+            last, leased = await parts.catalogue.drop_state(*key, reason, evict=evict)
+        if leased:
+            parts.pins.lease([key], leased)
+            return False
         parts.ram.discard(key)
         if last:
             await parts.thread.run(parts.index.remove, [key[0]])
         await self._delete(parts.objects.state_path(*key))
+        return True
 
     async def drop_image(self, entry_id: int, reason: str) -> None:
         """Forget one picture."""
@@ -32,17 +38,19 @@ class Remover:
             await self._parts.catalogue.drop_image(entry_id, reason)
         await self._delete(self._parts.objects.image_path(entry_id))
 
-    async def clear_entry(self, entry_id: int) -> bool:
+    async def clear_entry(self, entry_id: int, reason: str = "cleared") -> bool:
         """Forget an entry and all it has; return whether it was there."""
         parts = self._parts
         async with parts.redis():
             levels = await parts.catalogue.levels(entry_id)
-            found = await parts.catalogue.clear_entry(entry_id)
+            found = await parts.catalogue.clear_entry(entry_id, reason)
         await parts.thread.run(parts.index.remove, [entry_id])
         for level in levels:
             parts.ram.discard((entry_id, level))
-            await self._delete(parts.objects.state_path(entry_id, level))
-        await self._delete(parts.objects.image_path(entry_id))
+        names = [parts.objects.state_path(entry_id, level) for level in levels]
+        async with parts.files(), asyncio.TaskGroup() as group:
+            for name in (*names, parts.objects.image_path(entry_id)):
+                group.create_task(parts.objects.delete(name))
         return found
 
     async def _delete(self, path: str) -> None:
@@ -88,8 +96,7 @@ class Evictor:
             if await self._state_bytes() <= self._state_budget:
                 break
             if key not in pins:
-                await self._remover.drop_state(key, self._reason)
-                count += 1
+                count += await self._remover.drop_state(key, self._reason, evict=True)
         return count
 
     async def _evict_images(self) -> int:

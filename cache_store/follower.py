@@ -68,9 +68,9 @@ class Follower:
         for event in events:
             if event.kind == "evict" and event.level is not None:
                 self._parts.ram.discard((event.entry_id, event.level))
-        await self._reconcile(sorted({event.entry_id for event in events if event.kind != "touch"}))
+        await self.reconcile(sorted({event.entry_id for event in events if event.kind != "touch"}))
 
-    async def _reconcile(self, entry_ids: list[int]) -> None:
+    async def reconcile(self, entry_ids: list[int]) -> None:
         """Index those entries that hold a state, and no others of `entry_ids`."""
         parts = self._parts
         async with parts.redis():

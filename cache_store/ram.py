@@ -45,6 +45,10 @@ class RamTier:
         if state is not None:
             self.nbytes -= _size(state)
 
+    def keys(self) -> list[Key]:
+        """Return what is held, least recently used first."""
+        return list(self._states)
+
     def clear(self) -> None:
         """Let go of everything."""
         self._states.clear()

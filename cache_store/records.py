@@ -106,13 +106,17 @@ def entry_fields(entry: CacheEntry, image: StoredImage) -> list[str | bytes | in
         "image_height": image.height,
         "image_sha256": hashlib.sha256(image.data).hexdigest(),
     }
+    if entry.user:
+        fields["user"] = entry.user
     return [word for pair in fields.items() for word in pair]
 
 
 SUMMARY_FIELDS = ("tenant", "prompt", "created", "seed", "steps", "depth", "uses", "image_bytes")
 
 
-def parse_summary(entry_id: int, values: Sequence[Any], states: Mapping[bytes, bytes]) -> EntrySummary | None:
+def parse_summary(
+    entry_id: int, values: Sequence[Any], states: Mapping[bytes, bytes], ttl: float
+) -> EntrySummary | None:
     """Return the summary from SUMMARY_FIELDS' values, or None when the entry is gone."""
     if values[0] is None:
         return None
@@ -127,6 +131,7 @@ def parse_summary(entry_id: int, values: Sequence[Any], states: Mapping[bytes, b
         states=tuple(record.ref for record in parse_states(states)),
         uses=int(uses),
         has_image=int(image_bytes) > 0,
+        expires=float(created) + ttl if ttl else None,
     )
 
 

@@ -1,10 +1,9 @@
 """Bringing a store back to rest after a crash."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 
-from cache_store import CacheStore, recovery
+from cache_store import CacheStore
 
 POLL_SECONDS = 0.03
 
@@ -17,9 +16,9 @@ async def until(reached: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def mend(store: CacheStore) -> list[str]:
-    """Repair, and return the integrity problems that are left."""
+async def mend(store: CacheStore) -> tuple[list[str], list[str]]:
+    """Repair a store that nobody writes to; return the integrity problems found, and those that are left."""
     await store.flush()
-    # Nobody writes now: every object that the catalogue does not know was left behind by an interrupted write.
-    await recovery.sweep(store._parts, whole=False, older_than=time.time() + 60.0)
-    return await store.check_integrity()
+    # Nobody else writes either: the youngest object that belongs to nothing is no write under way, and may go.
+    store._upkeep._alone = True
+    return await store.repair(), await store.check_integrity(scrub=True)

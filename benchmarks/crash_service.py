@@ -175,8 +175,8 @@ class Scene:
         )
         store = await CacheStore.open(config)
         try:
-            found = await store.check_integrity()
-            return len(found), await mend(store), await self._load_everything(store)
+            found, left = await mend(store)
+            return len(found), left, await self._load_everything(store)
         finally:
             await store.close()
 

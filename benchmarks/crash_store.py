@@ -31,7 +31,7 @@ class Round:
         kind: what was killed.
         recovery_seconds: until everything worked again.
         problems: integrity problems left after the repair.
-        found: integrity problems before the repair, where they were looked for.
+        found: integrity problems that the repair found and mended.
         loaded: states loaded and compared while the store was at rest.
     """
 
@@ -212,4 +212,4 @@ def _round(victim: Victim, kind: str) -> Round:
     victim.wait_for(lambda latest: bool(latest.get("available")), "available again")
     seconds = time.monotonic() - started
     answer = victim.check()
-    return Round("store", kind, seconds, tuple(answer["problems"]), loaded=answer["loaded"])
+    return Round("store", kind, seconds, tuple(answer["problems"]), answer["found"], answer["loaded"])

@@ -107,7 +107,8 @@ class Worker:
         while (await reader.readline()).strip() == b"check":
             self._busy.clear()
             await until(self._at_rest)
-            tell(problems=await mend(self._store), loaded=await self._load_everything())
+            found, left = await mend(self._store)
+            tell(problems=left, found=len(found), loaded=await self._load_everything())
             self._busy.set()
         await self._store.close()
         os._exit(0)  # the other tasks never end by themselves

@@ -21,6 +21,7 @@ NAMES = (
     "resume",
     "soak",
     "solver_resume",
+    "store",
 )
 
 

@@ -19,6 +19,8 @@ STEPS = 8
 SIZE = "64x64"
 CLIENTS = 6
 LIMIT_SECONDS = 300.0
+# Clients hear of a death before whoever killed the service has noted it; then they try again.
+NOTICE_SECONDS, RETRY_SECONDS = 0.3, 1.0
 KINDS = {"retry": 35, "reword": 25, "repeat": 25, "new": 15}
 FORMS = ("a {} {} {}", "one {} {} {}", "a small {} {} {}", "a big {} {} {}")
 ACCEPTED_LEVELS = 16
@@ -188,20 +190,25 @@ class Clients:
             await self._go.wait()
             self._inside += 1
             try:
-                await self._send(wish(self._seed, next(self._numbers)))
+                one = wish(self._seed, next(self._numbers))
+                while not await self._send(one):
+                    await asyncio.sleep(RETRY_SECONDS)
             finally:
                 self._inside -= 1
 
-    async def _send(self, one: Wish) -> None:
+    async def _send(self, one: Wish) -> bool:
+        """Send a request; False = nobody was there, and it is to be sent again."""
         self._ledger.sending(one)
         started = time.monotonic()
         try:
             answer = await self._http.post(IMAGES, json=one.body)
         except httpx.TransportError as error:
-            await asyncio.sleep(0.3)
-            self._ledger.failure(started, time.monotonic(), f"connection: {type(error).__name__}")
-            return
+            ended = time.monotonic()
+            await asyncio.sleep(NOTICE_SECONDS)
+            self._ledger.failure(started, ended, f"connection: {type(error).__name__}")
+            return False
         if answer.status_code == httpx.codes.OK:
             self._ledger.answer(one, answer.json()["data"][0])
         else:
             self._ledger.failure(started, time.monotonic(), f"status {answer.status_code}: {answer.text[:200]}")
+        return True

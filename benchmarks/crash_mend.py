@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from cache_store import CacheStore
 
-POLL_SECONDS = 0.03
+POLL_SECONDS = 0.01
 
 
 async def until(reached: Callable[[], Awaitable[bool]]) -> None:

@@ -1,6 +1,7 @@
 """Crash rounds of the store alone: kill it, or its Redis, at a random moment of a full load; bring it back; look."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -48,10 +49,12 @@ class Victim:
 
     Args:
         folder: data folder and log.
+        environment: variables it gets on top of this process' own.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self._folder = folder
+        self._environment = os.environ | dict(environment or {})
         self._process: subprocess.Popen[str] | None = None
         self._listener: threading.Thread | None = None
         self._lock = threading.Condition()
@@ -67,7 +70,7 @@ class Victim:
         command = [sys.executable, "-m", "benchmarks.crash_worker", str(self._folder / "data"), str(self._starts)]
         with (self._folder / "worker.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=self._environment
             )
         self._latest = {}
         assert self._process.stdout is not None

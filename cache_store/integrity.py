@@ -119,11 +119,15 @@ class Inspector:
             return unknown
         async with self._turn(), self._parts.redis(_STEP_SECONDS):
             known = await known_among(self._parts, unknown)
-            unknown = [name for name in unknown if name not in known]
-            for name in unknown:
-                async with self._parts.files():
-                    await self._parts.objects.delete(name)
-        return unknown
+            return [name for name in unknown if name not in known and await self._delete(name)]
+
+    async def _delete(self, name: str) -> bool:
+        """Delete an object; return whether it was still there."""
+        async with self._parts.files():
+            if not await self._parts.objects.exists(name):
+                return False
+            await self._parts.objects.delete(name)
+            return True
 
     async def _held(self, entry_ids: Sequence[int], present: "_Present") -> list[str]:
         """Return one line for each object of these entries that is missing, or damaged; mending forgets them."""
@@ -186,17 +190,19 @@ class Inspector:
 
     async def _memory(self) -> list[str]:
         """Return one line for each state in the RAM tier that the catalogue does not know; mending lets go of it."""
-        ram, objects = self._parts.ram, self._parts.objects
-        problems = []
-        for page in _pages(list(ram.keys())):
-            async with self._step():
-                known = await known_among(self._parts, [objects.state_path(*key) for key in page])
-            for key in page:
-                if objects.state_path(*key) not in known and ram.get(key) is not None:
-                    problems.append(f"state {key} is in memory only")
-                    if self._manner.mend:
-                        ram.discard(key)
-        return problems
+        strange = [key for page in _pages(self._parts.ram.keys()) for key in await self._strange(page)]
+        if strange and self._manner.mend:
+            async with self._turn():
+                strange = await self._strange(strange)
+                for key in strange:
+                    self._parts.ram.discard(key)
+        return [f"state {key} is in memory only" for key in strange]
+
+    async def _strange(self, keys: list[Key]) -> list[Key]:
+        objects = self._parts.objects
+        async with self._parts.redis(_STEP_SECONDS):
+            known = await known_among(self._parts, [objects.state_path(*key) for key in keys])
+        return [key for key in keys if objects.state_path(*key) not in known and key in self._parts.ram]
 
     async def _index(self) -> list[str]:
         parts = self._parts

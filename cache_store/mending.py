@@ -37,11 +37,10 @@ class CatalogueMender:
         async with self._step():
             began = await self._catalogue.last_event()
         problems = await self._entries()
-        for name in ("partitions",):
-            problems += await self._list("partitions", "", self._scans.set_members(name))
         for name in ("images", "order"):
             problems += await self._list(name, "", self._scans.sorted_members(name))
         problems += await self._named_lists()
+        problems += await self._list("partitions", "", self._scans.set_members("partitions"))
         return problems + await self._totals(began)
 
     async def _entries(self) -> list[str]:

@@ -148,31 +148,31 @@ MEND_MEMBERS = (
     + """
 local kind, name = ARGV[3], ARGV[4]
 local function entry(id, field) return redis.call('HGET', P .. 'entry:' .. id, field) end
-local function drop(text, ...) repair(text, ...) end
 local checks = {}
 function checks.tenant(id)
   if entry(id, 'tenant') ~= name then
-    drop('entry ' .. id .. ' is listed under a tenant whose it is not', 'ZREM', P .. 'tenant:' .. name, id)
+    repair('entry ' .. id .. ' is listed under a tenant whose it is not', 'ZREM', P .. 'tenant:' .. name, id)
   end
 end
 function checks.user(id)
   if entry(id, 'user') ~= name then
-    drop('entry ' .. id .. ' is listed under a user whose it is not', 'SREM', P .. 'user:' .. name, id)
+    repair('entry ' .. id .. ' is listed under a user whose it is not', 'SREM', P .. 'user:' .. name, id)
   end
 end
 function checks.partition(id)
   if entry(id, 'partition') ~= name or redis.call('HLEN', P .. 'states:' .. id) == 0 then
-    drop('entry ' .. id .. ' is listed in a partition without a state there', 'SREM', P .. 'partition:' .. name, id)
+    note('entry ', id, ' is listed in a partition without a state there')
+    if mending then leave_partition(id, name) end
   end
 end
 function checks.partitions(digest)
   if redis.call('EXISTS', P .. 'partition:' .. digest) == 0 then
-    drop('a partition without entries is listed', 'SREM', P .. 'partitions', digest)
+    repair('a partition without entries is listed', 'SREM', P .. 'partitions', digest)
   end
 end
 function checks.images(id)
   if (tonumber(entry(id, 'image_bytes') or '') or 0) <= 0 then
-    drop('picture of unknown entry ' .. id, 'ZREM', P .. 'images', id)
+    repair('picture of unknown entry ' .. id, 'ZREM', P .. 'images', id)
   end
 end
 function checks.order(member)
@@ -181,13 +181,13 @@ function checks.order(member)
   local s = raw and readable(raw, id, level)
   if not s or s.member ~= member then
     local key = id and '(' .. id .. ', ' .. level .. ')' or '?'
-    drop('state ' .. key .. ' is in the eviction order only', 'ZREM', P .. 'order', member)
+    repair('state ' .. key .. ' is in the eviction order only', 'ZREM', P .. 'order', member)
   end
 end
 function checks.exact(key)
   local id = redis.call('GET', P .. 'exact:' .. key)
   if id and (entry(id, 'exact_key') ~= key or (tonumber(entry(id, 'image_bytes') or '') or 0) <= 0) then
-    drop('an exact key leads to no picture', 'DEL', P .. 'exact:' .. key)
+    repair('an exact key leads to no picture', 'DEL', P .. 'exact:' .. key)
   end
 end
 for i = 5, #ARGV do checks[kind](ARGV[i]) end

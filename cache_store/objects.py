@@ -110,6 +110,14 @@ class Objects:
         except FileNotFoundError:
             return None
 
+    async def exists(self, path: str) -> bool:
+        """Return whether there is such an object."""
+        try:
+            await obstore.head_async(self._store, path)
+        except FileNotFoundError:
+            return False
+        return True
+
     async def put(self, path: str, data: bytes) -> None:
         """Write an object: it appears whole or not at all."""
         await obstore.put_async(self._store, path, data)

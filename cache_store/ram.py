@@ -54,6 +54,10 @@ class RamTier:
         self._states.clear()
         self.nbytes = 0
 
+    def __contains__(self, key: Key) -> bool:
+        """Return whether a state is held."""
+        return key in self._states
+
     def __len__(self) -> int:
         """Return how many states are held."""
         return len(self._states)

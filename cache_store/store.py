@@ -346,8 +346,7 @@ class CacheStore:
     async def forget(self, selection: Selection) -> int:
         """Forget what `selection` names, writes still queued here too; return how many entries were stored.
 
-        Takes as long as it takes, in small batches; other services see it with the catalogue's next events.
-        Raises CacheUnavailable, some entries then remain.
+        In small batches; other services see it with the next events. CacheUnavailable: some entries remain.
         """
         return await self._upkeep.forgetter.forget(selection, self._queued)
 
@@ -378,10 +377,7 @@ class CacheStore:
         )
 
     async def check_integrity(self, *, scrub: bool = False) -> list[str]:
-        """Return one line for every way in which catalogue, objects, RAM tier and index disagree.
-
-        Writes wait meanwhile. `scrub` reads every object and compares its checksum. Raises CacheUnavailable.
-        """
+        """Return one line for every way in which the parts disagree; `scrub` reads every object. Writes wait."""
         await self.flush()
         return await self._upkeep.check(scrub=scrub)
 

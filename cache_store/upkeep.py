@@ -21,6 +21,7 @@ from cache_store.types import CacheUnavailable
 log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5.0
+_RECONNECT_SECONDS = 60.0
 _ORPHAN_SECONDS = 3600.0
 _REPAIR_PAUSE_SECONDS = 0.02
 _MOST_LOGGED = 20
@@ -65,7 +66,7 @@ class Upkeep:
         self._marker = marker
         self._collector = Collector(parts, remover, exclusive)
         self.clock = self._collector.clock
-        self._caretaker = Caretaker(lambda: self._repair(Manner(mend=True, pause=_REPAIR_PAUSE_SECONDS)))
+        self._caretaker = Caretaker(self._repair_slowly)
         self._late: asyncio.Task[None] | None = None
         self._opened = time.time()
         self._swept = False
@@ -86,6 +87,8 @@ class Upkeep:
 
     async def sweep(self) -> None:
         """After a (re)connection: delete objects of writes that were interrupted."""
+        if self._swept:  # the connection was lost: Redis may have been, too
+            self._caretaker.ask()
         older_than = self._opened if self._alone and not self._swept else time.time() - _ORPHAN_SECONDS
         if await self._parts.link.wait_available(_CONNECT_SECONDS):
             await recovery.sweep(self._parts, self._exclusive, whole=self._alone, older_than=older_than)
@@ -121,6 +124,10 @@ class Upkeep:
     async def repair(self, *, scrub: bool) -> list[str]:
         """See `CacheStore.repair`."""
         return await self._repair(Manner(mend=True, scrub=scrub))
+
+    async def _repair_slowly(self) -> list[str]:
+        await self._parts.link.wait_available(_RECONNECT_SECONDS)
+        return await self._repair(Manner(mend=True, pause=_REPAIR_PAUSE_SECONDS))
 
     async def _repair(self, manner: Manner) -> list[str]:
         older_than = None if self._alone else time.time() - _ORPHAN_SECONDS

@@ -113,6 +113,7 @@ def store_config(settings: Settings) -> StoreConfig:
         queue_size=settings.store_queue,
         timeout_seconds=settings.store_timeout_seconds,
         image_budget=settings.image_bytes,
+        ttl_seconds=settings.ttl_seconds,
     )
 
 

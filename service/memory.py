@@ -101,6 +101,7 @@ class Memory:
             created=time.time(),
             depth=depth,
             gpu_seconds=result.denoise_seconds,
+            user=request.user,
         )
 
 

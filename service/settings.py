@@ -103,6 +103,13 @@ class Settings(BaseSettings):
         0.5, gt=0, le=60, allow_inf_nan=False, description="Bound on a store operation that a request waits for."
     )
     store_queue: int = Field(256, ge=1, description="Cache writes that may wait behind answers; more are dropped.")
+    ttl_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=10 * 365 * 86_400,
+        allow_inf_nan=False,
+        description="Age in seconds from which a remembered generation is never used and soon deleted; 0 = no bound.",
+    )
     capture: Annotated[tuple[float, ...], NoDecode] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5),
         description="Shares of a run's steps at which its noise state is kept, separated by commas.",

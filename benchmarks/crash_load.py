@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.crash_mend import until
 from benchmarks.soak_client import difference
 from benchmarks.soak_mix import COLOURS, IMAGES, PLACES, SHAPES
 
@@ -19,8 +20,8 @@ STEPS = 8
 SIZE = "64x64"
 CLIENTS = 6
 LIMIT_SECONDS = 300.0
-# Clients hear of a death before whoever killed the service has noted it; then they try again.
-NOTICE_SECONDS, RETRY_SECONDS = 0.3, 1.0
+# Until a client tries again; by then whoever killed the service has noted its death.
+RETRY_SECONDS = 1.0
 KINDS = {"retry": 35, "reword": 25, "repeat": 25, "new": 15}
 FORMS = ("a {} {} {}", "one {} {} {}", "a small {} {} {}", "a big {} {} {}")
 ACCEPTED_LEVELS = 16
@@ -191,8 +192,7 @@ class Clients:
             self._inside += 1
             try:
                 one = wish(self._seed, next(self._numbers))
-                while not await self._send(one):
-                    await asyncio.sleep(RETRY_SECONDS)
+                await until(lambda: self._send(one))  # noqa: B023
             finally:
                 self._inside -= 1
 
@@ -204,7 +204,7 @@ class Clients:
             answer = await self._http.post(IMAGES, json=one.body)
         except httpx.TransportError as error:
             ended = time.monotonic()
-            await asyncio.sleep(NOTICE_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
             self._ledger.failure(started, ended, f"connection: {type(error).__name__}")
             return False
         if answer.status_code == httpx.codes.OK:

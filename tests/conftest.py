@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-for room in ("engine", "service", "page"):
+for room in ("engine", "service", "page", "chaos"):
     sys.path.append(str(HERE / room))
 
 from service_live import Client, LiveServer, live  # noqa: E402

@@ -2,15 +2,13 @@
 
 import os
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from disks import Disk
+from disks import Disk, Open
 
 from cache_store import CacheStore, StoreConfig
-
-Open = Callable[..., Awaitable[CacheStore]]
 
 
 @pytest.fixture

@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks import crash_mend
 from benchmarks import crash_world as world
 from benchmarks.crash_mend import mend
 from cache_store import CacheStore, CacheUnavailable
 
 FIRST_ID = 2**40
 LIMIT_SECONDS = 30.0
+Open = Callable[..., Awaitable[CacheStore]]
 
 
 @dataclass(frozen=True)
@@ -90,5 +92,4 @@ async def recovered(store: CacheStore, number: int) -> None:
 async def until(reached: Callable[[], Awaitable[bool]]) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(LIMIT_SECONDS):
-        while not await reached():
-            await asyncio.sleep(0.1)
+        await crash_mend.until(reached)

@@ -10,8 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import Open
-from disks import Disk, look, recovered, remember, until
+from disks import Disk, Open, look, recovered, remember, until
 
 from benchmarks.crash_mend import mend
 from benchmarks.crash_store import Victim
@@ -135,13 +134,19 @@ async def test_a_damaged_log_of_redis(open_store: Open, tmp_path: Path, how: str
     store = await open_store()
     await remember(store, MANY)
     await store.close()
-    (log,) = (tmp_path / "data" / "redis").rglob("*.aof")
+    log = _log_of(tmp_path)
     for number in range(6 if how == "flip" else 1):
         _damage(log, how, random.Random(100 * seed + number), [])
     store = await open_store()
     await until(lambda: _available(store))
     await look(store, MANY)
     await recovered(store, 40)
+
+
+def _log_of(folder: Path) -> Path:
+    """Return Redis' append-only file."""
+    (log,) = (folder / "data" / "redis").rglob("*.aof")
+    return log
 
 
 async def _available(store: CacheStore) -> bool:
@@ -152,10 +157,10 @@ async def test_a_redis_that_comes_back_as_an_older_copy_of_itself(open_store: Op
     # Room for about five generations: what the copy remembers has gone since.
     store = await open_store(byte_budget=5 * 4 * 3300, image_budget=20_000)
     await remember(store, MANY)
-    log = tmp_path / "data" / "redis" / "appendonly.aof"
-    copy = shutil.copy(log, log.with_suffix(".copy"))
+    log = _log_of(tmp_path)
+    copy = shutil.copy(log, tmp_path / "copy")
     await remember(store, range(20, 40))
-    Path(copy).rename(log)
+    os.replace(copy, log)
     os.kill(store._server.pid, signal.SIGKILL)
     await look(store, MANY)
     await until(lambda: _available(store))
@@ -169,7 +174,7 @@ async def test_a_redis_that_comes_back_as_an_older_copy_of_itself(open_store: Op
 async def test_a_redis_that_comes_back_empty(open_store: Open, tmp_path: Path) -> None:
     store = await open_store()
     await remember(store, MANY)
-    (tmp_path / "data" / "redis" / "appendonly.aof").unlink()
+    _log_of(tmp_path).unlink()
     os.kill(store._server.pid, signal.SIGKILL)
     await look(store, MANY)
     await until(lambda: _available(store))
@@ -201,14 +206,18 @@ def test_jumps_of_the_clock_under_load(tmp_path: Path) -> None:
         pytest.skip("libfaketime is not installed")
     clock = tmp_path / "clock"
     clock.write_text("+0")
-    faked = {"FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    faked = {
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
     victim = Victim(tmp_path, {"LD_PRELOAD": str(FAKETIME), **faked})
     victim.start()
     try:
-        victim.wait_for(lambda latest: latest.get("evictions", 0) > 0, "evicting")
-        for offset in ("+90d", "-90d", "+1h", "+0"):
+        victim.wait_for(lambda latest: latest.get("writes", 0) > 20, "writing")
+        for offset in ("+90d", "-90d"):
             clock.write_text(offset)
-            time.sleep(0.8)
+            time.sleep(1.5)  # until everybody has noticed
             assert victim.check()["problems"] == [], offset
         counts = victim.counts()
     finally:

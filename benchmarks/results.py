@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.crash_table import crash_table
 from benchmarks.facts import interval
 from benchmarks.features.tables import features_batching_table, features_summary, features_table
+from benchmarks.store_table import store_table
 from policies.features.methods import methods_table
 from service.settings import settings_table
 
@@ -307,6 +308,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "features_batching": ("And in mixed batches?", features_batching_table),
     "soak": ("Does it survive a long day?", soak_table),
     "crash": ("Is anything lost or mistaken when processes are killed?", crash_table),
+    "store": ("What does keeping a state cost, and getting it back?", store_table),
     "solver_resume": ("How should a multistep solver resume?", solver_resume_table),
 }
 

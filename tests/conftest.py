@@ -16,6 +16,12 @@ SKIPS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 @pytest.fixture(scope="session")
+def resuming_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with random weights, and a threshold table that resumes anything similar."""
+    return _tiny_model(tmp_path_factory.mktemp("resuming-model"))
+
+
+@pytest.fixture(scope="session")
 def live_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """`headstart serve` in a process of its own, willing to resume anything similar."""
     folder = tmp_path_factory.mktemp("live-service")

@@ -1,12 +1,13 @@
 """A few rounds of `benchmarks/crash.py`: whatever is killed, nothing wrong is served and nothing fails."""
 
+import asyncio
 import base64
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import crash, crash_load, crash_world
+from benchmarks import crash, crash_load, crash_service, crash_world
 from benchmarks.crash_load import Ledger, Wish
 from benchmarks.crash_store import Round, run_rounds
 from benchmarks.crash_table import crash_table
@@ -21,6 +22,16 @@ def test_a_killed_store_loses_nothing_it_claims_to_have(tmp_path: Path) -> None:
     assert seen["loads"] > 0
     bad = {name: seen.get(name, 0) for name in ("wrong", "failed", "missing_at_rest")}
     assert bad == {"wrong": 0, "failed": 0, "missing_at_rest": 0}, seen["errors"]
+
+
+@pytest.mark.timeout(900)  # a real engine starts twice, maybe beside a training run
+def test_a_killed_service_answers_rightly_or_not_at_all(tmp_path: Path, resuming_model: Path) -> None:
+    settings = {"model": str(resuming_model)}
+    work = crash_service.run_rounds(tmp_path, 2, 3, settings=settings, kinds=("redis", "service"))
+    rounds, ledger, status = asyncio.run(work)
+    assert [one.problems for one in rounds] == [(), ()]
+    assert (ledger.wrong, ledger.failed, status) == ([], [], 0)
+    assert sum(ledger.verdicts.values()) > 0
 
 
 def test_a_state_of_another_prompt_or_level_is_recognised() -> None:

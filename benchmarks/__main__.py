@@ -12,6 +12,7 @@ from benchmarks.facts import machine_facts
 NAMES = (
     "batching",
     "codec",
+    "crash",
     "features",
     "features_batching",
     "lookup",
@@ -22,6 +23,7 @@ NAMES = (
     "resume",
     "soak",
     "solver_resume",
+    "store",
 )
 
 

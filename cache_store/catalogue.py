@@ -157,7 +157,13 @@ class Catalogue:
         entry_id, prompt, _, nbytes, width, height, sha256 = found
         if int(nbytes) == 0:
             return None
-        return ImageRecord(int(entry_id), prompt.decode(), int(width), int(height), sha256.decode())
+        return ImageRecord(
+            int(entry_id),
+            prompt.decode("utf-8", "replace"),
+            int(width),
+            int(height),
+            sha256.decode("utf-8", "replace"),
+        )
 
     async def image_of(self, entry_id: int, tenant: str) -> ImageRecord | None:
         """Return the picture of `tenant`'s entry; somebody else's looks like none."""
@@ -168,7 +174,9 @@ class Catalogue:
         if not await self.fresh([entry_id]):
             return None
         _, prompt, _, width, height, sha256 = values
-        return ImageRecord(entry_id, prompt.decode(), int(width), int(height), sha256.decode())
+        return ImageRecord(
+            entry_id, prompt.decode("utf-8", "replace"), int(width), int(height), sha256.decode("utf-8", "replace")
+        )
 
     async def candidates(
         self, partition: str, near: Sequence[int], query: Float32Array, limit: int
@@ -184,7 +192,7 @@ class Catalogue:
             refs, vector = _readable_refs(int(entry_id), records), parse_embedding(raw)
             if refs and vector is not None and vector.shape == query.shape:
                 similarity = min(1.0, max(-1.0, float(vector @ query)))
-                candidate = Candidate(int(entry_id), similarity, prompt.decode(), refs)
+                candidate = Candidate(int(entry_id), similarity, prompt.decode("utf-8", "replace"), refs)
                 found.append((candidate, float(left) if self._ttl else float("inf")))
         found.sort(key=lambda pair: -pair[0].similarity)
         return found[:limit]
@@ -261,7 +269,7 @@ class Catalogue:
     async def is_picture(self, entry_id: int, data: bytes) -> bool:
         """Return whether `data` are the bytes of the entry's picture, as they were stored."""
         digest = await self._link.call("HGET", f"{PREFIX}entry:{entry_id}", "image_sha256")
-        return digest is not None and hashlib.sha256(data).hexdigest() == digest.decode()
+        return digest is not None and hashlib.sha256(data).hexdigest() == digest.decode("utf-8", "replace")
 
     async def _states(self, entry_id: int) -> dict[bytes, bytes]:
         return dict(await self._link.call("HGETALL", f"{PREFIX}states:{entry_id}"))
@@ -313,7 +321,9 @@ class Catalogue:
 
     async def partitions(self) -> list[str]:
         """Return the digests of all signatures that hold a state."""
-        return sorted(member.decode() for member in await self._link.call("SMEMBERS", PREFIX + "partitions"))
+        return sorted(
+            member.decode("utf-8", "replace") for member in await self._link.call("SMEMBERS", PREFIX + "partitions")
+        )
 
     async def embeddings(self, partition: str) -> AsyncIterator[list[tuple[int, bytes | None]]]:
         """Yield (entry id, raw embedding) of a partition's entries, a page at a time."""
@@ -394,7 +404,9 @@ class Catalogue:
             commands.append(("HMGET", f"{PREFIX}entry:{entry_id}", "partition", "embedding"))
         replies = await self._link.batch(commands)
         rows = zip(entry_ids, replies[::2], replies[1::2], strict=True)
-        return [(i, home.decode(), raw) for i, held, (home, raw) in rows if held and home is not None]
+        return [
+            (i, home.decode("utf-8", "replace"), raw) for i, held, (home, raw) in rows if held and home is not None
+        ]
 
 
 def _parse_holding(key: tuple[int, int], reply: Sequence[bytes | None]) -> Holding | None:

@@ -8,7 +8,7 @@ from cache_store.catalogue import PREFIX
 from cache_store.events import Mark
 from cache_store.link import RedisLink
 from cache_store.parts import Parts
-from cache_store.scans import Scans, pages_of
+from cache_store.scans import Scans, bytes_of, pages_of
 
 _BATCH = 50
 _ATTEMPTS = 20
@@ -60,7 +60,7 @@ class CatalogueMender:
         problems = []
         for entry_id, state_bytes, image_bytes, *notes in rows:
             self.sizes[int(entry_id)] = (int(state_bytes), int(image_bytes))
-            problems += [note.decode() for note in notes]
+            problems += [note.decode("utf-8", "replace") for note in notes]
         return problems
 
     async def _named_lists(self) -> list[str]:
@@ -79,8 +79,9 @@ class CatalogueMender:
 
     async def _judge(self, kind: str, name: str, members: Sequence[str]) -> list[str]:
         async with self._step():
-            head = (PREFIX, int(self._mend), kind, name)
-            return [note.decode() for note in await self._link.script(scripts.MEND_MEMBERS, *head, *members)]
+            head = (PREFIX, int(self._mend), kind, bytes_of(name))
+            notes = await self._link.script(scripts.MEND_MEMBERS, *head, *map(bytes_of, members))
+            return [note.decode("utf-8", "replace") for note in notes]
 
     async def _stepwise(self, walk: AsyncIterator[list[str]]) -> AsyncIterator[list[str]]:
         """Yield the pages of `walk`, reading each inside a step."""

@@ -97,6 +97,6 @@ class Parts:
         """Guard calls to the catalogue, bounded by `seconds`."""
         return self.link.guard(asyncio.get_running_loop().time() + seconds)
 
-    def files(self, seconds: float = BACKGROUND_SECONDS) -> AbstractAsyncContextManager[None]:
+    def files(self, seconds: float = BACKGROUND_SECONDS, *, writes: bool = True) -> AbstractAsyncContextManager[None]:
         """Guard calls to the object store, bounded by `seconds`."""
-        return self.objects.guard(asyncio.get_running_loop().time() + seconds)
+        return self.objects.guard(asyncio.get_running_loop().time() + seconds, writes=writes)

@@ -94,7 +94,8 @@ class Embedder:
             self._load()
         raw = self._model.encode(list(prompts), convert_to_numpy=True, show_progress_bar=False, batch_size=32)
         vectors = np.asarray(raw, dtype=np.float32)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
     async def close(self) -> None:
         """Stop the thread."""

@@ -18,8 +18,8 @@ from loadtest.simulator.workload import Floats
 Embed = Callable[[Sequence[str]], Floats]
 Keys = NDArray[np.uint8]
 
-_AT_ONCE = 64
-_SAVE_EVERY = 4096
+_AT_ONCE = 256
+_SAVE_EVERY = 1024
 _KEY_BYTES = 32
 
 

@@ -82,7 +82,7 @@ class Matching:
 
 
 PAPER = Matching("paper", PAPER_ROWS, strict=True)
-"""Nirvana's table: K = 5..25 of 50 by CLIP similarity. Its cut points mean nothing in particular on another embedder."""
+"""Nirvana's table: K = 5..25 of 50 by CLIP similarity. Its cut points mean nothing much on another embedder."""
 
 
 def fixed(threshold: float, skips: Sequence[float]) -> Matching:

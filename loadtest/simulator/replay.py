@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,14 @@ from policies.eviction import EvictionPolicy, Item, Key
 
 MISS, EXACT = -1, -2
 UNBOUNDED = 2**62
+
+
+@runtime_checkable
+class Foresight(Protocol):
+    """A policy that knows the log, and has to be told where in it the replay is."""
+
+    def advance(self, now: int) -> None:
+        """Say which request is being served."""
 
 
 @dataclass(frozen=True)
@@ -196,11 +205,14 @@ class _Pass:
         levels, servers = np.full(count, MISS, np.int8), np.full(count, -1, np.int32)
         pages = ground.pages.tolist()
         seeded = self._seeded(levels)
+        advance = cache.policy.advance if isinstance(cache.policy, Foresight) else None
         started = time.perf_counter()
         for request in tqdm(
             range(count), desc=f"replay {cache.policy.name}", unit="req", disable=quiet, miniters=4096
         ):
-            text = self._texts[request]
+            text = texts[request]
+            if advance is not None:
+                advance(request)
             if seeded is not None and seeded[request]:
                 if levels[request] == MISS:
                     self._admit(request, pages[request], self._all, 0)

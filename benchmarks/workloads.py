@@ -52,9 +52,9 @@ def diffusiondb(folder: Path, limit: int | None) -> list[LogRow]:
 
 def midjourney(folder: Path) -> list[str]:
     """Real messages without order, fragments dropped."""
-    rows = read_prompt_log(folder / "prompts/midjourney_2022_validation.csv")
-    texts = (" ".join(_NOISE.sub(" ", row.prompt).split()) for row in rows)
-    return [text for text in texts if len(text.split()) >= 3]
+    with (folder / "prompts/midjourney_2022_validation.csv").open(encoding="utf-8", newline="") as file:
+        texts = [" ".join(_NOISE.sub(" ", row["prompt"]).split()) for row in csv.DictReader(file)]
+    return [text for text in dict.fromkeys(texts) if len(text.split()) >= 3]
 
 
 def joined(
@@ -65,8 +65,8 @@ def joined(
     A session is what one user asks without a break of half an hour. It follows a chain of DiffusionDB (prompts that
     stand next to each other there and resemble each other), or, as often, begins with a Midjourney prompt and goes on
     with a chain. Where the trace says that a user repeated prompt length and model, the text is repeated; where a
-    chain ends, the next one is taken. Every text is used once before any is used again. The seed decides which stretch
-    of the trace is taken, and which session gets which texts.
+    chain ends, the next one is taken. Every text is used once before any is used again. The seed decides which
+    stretch of the trace is taken, and which session gets which texts.
     """
     asks = _trace(folder / "traces/genai_image_requests.csv.gz")
     rng = np.random.default_rng(seed)

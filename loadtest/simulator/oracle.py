@@ -52,13 +52,16 @@ def future_of(ground: Ground, free: Replay) -> Future:
     final = ground.setup.states.form == "final"
     objects = 1 if final else len(free.skips)
     partial = ground.setup.admission in ("partial", "no-repeats") and not final
+    judge = -1 if final else ground.setup.matching.judge_bit(free.skips).bit_length() - 1
     texts = ground.workload.texts.tolist()
     roles: dict[int, list[Key]] = {}
     uses: dict[Key, list[int]] = defaultdict(list)
     served = zip(texts, free.levels.tolist(), free.servers.tolist(), strict=True)
     for request, (text, level, server) in enumerate(served):
         if level >= 0:
-            uses[roles[server][0 if final else level]].append(request)
+            read = {0 if final else level} | ({judge} if judge >= 0 and server != text else set())
+            for place in read:  # the judging state is read as well
+                uses[roles[server][place]].append(request)
         if text in roles:
             continue
         own: list[Key] = [(text, place) for place in range(objects)]

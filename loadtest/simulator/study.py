@@ -210,6 +210,6 @@ def recommend(rows: Sequence[Row]) -> Advice:
     return Advice(
         chosen,
         f"the smallest cache that saves at least {GOOD_ENOUGH:.0%} of what the best one does: {chosen.saved:.1%} of "
-        f"all steps, {kept:.1%} of the {best.saved:.1%} of {best.policy} with {best.budget / chosen.budget:.3g} times "
-        "the bytes",
+        f"all steps, {kept:.1%} of the {best.saved:.1%} of {best.policy} with "
+        f"{best.budget / chosen.budget:.3g} times the bytes",
     )

@@ -11,6 +11,7 @@ from benchmarks.facts import machine_facts
 
 NAMES = (
     "batching",
+    "eviction",
     "features",
     "features_batching",
     "n_star",

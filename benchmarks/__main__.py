@@ -11,6 +11,7 @@ from benchmarks.facts import machine_facts
 
 NAMES = (
     "batching",
+    "codec",
     "eviction",
     "features",
     "features_batching",

@@ -2,12 +2,15 @@
 
 Everything is replayed by `loadtest.simulator`: no model runs, so the divergence gate is not simulated. The first 40 %
 of each workload only warm the cache (and are all that anything was tuned or fitted on); figures are of the rest.
-"All states" are what Nirvana's rules store of the whole workload without bound, per table. Intervals: DiffusionDB, one
-order of events, 95 % block bootstrap over requests; the joined workload, 95 % bootstrap over joins of other seeds.
+"All states" are what Nirvana's rules store of the whole workload without bound, per table. Intervals (95 %):
+DiffusionDB, one order of events, bootstrap over blocks of requests; the joined workload, over joins of other seeds.
+
+`parsimonious` learns its reuse predictor as it goes, so on the first 40 % before anything is counted. Its table of
+noise is a replay of the log's pages (requests that one earlier generation would answer are one page).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +19,16 @@ import numpy as np
 from benchmarks.facts import mean_interval, ratio_interval
 from benchmarks.workloads import SAMPLE_LOG, chains_of, data_folder, diffusiondb, embedded, joined, midjourney
 from loadtest.prompt_log import read_prompt_log
-from loadtest.simulator.command import oracles
 from loadtest.simulator.matching import PAPER, Matching, load_matching
 from loadtest.simulator.neighbours import Neighbours, find_neighbours
+from loadtest.simulator.pages import pages_of
 from loadtest.simulator.replay import Ground, Replay
 from loadtest.simulator.setup import headstart, modm, nirvana
-from loadtest.simulator.study import Maker, Size, ceiling, compare, make_ground, named, unbounded
+from loadtest.simulator.study import BLOCK, Maker, Size, ceiling, compare, make_ground, named, oracle, unbounded
 from loadtest.simulator.synthetic import synthetic_workload
 from loadtest.simulator.workload import Workload
 from policies.eviction import POLICIES
+from policies.eviction.parsimonious.evaluation import noise_table
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 TUNED_ON = 0.4
@@ -59,9 +63,11 @@ def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
     groups = workloads(effort, quiet=quiet)
     near = {id(one): find_neighbours(one, floor=PAPER.floor) for group in groups.values() for one in group}
     cases = [case(name, table, group, near) for name, group in groups.items() for table in tables]
+    first = next(iter(groups.values()))[0]
     return {
         "headline": headline(cases),
         "cases": cases,
+        "noise": noise(first, near[id(first)]),
         "shares": list(SHARES),
         "tuned_on": TUNED_ON,
         "data": "public logs" if data_folder() else "no HEADSTART_DATA: the sample log and an invented workload",
@@ -113,7 +119,10 @@ def case(name: str, table: Matching, group: Sequence[Workload], near: dict[int, 
     }
 
 
-BLOCK = 100
+def repeats(per_run: list[dict[str, Any]], label: str, size: int) -> list[float]:
+    """The saved share of each repetition; of a single log its blocks are the repetitions."""
+    arrays = [one["saved"][label][size] for one in per_run]
+    return blocks(arrays[0]) if len(arrays) == 1 else [float(one.mean()) for one in arrays]
 
 
 def blocks(saved: "np.ndarray[Any, Any]") -> list[float]:
@@ -130,8 +139,7 @@ def one_run(workload: Workload, near: Neighbours, table: Matching) -> dict[str, 
     all_states = unbounded(theirs).final_bytes
     sizes = [Size(max(1, int(share * all_states)), share) for share in SHARES]
     runs = replays(ours, {name: named(name) for name in sorted(POLICIES)}, sizes, since, free)
-    known = replays(ours, oracles(ours, free), sizes, since, free)
-    runs[ORACLE] = [max(at, key=lambda one: one[since:].mean()) for at in zip(*known.values(), strict=True)]
+    runs |= replays(ours, {ORACLE: oracle(ours, free)}, sizes, since, free)
     runs[NIRVANA] = replays(theirs, {"lcbfu": named("lcbfu")}, sizes, since, None)["lcbfu"]
     runs[MODM] = replays(pictures, {"fifo": named("fifo")}, sizes, since, None)["fifo"]
     return {
@@ -162,6 +170,15 @@ def figures(saved: Saved, label: str, per_run: list[dict[str, Any]]) -> dict[str
         "over_lcbfu_same_rules": ratio_interval(pooled[label], pooled["lcbfu"]),
         "over_oracle": ratio_interval(pooled[label], pooled[ORACLE]),
     }
+
+
+def noise(workload: Workload, near: Neighbours) -> dict[str, Any]:
+    """Faults and queries of F&R by how wrong its predictor is, on the log's pages; a tenth of them fit the cache."""
+    pages = pages_of(workload, near, PAPER.floor).tolist()
+    k = max(2, len(set(pages)) // 10)
+    rows = noise_table(pages, k)
+    return {"log": workload.name, "requests": len(pages), "pages": len(set(pages)), "k": k,
+            "rows": [asdict(row) for row in rows]}  # fmt: skip
 
 
 def headline(cases: list[dict[str, Any]]) -> dict[str, Any]:

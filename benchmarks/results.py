@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.codec_table import codec_table
+from benchmarks.eviction_table import eviction_table
 from benchmarks.facts import interval
 from benchmarks.features.tables import features_batching_table, features_summary, features_table
 from policies.features.methods import methods_table
@@ -284,6 +286,8 @@ def solver_resume_table(report: Report) -> list[str]:
 INSIDE = ("resume_30pct", "full_nstar", "scratch_70pct", "full_50", "neighbour")
 # The README has room for the answers, not for the sweep and the checks.
 OUTSIDE_README = (
+    "codec",
+    "eviction",
     "n_star",
     "n_star_dit",
     "batching",
@@ -302,6 +306,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "batching": ("What is joining every request's steps worth?", batching_table),
     "features": ("What is feature caching worth?", features_table),
     "features_batching": ("And in mixed batches?", features_batching_table),
+    "codec": ("What do cheaper states cost in pictures?", codec_table),
+    "eviction": ("What should be forgotten first?", eviction_table),
     "soak": ("Does it survive a long day?", soak_table),
     "solver_resume": ("How should a multistep solver resume?", solver_resume_table),
 }

@@ -65,7 +65,7 @@ def joined(
     A session is what one user asks without a break of half an hour. It follows a chain of DiffusionDB (prompts that
     stand next to each other there and resemble each other), or, as often, begins with a Midjourney prompt and goes on
     with a chain. Where the trace says that a user repeated prompt length and model, the text is repeated; where a
-    chain ends, the next one is taken. Every text is used once before any is used again. The seed decides which
+    chain ends, the next one is taken. Every text is used once before any is drawn again. The seed decides which
     stretch of the trace is taken, and which session gets which texts.
     """
     asks = _trace(folder / "traces/genai_image_requests.csv.gz")
@@ -107,10 +107,13 @@ class _Session:
 
 
 def _endless(things: Sequence[Thing], rng: np.random.Generator) -> Iterator[Thing]:
-    """All things in random order, again and again."""
+    """All things in random order, each once; after that, any of them at random.
+
+    Going through all of them again in order would be a cycle as no traffic has, and the worst case of LRU.
+    """
+    yield from (things[place] for place in rng.permutation(len(things)))
     while True:
-        for place in rng.permutation(len(things)):
-            yield things[place]
+        yield things[int(rng.integers(len(things)))]
 
 
 def _trace(path: Path) -> list[Ask]:

@@ -1,6 +1,7 @@
 """Remembered generations: the Redis catalogue, the state store and the vector index."""
 
 from cache_store.config import StoreConfig, StoreConfigError
+from cache_store.selection import Selection, user_digest
 from cache_store.store import CacheStore
 from cache_store.types import (
     CacheEntry,
@@ -22,10 +23,12 @@ __all__ = [
     "EntrySummary",
     "ExactHit",
     "NoiseState",
+    "Selection",
     "Signature",
     "StateRef",
     "StoreConfig",
     "StoreConfigError",
     "StoreStats",
     "StoredImage",
+    "user_digest",
 ]

@@ -1,5 +1,6 @@
 """The catalogue: what is remembered, in Redis. No object is read or written here."""
 
+import hashlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -15,11 +16,10 @@ from cache_store.records import (
     StateRecord,
     entry_fields,
     parse_member,
-    parse_states,
     parse_summary,
 )
 from cache_store.types import CacheEntry, EntrySummary, StoredImage
-from policies.eviction.base import EvictionPolicy
+from policies.eviction import Item
 from policies.matching.base import Candidate, StateRef
 
 log = logging.getLogger(__name__)
@@ -78,13 +78,39 @@ class Event:
     level: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A stored state with its counters.
+
+    Attributes:
+        key: entry id and level.
+        item: what an eviction policy sees of it.
+        uses: how many requests resumed from it.
+        created: logical time it was stored.
+        last_used: logical time of its last use, or `created`.
+    """
+
+    key: tuple[int, int]
+    item: Item
+    uses: int
+    created: int
+    last_used: int
+
+
 class Catalogue:
     """Typed access to the keys under `PREFIX`; call only inside the link's guard."""
 
-    def __init__(self, link: RedisLink, policy: EvictionPolicy) -> None:
-        """Use `link`; rank states by `policy`."""
+    def __init__(self, link: RedisLink, *, ttl: float = 0.0, lease: float = 0.0) -> None:
+        """Use `link`.
+
+        Args:
+            link: the connection.
+            ttl: seconds after which an entry is never returned; 0 = none.
+            lease: seconds for which other services keep what `candidates` returned from eviction; 0 = not at all.
+        """
         self._link = link
-        self._policy = policy
+        self._ttl = ttl
+        self._lease = lease
         self._store_id = ""
 
     async def open(self) -> str:
@@ -121,14 +147,14 @@ class Catalogue:
         """Make a written entry visible, all at once; False when its id is taken."""
         states: list[str | float | int] = []
         for record in records:
-            states += [record.level, record.dump(), record.score(self._policy.name, uses=0, last_used=now)]
+            states += [record.level, record.dump(), now]
         head = (PREFIX, entry.entry_id, entry.signature.digest, entry.signature.tenant, entry.exact_key)
-        sizes = (repr(entry.created), now, len(image.data), len(records))
+        sizes = (entry.user, now, len(image.data), len(records))
         return bool(await self._link.script(scripts.COMMIT, *head, *sizes, *states, *entry_fields(entry, image)))
 
     async def find_exact(self, exact_key: str) -> ImageRecord | None:
         """Return the picture remembered under `exact_key`."""
-        found = await self._link.script(scripts.FIND_EXACT, PREFIX, exact_key)
+        found = await self._link.script(scripts.FIND_EXACT, PREFIX, exact_key, self._ttl)
         if not found or found[2] is None or found[2].decode() != exact_key:
             return None
         entry_id, prompt, _, nbytes, width, height, sha256 = found
@@ -142,49 +168,76 @@ class Catalogue:
         values = await self._link.call("HMGET", f"{PREFIX}entry:{entry_id}", *fields)
         if values[0] is None or values[0].decode() != tenant or int(values[2]) == 0:
             return None
+        if not await self.fresh([entry_id]):
+            return None
         _, prompt, _, width, height, sha256 = values
         return ImageRecord(entry_id, prompt.decode(), int(width), int(height), sha256.decode())
 
-    async def candidates(self, partition: str, near: Sequence[tuple[int, float]], limit: int) -> list[Candidate]:
-        """Turn neighbours (entry id, similarity) into candidates; those without states or of elsewhere drop out."""
+    async def candidates(
+        self, partition: str, near: Sequence[tuple[int, float]], limit: int
+    ) -> list[tuple[Candidate, float]]:
+        """Turn neighbours (entry id, similarity) into candidates, each with the seconds it has left to live.
+
+        Those without states, of elsewhere or past their time drop out.
+        """
         similarity = dict(near)
-        rows = await self._link.script(scripts.CANDIDATES, PREFIX, partition, limit, *similarity)
+        settings = (limit, self._ttl, self._lease)
+        rows = await self._link.script(scripts.CANDIDATES, PREFIX, partition, *settings, *similarity)
         found = []
-        for entry_id, prompt, *records in rows:
+        for entry_id, prompt, left, *records in rows:
             refs = _readable_refs(int(entry_id), records)
             if refs:
-                found.append(Candidate(int(entry_id), similarity[int(entry_id)], prompt.decode(), refs))
+                candidate = Candidate(int(entry_id), similarity[int(entry_id)], prompt.decode(), refs)
+                found.append((candidate, float(left) if self._ttl else float("inf")))
         return found
 
+    async def fresh(self, entry_ids: Sequence[int]) -> set[int]:
+        """Return those of `entry_ids` that are not past their time."""
+        if not self._ttl or not entry_ids:
+            return set(entry_ids)
+        return {int(found) for found in await self._link.script(scripts.FRESH, PREFIX, self._ttl, *entry_ids)}
+
+    async def expired(self, limit: int) -> list[int]:
+        """Return up to `limit` entries past their time, oldest first."""
+        if not self._ttl:
+            return []
+        return [int(found) for found in await self._link.script(scripts.EXPIRED, PREFIX, self._ttl, limit)]
+
+    async def time(self) -> tuple[float, str]:
+        """Return the catalogue's time, and the offset in it as it is written; forget leases that ran out."""
+        now, offset = await self._link.script(scripts.READ_CLOCK, PREFIX)
+        return float(now), offset.decode()
+
+    async def shift_time(self, offset: str, seconds: float) -> bool:
+        """Set the catalogue's time forth by `seconds`, unless its offset is no longer `offset`; return whether."""
+        shifted = f"{float(offset) + seconds:.6f}"
+        return bool(await self._link.script(scripts.SET_CLOCK, PREFIX, offset, shifted))
+
     async def touch(self, entry_id: int, level: int) -> None:
-        """Count one use of a state and rank it anew."""
-        found = await self._link.script(scripts.TOUCH, PREFIX, entry_id, level)
-        if not found:
-            return
-        record, uses, now = StateRecord.parse(found[0]), int(found[1]), int(found[2])
-        score = record.score(self._policy.name, uses=uses, last_used=now)
-        await self._link.script(scripts.RESCORE, PREFIX, entry_id, level, uses, score, record.member)
+        """Count one use of a state and make it the last used."""
+        await self._link.script(scripts.TOUCH, PREFIX, entry_id, level)
 
     async def touch_image(self, entry_id: int) -> None:
         """Count one use of a picture and make it the most recently used."""
         await self._link.script(scripts.TOUCH_IMAGE, PREFIX, entry_id)
 
-    async def drop_state(self, entry_id: int, level: int, reason: str) -> bool:
-        """Take a state out; return whether the entry has no state left."""
-        _, left = await self._link.script(scripts.DROP_STATE, PREFIX, entry_id, level, reason)
-        return int(left) == 0
+    async def drop_state(self, entry_id: int, level: int, reason: str, *, evict: bool = False) -> tuple[bool, float]:
+        """Take a state out; as an eviction only if nobody has leased it.
+
+        Returns:
+            Whether the entry has no state left, and the seconds of the lease that kept the state, or 0.
+        """
+        bound = (int(evict), scripts.MOST_LEASE_SECONDS)
+        leased, left = await self._link.script(scripts.DROP_STATE, PREFIX, entry_id, level, reason, *bound)
+        return int(left) == 0, float(leased)
 
     async def drop_image(self, entry_id: int, reason: str) -> None:
         """Take a picture and its exact key out."""
         await self._link.script(scripts.DROP_IMAGE, PREFIX, entry_id, reason)
 
-    async def clear_entry(self, entry_id: int) -> bool:
+    async def clear_entry(self, entry_id: int, reason: str) -> bool:
         """Take an entry out with all it has; return whether it was there."""
-        return bool(await self._link.script(scripts.CLEAR_ENTRY, PREFIX, entry_id))
-
-    async def worst_states(self, count: int) -> list[tuple[int, int]]:
-        """Return (entry id, level) of the `count` states to evict first."""
-        return [parse_member(member) for member in await self._link.call("ZRANGE", PREFIX + "order", 0, count - 1)]
+        return bool(await self._link.script(scripts.CLEAR_ENTRY, PREFIX, entry_id, reason))
 
     async def worst_images(self, count: int) -> list[int]:
         """Return the entries whose pictures were used least recently."""
@@ -192,35 +245,51 @@ class Catalogue:
 
     async def levels(self, entry_id: int) -> list[int]:
         """Return the noise levels an entry still holds."""
-        return [record.level for record in parse_states(await self._states(entry_id))]
+        ((levels, _),) = await self.holdings([entry_id])
+        return levels
+
+    async def holdings(self, entry_ids: Sequence[int]) -> list[tuple[list[int], bool]]:
+        """Return the noise levels each entry holds, and whether it has a picture."""
+        commands: list[tuple[str, ...]] = []
+        for entry_id in entry_ids:
+            commands.append(("HKEYS", f"{PREFIX}states:{entry_id}"))
+            commands.append(("HGET", f"{PREFIX}entry:{entry_id}", "image_bytes"))
+        replies = await self._link.batch(commands)
+        return [
+            ([int(name) for name in names if name.lstrip(b"-").isdigit()], int(size or 0) > 0)
+            for names, size in zip(replies[::2], replies[1::2], strict=True)
+        ]
+
+    async def is_picture(self, entry_id: int, data: bytes) -> bool:
+        """Return whether `data` are the bytes of the entry's picture, as they were stored."""
+        digest = await self._link.call("HGET", f"{PREFIX}entry:{entry_id}", "image_sha256")
+        return digest is not None and hashlib.sha256(data).hexdigest() == digest.decode()
 
     async def _states(self, entry_id: int) -> dict[bytes, bytes]:
         return dict(await self._link.call("HGETALL", f"{PREFIX}states:{entry_id}"))
 
-    async def entry_ids(self, tenant: str | None) -> list[int]:
-        """Return all entries, of one tenant or of everybody, oldest first."""
-        key = PREFIX + ("entries" if tenant is None else f"tenant:{tenant}")
-        return [int(member) for member in await self._link.call("ZRANGE", key, 0, -1)]
-
     async def summary(self, entry_id: int, tenant: str) -> EntrySummary | None:
         """Return `tenant`'s entry; somebody else's looks like none."""
         values = await self._link.call("HMGET", f"{PREFIX}entry:{entry_id}", *SUMMARY_FIELDS)
-        if values[0] is None or values[0].decode() != tenant:
+        if values[0] is None or values[0].decode() != tenant or not await self.fresh([entry_id]):
             return None
-        return parse_summary(entry_id, values, await self._states(entry_id))
+        return parse_summary(entry_id, values, await self._states(entry_id), self._ttl)
 
     async def recent(self, tenant: str, limit: int) -> list[EntrySummary]:
         """Return `tenant`'s newest entries, newest first."""
         if limit <= 0:
             return []
-        ids = [int(m) for m in await self._link.call("ZREVRANGE", f"{PREFIX}tenant:{tenant}", 0, limit - 1)]
+        newest = [int(m) for m in await self._link.call("ZREVRANGE", f"{PREFIX}tenant:{tenant}", 0, limit - 1)]
+        fresh = await self.fresh(newest)
+        ids = [entry_id for entry_id in newest if entry_id in fresh]
         commands: list[tuple[str, ...]] = []
         for entry_id in ids:
             commands.append(("HMGET", f"{PREFIX}entry:{entry_id}", *SUMMARY_FIELDS))
             commands.append(("HGETALL", f"{PREFIX}states:{entry_id}"))
         replies = await self._link.batch(commands)
         pairs = zip(ids, replies[::2], replies[1::2], strict=True)
-        return [summary for entry_id, values, states in pairs if (summary := parse_summary(entry_id, values, states))]
+        found = [parse_summary(entry_id, values, states, self._ttl) for entry_id, values, states in pairs]
+        return [summary for summary in found if summary]
 
     async def totals(self) -> Totals:
         """Return the counters."""
@@ -254,18 +323,30 @@ class Catalogue:
             replies: list[Any] = await self._link.batch([("HGET", f"{PREFIX}entry:{i}", "embedding") for i in page])
             yield list(zip(page, replies, strict=True))
 
-    async def state_members(self) -> set[tuple[int, int]]:
-        """Return (entry id, level) of every state in the eviction order."""
-        return {parse_member(member) for member in await self._link.call("ZRANGE", PREFIX + "order", 0, -1)}
+    async def all_states(self) -> AsyncIterator[list[Holding]]:
+        """Yield every state with its uses, a page at a time, in no order.
 
-    async def state_records(self, entry_ids: Sequence[int]) -> list[tuple[StateRecord, ...]]:
-        """Return the state records of each entry."""
-        replies = await self._link.batch([("HGETALL", f"{PREFIX}states:{i}") for i in entry_ids])
-        return [parse_states(reply) for reply in replies]
+        A scan, since it misses none that is there throughout, whatever is used meanwhile.
+        """
+        cursor = 0
+        while True:
+            cursor, members = await self._link.call("ZSCAN", PREFIX + "order", cursor, "COUNT", _PAGE)
+            keys = [parse_member(member.decode()) for member, _ in members]
+            yield await self._holdings(keys)
+            cursor = int(cursor)
+            if cursor == 0:
+                return
 
-    async def image_ids(self) -> set[int]:
-        """Return the entries that have a picture."""
-        return {int(member) for member in await self._link.call("ZRANGE", PREFIX + "images", 0, -1)}
+    async def states_of(self, entry_ids: Sequence[int]) -> list[Holding]:
+        """Return all states that some entries hold."""
+        replies = await self._link.batch([("HKEYS", f"{PREFIX}states:{i}") for i in entry_ids])
+        found = zip(entry_ids, replies, strict=True)
+        return await self._holdings([(i, int(name)) for i, names in found for name in names if b":" not in name])
+
+    async def _holdings(self, keys: Sequence[tuple[int, int]]) -> list[Holding]:
+        commands = [("HMGET", f"{PREFIX}states:{i}", str(at), f"{at}:u", f"{at}:l") for i, at in keys]
+        replies = await self._link.batch(commands)
+        return [held for key, reply in zip(keys, replies, strict=True) if (held := _parse_holding(key, reply))]
 
     async def last_event(self) -> int:
         """Return the sequence number of the newest event, 0 before the first."""
@@ -287,9 +368,21 @@ class Catalogue:
         return [(i, home.decode(), raw) for i, held, (home, raw) in rows if held and home is not None]
 
 
+def _parse_holding(key: tuple[int, int], reply: Sequence[bytes | None]) -> Holding | None:
+    raw, uses, last_used = reply
+    if raw is None:
+        return None
+    try:
+        record = StateRecord.parse(raw)
+    except (ValueError, TypeError):
+        log.warning("the state records of entry %d are unreadable", key[0])
+        return None
+    return Holding(key, record.item, int(uses or 0), record.created, int(last_used or record.created))
+
+
 def _readable_refs(entry_id: int, records: Sequence[bytes]) -> tuple[StateRef, ...]:
     try:
-        refs = [StateRecord.parse(raw).ref for raw in records]
+        refs = [ref for raw in records for ref in StateRecord.parse(raw).refs]
     except (ValueError, TypeError):
         log.warning("the state records of entry %d are unreadable", entry_id)
         return ()

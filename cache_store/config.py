@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache_store.codec import CODECS, Codec
+from cache_store.scripts import MOST_LEASE_SECONDS
+
 
 class StoreConfigError(Exception):
     """The store cannot be opened with this configuration; the message is one clear line."""
@@ -23,6 +26,10 @@ class StoreConfig:
         queue_size: writes that may wait behind answers; further ones are dropped and counted.
         timeout_seconds: bound on any one store operation on a request's path.
         image_budget: most bytes of final pictures kept, evicted least recently used first.
+        ttl_seconds: an entry older than this is never returned and soon forgotten; 0 = it lives until evicted.
+            Services that share a Redis each hold to their own; the shortest decides what is forgotten.
+        lease_seconds: how long what a search returned is kept from eviction, unless it is loaded sooner; 0 = not.
+        codec: how new states are written, see `cache_store.codec`; states of any codec are read.
     """
 
     data_dir: Path
@@ -34,12 +41,21 @@ class StoreConfig:
     queue_size: int = 256
     timeout_seconds: float = 0.5
     image_budget: int = 1024**3
+    ttl_seconds: float = 0.0
+    lease_seconds: float = 2.0
+    codec: Codec = "fp16"
 
     def check(self) -> None:
         """Raise StoreConfigError for a value out of range."""
         for name in ("byte_budget", "ram_bytes", "image_budget"):
             if getattr(self, name) < 0:
                 raise StoreConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.ttl_seconds < float("inf"):
+            raise StoreConfigError(f"ttl_seconds must be finite and not negative, got {self.ttl_seconds}")
+        if not 0 <= self.lease_seconds <= MOST_LEASE_SECONDS:
+            raise StoreConfigError(f"lease_seconds must lie in 0..{MOST_LEASE_SECONDS}, got {self.lease_seconds}")
+        if self.codec not in CODECS:
+            raise StoreConfigError(f"codec must be one of {', '.join(CODECS)}, got {self.codec!r}")
         if self.queue_size < 1:
             raise StoreConfigError(f"queue_size must be at least 1, got {self.queue_size}")
         if not 0 < self.timeout_seconds < float("inf"):

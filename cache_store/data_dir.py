@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from cache_store.config import StoreConfigError
@@ -38,6 +39,26 @@ class FileLock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class RunMarker:
+    """A file that is there while a service runs, and stays when it crashes."""
+
+    def __init__(self, data_dir: Path) -> None:
+        """Keep it in `data_dir`."""
+        self._path = data_dir / "running"
+
+    def set(self) -> bool:
+        """Make the file; return whether it was there, so that the service before did not end well."""
+        crashed = self._path.exists()
+        with suppress(OSError):
+            self._path.touch(mode=0o600)
+        return crashed
+
+    def unset(self) -> None:
+        """Remove the file."""
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
 
 def claim(data_dir: Path) -> FileLock:

@@ -1,5 +1,8 @@
 """Forgetting: out of every place at once, and within budgets."""
 
+import asyncio
+
+from cache_store.follower import Follower
 from cache_store.parts import Parts
 from cache_store.ram import Key
 
@@ -16,15 +19,19 @@ class Remover:
         """Work on `parts`."""
         self._parts = parts
 
-    async def drop_state(self, key: Key, reason: str) -> None:
-        """Forget one state."""
+    async def drop_state(self, key: Key, reason: str, *, evict: bool = False) -> bool:
+        """Forget one state; as an eviction only if no service has leased it. Return whether it is gone."""
         parts = self._parts
         async with parts.redis():
-            last = await parts.catalogue.drop_state(*key, reason)
+            last, leased = await parts.catalogue.drop_state(*key, reason, evict=evict)
+        if leased:
+            parts.pins.lease([key], leased)
+            return False
         parts.ram.discard(key)
         if last:
             await parts.thread.run(parts.index.remove, [key[0]])
         await self._delete(parts.objects.state_path(*key))
+        return True
 
     async def drop_image(self, entry_id: int, reason: str) -> None:
         """Forget one picture."""
@@ -32,17 +39,19 @@ class Remover:
             await self._parts.catalogue.drop_image(entry_id, reason)
         await self._delete(self._parts.objects.image_path(entry_id))
 
-    async def clear_entry(self, entry_id: int) -> bool:
+    async def clear_entry(self, entry_id: int, reason: str = "cleared") -> bool:
         """Forget an entry and all it has; return whether it was there."""
         parts = self._parts
         async with parts.redis():
             levels = await parts.catalogue.levels(entry_id)
-            found = await parts.catalogue.clear_entry(entry_id)
+            found = await parts.catalogue.clear_entry(entry_id, reason)
         await parts.thread.run(parts.index.remove, [entry_id])
         for level in levels:
             parts.ram.discard((entry_id, level))
-            await self._delete(parts.objects.state_path(entry_id, level))
-        await self._delete(parts.objects.image_path(entry_id))
+        names = [parts.objects.state_path(entry_id, level) for level in levels]
+        async with parts.files(), asyncio.TaskGroup() as group:
+            for name in (*names, parts.objects.image_path(entry_id)):
+                group.create_task(parts.objects.delete(name))
         return found
 
     async def _delete(self, path: str) -> None:
@@ -51,20 +60,23 @@ class Remover:
 
 
 class Evictor:
-    """Evicts the smallest scores until states and pictures are within their budgets."""
+    """Evicts whom the policy names until states and pictures are within their budgets."""
 
-    def __init__(self, parts: Parts, remover: Remover, *, reason: str, state_budget: int, image_budget: int) -> None:
-        """Count evictions of states under `reason`, the policy's name; budgets in bytes."""
+    def __init__(
+        self, parts: Parts, remover: Remover, follower: Follower, *, state_budget: int, image_budget: int
+    ) -> None:
+        """Count evictions of states under the policy's name; budgets in bytes."""
         self._parts = parts
         self._remover = remover
-        self._reason = reason
+        self._follower = follower
         self._state_budget = state_budget
         self._image_budget = image_budget
 
     async def run(self) -> None:
         """Evict until within both budgets; pinned states stay, even if that means staying above."""
+        await self._follower.catch_up_all()
         while await self._state_bytes() > self._state_budget:
-            if not await self._evict_states():
+            if not await self._evict_state():
                 break
         while await self._image_bytes() > self._image_budget:
             if not await self._evict_images():
@@ -78,19 +90,15 @@ class Evictor:
         async with self._parts.redis():
             return (await self._parts.catalogue.totals()).image_bytes
 
-    async def _evict_states(self) -> int:
-        """Evict up to a batch of states; return how many."""
-        pins = self._parts.pins
-        async with self._parts.redis():
-            worst = await self._parts.catalogue.worst_states(_BATCH + len(pins))
-        count = 0
-        for key in worst:
-            if await self._state_bytes() <= self._state_budget:
-                break
-            if key not in pins:
-                await self._remover.drop_state(key, self._reason)
-                count += 1
-        return count
+    async def _evict_state(self) -> bool:
+        """Evict the policy's next victim; False when there is none."""
+        ranking = self._parts.ranking
+        victim = ranking.policy.victim(self._parts.pins)
+        if victim is None:
+            return False
+        if await self._remover.drop_state(victim, ranking.policy.name, evict=True):
+            ranking.policy.remove(victim)  # its event comes later, and changes nothing
+        return True  # one that is leased elsewhere is pinned now: another is next
 
     async def _evict_images(self) -> int:
         """Evict up to a batch of pictures; return how many."""

@@ -26,6 +26,8 @@ class Follower:
         """Follow into `parts`."""
         self._parts = parts
         self._seen = 0
+        # The loop and the evictor both catch up; an event applied twice would count a use twice.
+        self._catching = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -34,7 +36,8 @@ class Follower:
 
     async def restart(self) -> None:
         """Forget what was seen: everything up to now is about to be read from the catalogue itself."""
-        self._seen = await self._parts.catalogue.last_event()
+        async with self._catching:
+            self._seen = await self._parts.catalogue.last_event()
 
     async def close(self) -> None:
         """Stop following."""
@@ -46,31 +49,39 @@ class Follower:
         while True:
             await asyncio.sleep(_PERIOD_SECONDS)
             try:
-                while await self.catch_up():
-                    pass
+                await self.catch_up_all()
             except CacheUnavailable as error:
                 log.debug("not following: %s", error)
 
+    async def catch_up_all(self) -> None:
+        """Apply all events up to now. Raises CacheUnavailable."""
+        while await self.catch_up():
+            pass
+
     async def catch_up(self) -> int:
         """Apply the next page of events; return how many there were."""
-        async with self._parts.redis():
-            events = await self._parts.catalogue.events_after(self._seen)
-        if not events:
-            return 0
-        if events[0].sequence != self._seen + 1:
-            self._parts.link.renew("events were missed")
-            return 0
-        await self._apply(events)
-        self._seen = events[-1].sequence
-        return len(events)
+        async with self._catching:
+            async with self._parts.redis():
+                events = await self._parts.catalogue.events_after(self._seen)
+            if not events:
+                return 0
+            if events[0].sequence != self._seen + 1:
+                self._parts.link.renew("events were missed")
+                return 0
+            await self._apply(events)
+            self._seen = events[-1].sequence
+            return len(events)
 
     async def _apply(self, events: list[Event]) -> None:
         for event in events:
             if event.kind == "evict" and event.level is not None:
                 self._parts.ram.discard((event.entry_id, event.level))
-        await self._reconcile(sorted({event.entry_id for event in events if event.kind != "touch"}))
+        added = sorted({event.entry_id for event in events if event.kind == "add"})
+        async with self._parts.redis():
+            self._parts.ranking.apply(events, await self._parts.catalogue.states_of(added))
+        await self.reconcile(sorted({event.entry_id for event in events if event.kind != "touch"}))
 
-    async def _reconcile(self, entry_ids: list[int]) -> None:
+    async def reconcile(self, entry_ids: list[int]) -> None:
         """Index those entries that hold a state, and no others of `entry_ids`."""
         parts = self._parts
         async with parts.redis():

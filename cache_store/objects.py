@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -16,6 +17,10 @@ from cache_store.types import CacheUnavailable
 
 log = logging.getLogger(__name__)
 
+ObjectKey = tuple[int, int | None]
+"""(entry id, noise level) of a state, (entry id, None) of a picture."""
+
+_NAME = re.compile(r"(?:states|images)/[0-9a-f]{2}/([0-9a-f]{16})\.(?:(-?[0-9]+)\.safetensors|png)")
 _TRIP_AFTER = 3
 _COOL_DOWN_SECONDS = 2.0
 
@@ -63,6 +68,19 @@ class Objects:
         """Return where a picture lives."""
         return f"{self.store_id}/images/{entry_id & 0xFF:02x}/{entry_id:016x}.png"
 
+    def path_of(self, key: ObjectKey) -> str:
+        """Return where a state or picture lives."""
+        entry_id, level = key
+        return self.image_path(entry_id) if level is None else self.state_path(entry_id, level)
+
+    def key_of(self, path: str) -> ObjectKey | None:
+        """Return whose object `path` is, None when it is none of this catalogue's."""
+        found = _NAME.fullmatch(path.removeprefix(f"{self.store_id}/"))
+        if found is None:
+            return None
+        key = int(found[1], 16), None if found[2] is None else int(found[2])
+        return key if self.path_of(key) == path else None
+
     @asynccontextmanager
     async def guard(self, deadline: float) -> AsyncIterator[None]:
         """Bound what is inside by `deadline` (loop time) and turn every fault into `CacheUnavailable`."""
@@ -92,6 +110,14 @@ class Objects:
         except FileNotFoundError:
             return None
 
+    async def exists(self, path: str) -> bool:
+        """Return whether there is such an object."""
+        try:
+            await obstore.head_async(self._store, path)
+        except FileNotFoundError:
+            return False
+        return True
+
     async def put(self, path: str, data: bytes) -> None:
         """Write an object: it appears whole or not at all."""
         await obstore.put_async(self._store, path, data)
@@ -106,6 +132,11 @@ class Objects:
         limit = None if older_than is None else datetime.fromtimestamp(older_than, UTC)
         async for page in obstore.list(self._store, prefix, chunk_size=1000):
             yield [meta["path"] for meta in page if limit is None or meta["last_modified"] < limit]
+
+    async def stamped(self, prefix: str) -> AsyncIterator[list[tuple[str, datetime]]]:
+        """Yield names and times of last writing of all objects under `prefix`, in pages."""
+        async for page in obstore.list(self._store, prefix, chunk_size=1000):
+            yield [(meta["path"], meta["last_modified"]) for meta in page]
 
     def remove_drafts(self) -> None:
         """Delete what interrupted local writes left behind (names that end in #number); only the owner may."""

@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cache_store.codec import Codec
 from cache_store.parts import Parts
-from cache_store.records import StateRecord, checked_embedding, level_of
-from cache_store.states import encode_state
-from cache_store.types import CacheEntry, CacheUnavailable, Float32Array, NoiseState, StoredImage
+from cache_store.records import StateRecord, checked_embedding, level_of, level_of_state
+from cache_store.states import encode_final, encode_state
+from cache_store.types import CacheEntry, CacheUnavailable, FinalState, Float32Array, NoiseState, StoredImage
+
+File = tuple[NoiseState | FinalState, bytes]
 
 log = logging.getLogger(__name__)
 
@@ -24,20 +27,23 @@ class Memory:
         states: its noise states.
         image: its final picture.
         number: its place among all that were queued, from 1.
+        final: its clean latent, kept instead of the states where that takes fewer bytes.
     """
 
     entry: CacheEntry
     states: tuple[NoiseState, ...]
     image: StoredImage
     number: int
+    final: FinalState | None = None
 
 
 class Recorder:
     """Makes a generation visible only once all its bytes are in the object store."""
 
-    def __init__(self, parts: Parts) -> None:
-        """Write to `parts`."""
+    def __init__(self, parts: Parts, codec: Codec = "fp16") -> None:
+        """Write to `parts`, states in `codec`."""
         self._parts = parts
+        self._codec = codec
 
     async def write(self, memory: Memory) -> bool:
         """Write `memory`; False when it is unusable or its id is taken. Raises CacheUnavailable."""
@@ -49,12 +55,13 @@ class Recorder:
         if numbered is None:
             return False
         entry, now = numbered
-        files = await asyncio.to_thread(_encode_all, entry.entry_id, memory.states)
+        files = await asyncio.to_thread(_cheapest, entry.entry_id, memory, self._codec)
         await self._put(entry.entry_id, files, memory.image)
-        records = [StateRecord.of(entry.entry_id, state, len(data), now) for state, data in files]
+        seconds = entry.full_seconds or entry.gpu_seconds
+        records = [StateRecord.of(entry.entry_id, state, len(data), now).worth(seconds, 0) for state, data in files]
         if not await self._commit(entry, records, memory.image, now):
             return False
-        await self._show(entry, [state for state, _ in files], vector)
+        await self._show(entry, files, vector)
         return True
 
     async def _fits(self, entry: CacheEntry, vector: Float32Array) -> bool:
@@ -80,29 +87,42 @@ class Recorder:
             entry_id = entry.entry_id or await catalogue.new_id()
             return replace(entry, entry_id=entry_id), await catalogue.tick()
 
-    async def _put(self, entry_id: int, files: Sequence[tuple[NoiseState, bytes]], image: StoredImage) -> None:
+    async def _put(self, entry_id: int, files: Sequence[File], image: StoredImage) -> None:
         objects = self._parts.objects
-        names = [(objects.state_path(entry_id, level_of(state.log_snr)), data) for state, data in files]
+        names = [(objects.state_path(entry_id, level_of_state(state)), data) for state, data in files]
         if image.data:
             names.append((objects.image_path(entry_id), image.data))
         async with self._parts.files(), asyncio.TaskGroup() as group:
             for name, data in names:
                 group.create_task(objects.put(name, data))
 
-    async def _show(self, entry: CacheEntry, states: Sequence[NoiseState], vector: Float32Array) -> None:
-        for state in states:
-            self._parts.ram.put((entry.entry_id, level_of(state.log_snr)), state)
-        if states:
+    async def _show(self, entry: CacheEntry, files: Sequence[File], vector: Float32Array) -> None:
+        for state, data in files:
+            self._parts.ram.put((entry.entry_id, level_of_state(state)), data)
+        if files:
             row = vector[np.newaxis]
             await self._parts.thread.run(self._parts.index.add, entry.signature.digest, [entry.entry_id], row)
 
 
-def _encode_all(entry_id: int, states: Sequence[NoiseState]) -> list[tuple[NoiseState, bytes]]:
+def _cheapest(entry_id: int, memory: Memory, codec: Codec) -> list[File]:
+    """Return what to write: the clean latent where it is usable and takes fewer bytes than the states, else these."""
+    files = _encode_all(entry_id, memory.states, codec)
+    if memory.final is None:
+        return files
+    try:
+        data = encode_final(entry_id, memory.final, codec)
+    except ValueError as error:
+        log.warning("a clean latent was not stored: %s", error)
+        return files
+    return [(memory.final, data)] if not files or len(data) < sum(len(other) for _, other in files) else files
+
+
+def _encode_all(entry_id: int, states: Sequence[NoiseState], codec: Codec) -> list[File]:
     """Return each usable state with its bytes: one per noise level, none that is not finite float16."""
-    encoded: dict[int, tuple[NoiseState, bytes]] = {}
+    encoded: dict[int, File] = {}
     for state in states:
         try:
-            data = encode_state(entry_id, state)
+            data = encode_state(entry_id, state, codec)
         except ValueError as error:
             log.warning("a noise state was not stored: %s", error)
             continue

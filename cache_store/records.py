@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from cache_store.types import CacheEntry, EntrySummary, Float32Array, NoiseState, StoredImage
+from cache_store.types import CacheEntry, EntrySummary, FinalState, Float32Array, NoiseState, StoredImage
+from policies.eviction import Item
 from policies.matching.base import StateRef
 
 
@@ -17,18 +18,36 @@ def level_of(log_snr: float) -> int:
     return round(log_snr * 1000)
 
 
+_FINAL_LOG_SNR = 1000.0
+FINAL_LEVEL = level_of(_FINAL_LOG_SNR)
+"""The name of a clean latent among an entry's levels; no noise level comes near it."""
+
+
+def level_of_ref(ref: StateRef) -> int:
+    """Return the name of the object that holds the state."""
+    return FINAL_LEVEL if ref.form == "final" else level_of(ref.log_snr)
+
+
+def level_of_state(state: NoiseState | FinalState) -> int:
+    """Return the name of a state's object inside its entry."""
+    return FINAL_LEVEL if isinstance(state, FinalState) else level_of(state.log_snr)
+
+
 @dataclass(frozen=True, slots=True)
 class StateRecord:
-    """The unchanging part of a state's catalogue record.
+    """The unchanging part of a state's catalogue record; that of a clean latent lists the levels it serves.
 
     Attributes:
-        log_snr: noise level.
-        skip: share of the steps before it.
-        pred: whether a prediction is stored beside it.
+        log_snr: noise level; of a clean latent one beyond all others.
+        skip: share of the steps before it; of a clean latent that of the deepest level it serves.
+        pred: whether a prediction is stored beside it, or beside any of its levels.
         nbytes: bytes of its object.
         created: logical time it was stored.
-        member: its name in the eviction order; sorts by age among equal scores.
+        member: its name in the order of last use.
         approximated: whether features were reused on the way to it; records of before feature caching lack it.
+        levels: of a clean latent, (log-SNR, skip, whether a prediction is stored) of each level it serves.
+        saved_seconds: device seconds that a resume from it saves; 0 in records of before it was noted.
+        page: which need it answers (see `policies.eviction.Item`); 0 = its entry's own.
     """
 
     log_snr: float
@@ -38,18 +57,31 @@ class StateRecord:
     created: int
     member: str
     approximated: bool = False
+    levels: tuple[tuple[float, float, bool], ...] = ()
+    saved_seconds: float = 0.0
+    page: int = 0
 
     @classmethod
-    def of(cls, entry_id: int, state: NoiseState, nbytes: int, created: int) -> "StateRecord":
+    def of(cls, entry_id: int, state: NoiseState | FinalState, nbytes: int, created: int) -> "StateRecord":
         """Describe `state` as stored at logical time `created`."""
-        member = f"{created:016d}:{entry_id}:{level_of(state.log_snr)}"
+        member = f"{created:016d}:{entry_id}:{level_of_state(state)}"
+        if isinstance(state, FinalState):
+            levels = tuple((at.log_snr, at.skip, at.prediction is not None) for at in state.levels)
+            skip, predicted = max(skip for _, skip, _ in levels), any(pred for *_, pred in levels)
+            return cls(_FINAL_LOG_SNR, skip, predicted, nbytes, created, member, state.approximated, levels)
         predicted = state.prediction is not None
         return cls(state.log_snr, state.skip, predicted, nbytes, created, member, state.approximated)
 
     @classmethod
     def parse(cls, raw: bytes) -> "StateRecord":
         """Read a record; ValueError or TypeError when it is malformed."""
-        return cls(**json.loads(raw))
+        fields = json.loads(raw)
+        levels = fields.pop("levels", ())
+        return cls(**fields, levels=tuple((float(snr), float(skip), bool(pred)) for snr, skip, pred in levels))
+
+    def worth(self, full_seconds: float, page: int) -> "StateRecord":
+        """Return it with what a resume saves of a run of `full_seconds`, and the need it answers."""
+        return replace(self, saved_seconds=round(self.skip * full_seconds, 6), page=page)
 
     @property
     def level(self) -> int:
@@ -57,26 +89,32 @@ class StateRecord:
         return level_of(self.log_snr)
 
     @property
-    def ref(self) -> StateRef:
-        """What a matching policy sees of it."""
-        return StateRef(self.log_snr, self.skip, self.pred, self.approximated)
+    def refs(self) -> tuple[StateRef, ...]:
+        """What a matching policy sees of it: one state, or one for every level that a clean latent serves."""
+        if not self.levels:
+            return (StateRef(self.log_snr, self.skip, self.pred, self.approximated),)
+        return tuple(StateRef(snr, skip, pred, self.approximated, "final") for snr, skip, pred in self.levels)
 
     def dump(self) -> str:
         """Return the record as JSON."""
         fields = asdict(self)
         if not self.approximated:  # a service of before feature caching may share the catalogue
             del fields["approximated"]
+        for name in ("levels", "saved_seconds", "page"):
+            if not fields[name]:
+                del fields[name]
         return json.dumps(fields, separators=(",", ":"))
 
-    def score(self, policy: str, *, uses: int, last_used: int) -> float:
-        """Return its place in the eviction order, smallest first."""
-        scores = {"lcbfu": uses * self.skip, "lfu": float(uses), "fifo": float(self.created)}
-        return scores.get(policy, float(last_used))
+    @property
+    def item(self) -> Item:
+        """What an eviction policy sees of it; where its seconds are unknown, a full run counts as one."""
+        entry_id, _ = parse_member(self.member)
+        return Item(self.skip, self.saved_seconds or self.skip, self.nbytes, self.page or entry_id)
 
 
-def parse_member(member: bytes) -> tuple[int, int]:
+def parse_member(member: str) -> tuple[int, int]:
     """Return (entry id, level) of a member of the eviction order."""
-    _, entry_id, level = member.decode().split(":")
+    _, entry_id, level = member.split(":")
     return int(entry_id), int(level)
 
 
@@ -106,13 +144,17 @@ def entry_fields(entry: CacheEntry, image: StoredImage) -> list[str | bytes | in
         "image_height": image.height,
         "image_sha256": hashlib.sha256(image.data).hexdigest(),
     }
+    if entry.user:
+        fields["user"] = entry.user
     return [word for pair in fields.items() for word in pair]
 
 
 SUMMARY_FIELDS = ("tenant", "prompt", "created", "seed", "steps", "depth", "uses", "image_bytes")
 
 
-def parse_summary(entry_id: int, values: Sequence[Any], states: Mapping[bytes, bytes]) -> EntrySummary | None:
+def parse_summary(
+    entry_id: int, values: Sequence[Any], states: Mapping[bytes, bytes], ttl: float
+) -> EntrySummary | None:
     """Return the summary from SUMMARY_FIELDS' values, or None when the entry is gone."""
     if values[0] is None:
         return None
@@ -124,9 +166,10 @@ def parse_summary(entry_id: int, values: Sequence[Any], states: Mapping[bytes, b
         seed=int(seed),
         steps=int(steps),
         depth=int(depth),
-        states=tuple(record.ref for record in parse_states(states)),
+        states=tuple(ref for record in parse_states(states) for ref in record.refs),
         uses=int(uses),
         has_image=int(image_bytes) > 0,
+        expires=float(created) + ttl if ttl else None,
     )
 
 

@@ -1,12 +1,13 @@
 """After a (re)connection: build the index again, and sweep away objects nobody knows."""
 
+import asyncio
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
 from cache_store.catalogue import Catalogue
 from cache_store.index import FlatIndex
-from cache_store.objects import Objects
 from cache_store.parts import Parts
 from cache_store.records import parse_embedding
 from cache_store.types import Float32Array
@@ -40,32 +41,40 @@ def _add(index: FlatIndex, partition: str, entries: list[tuple[int, Float32Array
     return len(entries) - len(fitting)
 
 
-async def known_objects(catalogue: Catalogue, objects: Objects) -> set[str]:
-    """Return the names of all objects the catalogue refers to."""
-    names = {objects.state_path(*key) for key in await catalogue.state_members()}
-    return names | {objects.image_path(entry_id) for entry_id in await catalogue.image_ids()}
+async def known_among(parts: Parts, names: Sequence[str]) -> set[str]:
+    """Return those of `names` that are objects the catalogue refers to; call inside the link's guard."""
+    keys = {name: key for name in names if (key := parts.objects.key_of(name)) is not None}
+    holdings = await parts.catalogue.holdings([entry_id for entry_id, _ in keys.values()])
+    return {
+        name
+        for (name, (_, level)), (levels, has_image) in zip(keys.items(), holdings, strict=True)
+        if (has_image if level is None else level in levels)
+    }
 
 
-async def sweep(parts: Parts, *, whole: bool, older_than: float) -> int:
+async def sweep(parts: Parts, exclusive: asyncio.Lock, *, whole: bool, older_than: float) -> int:
     """Delete objects last written before `older_than` (Unix seconds) that the catalogue does not know.
 
     Args:
         parts: of the store to sweep.
+        exclusive: the writer's lock; held while a page of objects is judged and deleted, so that whatever the clocks
+            say no write of this service's is taken for one that was given up.
         whole: whether the object store belongs to this catalogue alone, so that other parts go too.
-        older_than: younger objects may belong to a write under way.
+        older_than: younger objects may belong to a write under way elsewhere.
 
     Returns:
         How many were deleted.
     """
     objects = parts.objects
-    prefix = None if whole else objects.store_id
-    found = [name async for page in objects.names(prefix, older_than=older_than) for name in page]
-    # In this order: what was listed before the catalogue was read cannot have been committed unseen.
-    async with parts.redis(_KNOWN_SECONDS):
-        known = await known_objects(parts.catalogue, objects)
-    orphans = [name for name in found if name not in known]
-    for name in orphans:
-        await objects.delete(name)
-    if orphans:
-        log.info("swept away %d objects of interrupted writes", len(orphans))
-    return len(orphans)
+    count = 0
+    async for page in objects.names(None if whole else objects.store_id, older_than=older_than):
+        async with exclusive:
+            async with parts.redis(_KNOWN_SECONDS):
+                known = await known_among(parts, page)
+            orphans = [name for name in page if name not in known]
+            for name in orphans:
+                await objects.delete(name)
+        count += len(orphans)
+    if count:
+        log.info("swept away %d objects of interrupted writes", count)
+    return count

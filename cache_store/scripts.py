@@ -1,10 +1,31 @@
 """The catalogue's Lua scripts: what must happen as one.
 
 Keys are built inside the scripts from the prefix in ARGV[1], so they need a Redis that is not a cluster.
+
+The one clock of lifetimes and leases is the catalogue's: the time of the Redis host plus `clock:offset`, which takes
+back the jumps that host's clock makes while a service watches it (see `cache_store.expiry`).
 """
 
-_COMMON = """
+MOST_LEASE_SECONDS = 60
+"""A lease that claims to last longer is not believed: a clock has been set back since."""
+
+CLOCK = """
 local P = ARGV[1]
+local function clock()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) + tonumber(t[2]) / 1000000 + tonumber(redis.call('GET', P .. 'clock:offset') or '0')
+end
+local function seconds_left(id, ttl, now)
+  -- Records of before lifetimes have no 'born'.
+  local f = redis.call('HMGET', P .. 'entry:' .. id, 'born', 'created')
+  local born = tonumber(f[1] or f[2] or '')
+  return born and born + ttl - now or 0
+end
+"""
+
+COMMON = (
+    CLOCK
+    + """
 local function emit(kind, id, level, detail)
   local seq = string.format('%.0f-0', redis.call('INCR', P .. 'events:seq'))
   redis.call('XADD', P .. 'events', 'MAXLEN', '~', '100000', seq,
@@ -18,10 +39,12 @@ local function leave_partition(id, partition)
 end
 local function forget(id)
   local key = P .. 'entry:' .. id
-  local f = redis.call('HMGET', key, 'tenant', 'partition')
+  local f = redis.call('HMGET', key, 'tenant', 'partition', 'user')
   redis.call('ZREM', P .. 'entries', id)
+  redis.call('ZREM', P .. 'leases', id)
   if f[1] then redis.call('ZREM', P .. 'tenant:' .. f[1], id) end
   if f[2] then leave_partition(id, f[2]) end
+  if f[3] then redis.call('SREM', P .. 'user:' .. f[3], id) end
   redis.call('DEL', key, P .. 'states:' .. id)
   emit('forget', id, '', '')
 end
@@ -60,6 +83,7 @@ local function drop_image(id, reason)
   return 1
 end
 """
+)
 
 OPEN = """
 local P, store, base, floor = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -72,9 +96,9 @@ return redis.call('GET', P .. 'store')
 """ARGV: prefix, new store id, first entry id, floor of all entry ids, gap. Returns the store's id."""
 
 COMMIT = (
-    _COMMON
+    COMMON
     + """
-local id, partition, tenant, exact, created, now = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local id, partition, tenant, exact, user, now = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local image_bytes, n_states = ARGV[8], tonumber(ARGV[9])
 local key = P .. 'entry:' .. id
 if redis.call('EXISTS', key) == 1 then return 0 end
@@ -88,9 +112,18 @@ for _ = 1, n_states do
   at = at + 3
 end
 for i = at, #ARGV, 2 do redis.call('HSET', key, ARGV[i], ARGV[i + 1]) end
-redis.call('ZADD', P .. 'entries', created, id)
+local t = redis.call('TIME')
+local created, born = string.format('%.6f', t[1] + t[2] / 1000000), string.format('%.6f', clock())
+redis.call('HSET', key, 'created', created, 'born', born)
+redis.call('ZADD', P .. 'entries', born, id)
 redis.call('ZADD', P .. 'tenant:' .. tenant, created, id)
+if user ~= '' then redis.call('SADD', P .. 'user:' .. user, id) end
 if image_bytes ~= '0' then
+  -- The picture remembered under this key before can no longer be found by it.
+  local older = redis.call('GET', P .. 'exact:' .. exact)
+  if older and redis.call('EXISTS', P .. 'entry:' .. older) == 1 then
+    redis.call('HSET', P .. 'entry:' .. older, 'superseded', '1')
+  end
   redis.call('SET', P .. 'exact:' .. exact, id)
   redis.call('ZADD', P .. 'images', now, id)
   redis.call('HINCRBY', P .. 'totals', 'image_bytes', image_bytes)
@@ -103,37 +136,29 @@ emit('add', id, '', partition)
 return 1
 """
 )
-"""ARGV: prefix, id, partition, tenant, exact key, created, now, image bytes, number of states, then (level,
-record, score) per state, then the entry's fields and values. Returns 0 when the id is taken."""
+"""ARGV: prefix, id, partition, tenant, exact key, user digest or nothing, logical now, image bytes, number of states,
+then (level, record, score) per state, then the entry's fields and values. Returns 0 when the id is taken."""
 
 TOUCH = (
-    _COMMON
+    COMMON
     + """
 local id, level = ARGV[2], ARGV[3]
 local key = P .. 'states:' .. id
 local raw = redis.call('HGET', key, level)
-if not raw then return false end
+if not raw then return 0 end
 local now = redis.call('INCR', P .. 'clock')
-local uses = redis.call('HINCRBY', key, level .. ':u', 1)
+redis.call('HINCRBY', key, level .. ':u', 1)
 redis.call('HSET', key, level .. ':l', string.format('%.0f', now))
+redis.call('ZADD', P .. 'order', 'XX', string.format('%.0f', now), cjson.decode(raw).member)
 redis.call('HINCRBY', P .. 'entry:' .. id, 'uses', 1)
 emit('touch', id, level, '')
-return {raw, uses, now}
+return 1
 """
 )
-"""ARGV: prefix, id, level. Returns (record, uses, now), or nothing when the state is gone."""
-
-RESCORE = """
-local P, id, level, uses, score, member = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-if redis.call('HGET', P .. 'states:' .. id, level .. ':u') == uses then
-  return redis.call('ZADD', P .. 'order', 'XX', score, member)
-end
-return 0
-"""
-"""ARGV: prefix, id, level, uses, score, member. Does nothing when a later use has been counted meanwhile."""
+"""ARGV: prefix, id, level. Does nothing when the state is gone."""
 
 TOUCH_IMAGE = (
-    _COMMON
+    COMMON
     + """
 local id = ARGV[2]
 if redis.call('ZSCORE', P .. 'images', id) == false then return 0 end
@@ -146,19 +171,29 @@ return 1
 """ARGV: prefix, id."""
 
 DROP_STATE = (
-    _COMMON
+    COMMON
     + """
-local dropped = drop_state(ARGV[2], ARGV[3], ARGV[4])
-return {dropped, redis.call('HLEN', P .. 'states:' .. ARGV[2])}
+local leased = 0
+if ARGV[5] == '1' then
+  leased = tonumber(redis.call('ZSCORE', P .. 'leases', ARGV[2]) or '0') - clock()
+  if leased > tonumber(ARGV[6]) then leased = 0 end
+end
+if leased <= 0 then
+  leased = 0
+  drop_state(ARGV[2], ARGV[3], ARGV[4])
+end
+return {string.format('%.3f', leased), redis.call('HLEN', P .. 'states:' .. ARGV[2])}
 """
 )
-"""ARGV: prefix, id, level, reason. Returns (1 if it was there, fields of states left)."""
+"""ARGV: prefix, id, level, reason, 1 to leave leased ones alone, longest lease believed.
 
-DROP_IMAGE = _COMMON + "return drop_image(ARGV[2], ARGV[3])"
+Returns (seconds of the lease that kept it, or 0; fields of states left)."""
+
+DROP_IMAGE = COMMON + "return drop_image(ARGV[2], ARGV[3])"
 """ARGV: prefix, id, reason. Returns 1 if it was there."""
 
 CLEAR_ENTRY = (
-    _COMMON
+    COMMON
     + """
 local id = ARGV[2]
 if redis.call('EXISTS', P .. 'entry:' .. id) == 0 then
@@ -166,40 +201,92 @@ if redis.call('EXISTS', P .. 'entry:' .. id) == 0 then
   return 0
 end
 for _, level in ipairs(redis.call('HKEYS', P .. 'states:' .. id)) do
-  if not string.find(level, ':', 1, true) then drop_state(id, level, 'cleared') end
+  if not string.find(level, ':', 1, true) then drop_state(id, level, ARGV[3]) end
 end
-drop_image(id, 'cleared')
+drop_image(id, ARGV[3])
 if redis.call('EXISTS', P .. 'entry:' .. id) == 1 then forget(id) end
 return 1
 """
 )
-"""ARGV: prefix, id. Returns 1 if the entry was there."""
+"""ARGV: prefix, id, reason. Returns 1 if the entry was there."""
 
-FIND_EXACT = """
-local P = ARGV[1]
-local id = redis.call('GET', P .. 'exact:' .. ARGV[2])
+FIND_EXACT = (
+    CLOCK
+    + """
+local id, ttl = redis.call('GET', P .. 'exact:' .. ARGV[2]), tonumber(ARGV[3])
 if not id then return false end
+if ttl > 0 and seconds_left(id, ttl, clock()) <= 0 then return false end
 local f = redis.call('HMGET', P .. 'entry:' .. id,
                      'prompt', 'exact_key', 'image_bytes', 'image_width', 'image_height', 'image_sha256')
 return {id, unpack(f)}
 """
-"""ARGV: prefix, exact key. Returns the entry's id and what its picture needs, or nothing."""
+)
+"""ARGV: prefix, exact key, TTL (0 = none). Returns the entry's id and what its picture needs, or nothing."""
 
-CANDIDATES = """
-local P, partition, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local out = {}
-for i = 4, #ARGV do
+CANDIDATES = (
+    CLOCK
+    + """
+local partition, limit, ttl, lease = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local now, out = clock(), {}
+for i = 6, #ARGV do
   if #out >= limit then break end
   local f = redis.call('HMGET', P .. 'entry:' .. ARGV[i], 'partition', 'prompt')
-  if f[1] == partition then
-    local row, states = {ARGV[i], f[2]}, redis.call('HGETALL', P .. 'states:' .. ARGV[i])
+  local left = ttl > 0 and seconds_left(ARGV[i], ttl, now) or 1
+  if f[1] == partition and left > 0 then
+    local row, states = {ARGV[i], f[2], tostring(left)}, redis.call('HGETALL', P .. 'states:' .. ARGV[i])
     for j = 1, #states, 2 do
       if not string.find(states[j], ':', 1, true) then row[#row + 1] = states[j + 1] end
     end
-    if #row > 2 then out[#out + 1] = row end
+    if #row > 3 then out[#out + 1] = row end
   end
+end
+if lease > 0 then
+  redis.call('ZREMRANGEBYSCORE', P .. 'leases', '-inf', string.format('%.6f', now))
+  for _, row in ipairs(out) do redis.call('ZADD', P .. 'leases', 'GT', string.format('%.6f', now + lease), row[1]) end
 end
 return out
 """
-"""ARGV: prefix, partition, limit, then entry ids. Returns (id, prompt, state records...) of those entries of
-the partition that hold a state, in the order given."""
+)
+"""ARGV: prefix, partition, limit, TTL (0 = none), seconds to lease the answers for (0 = not), then entry ids.
+
+Returns (id, prompt, seconds of life left, state records...) of those entries of the partition that hold a state, in
+the order given."""
+
+FRESH = (
+    CLOCK
+    + """
+local ttl, now, out = tonumber(ARGV[2]), clock(), {}
+for i = 3, #ARGV do
+  if seconds_left(ARGV[i], ttl, now) > 0 then out[#out + 1] = ARGV[i] end
+end
+return out
+"""
+)
+"""ARGV: prefix, TTL, then entry ids. Returns those not past their time."""
+
+EXPIRED = (
+    CLOCK
+    + """
+local before = string.format('(%.6f', clock() - tonumber(ARGV[2]))
+return redis.call('ZRANGEBYSCORE', P .. 'entries', '-inf', before, 'LIMIT', 0, ARGV[3])
+"""
+)
+"""ARGV: prefix, TTL, limit. Returns entries past their time, oldest first."""
+
+READ_CLOCK = (
+    CLOCK
+    + """
+local now = string.format('%.6f', clock())
+redis.call('ZREMRANGEBYSCORE', P .. 'leases', '-inf', now)
+return {now, redis.call('GET', P .. 'clock:offset') or '0'}
+"""
+)
+"""ARGV: prefix. Returns the catalogue's time and the offset in it; forgets leases that have run out."""
+
+SET_CLOCK = """
+local key = ARGV[1] .. 'clock:offset'
+if (redis.call('GET', key) or '0') ~= ARGV[2] then return 0 end
+redis.call('SET', key, ARGV[3])
+return 1
+"""
+"""ARGV: prefix, offset as it was read, new offset. Does nothing when somebody else has set it meanwhile."""

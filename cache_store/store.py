@@ -3,40 +3,45 @@
 import asyncio
 import hashlib
 import logging
-import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from redis.asyncio import Redis
 
-from cache_store import integrity, recovery
+from cache_store import recovery
+from cache_store.background import Background
 from cache_store.catalogue import Catalogue, ImageRecord
 from cache_store.config import StoreConfig, StoreConfigError
-from cache_store.data_dir import FileLock, claim
+from cache_store.data_dir import FileLock, RunMarker, claim
 from cache_store.eviction import Evictor, Remover
+from cache_store.expiry import Lifetimes
 from cache_store.follower import Follower
 from cache_store.link import RedisLink, connect
 from cache_store.objects import Objects
 from cache_store.parts import Parts
 from cache_store.ram import Key, RamTier
+from cache_store.ranking import Ranking
 from cache_store.recorder import Memory, Recorder
-from cache_store.records import checked_embedding, level_of
+from cache_store.records import checked_embedding, level_of_ref
 from cache_store.redis_server import PrivateRedis
-from cache_store.states import CorruptState, decode_state
+from cache_store.renoise import decoded
+from cache_store.selection import Selection
+from cache_store.states import CorruptState
 from cache_store.types import (
     CacheEntry,
     CacheUnavailable,
     EntrySummary,
     ExactHit,
+    FinalState,
     Float32Array,
     NoiseState,
     Signature,
     StoredImage,
     StoreStats,
 )
+from cache_store.upkeep import Upkeep
 from cache_store.writer import WriteBehind
-from policies.eviction import EvictionPolicy, make_eviction
+from policies.eviction import POLICIES
 from policies.matching.base import Candidate, StateRef
 
 log = logging.getLogger(__name__)
@@ -45,7 +50,6 @@ _START_SECONDS = 5.0
 _SHARED_START_SECONDS = 2.0
 _WRITE_PATIENCE_SECONDS = 2.0
 _CLOSE_SECONDS = 5.0
-_ORPHAN_SECONDS = 3600.0
 # A neighbour may lose its last state between the search and the look into the catalogue.
 _SPARE_NEIGHBOURS = 4
 
@@ -58,34 +62,42 @@ class CacheStore:
     the answer. All methods belong to the event loop that opened the store.
     """
 
-    def __init__(self, config: StoreConfig, policy: EvictionPolicy, objects: Objects, client: Redis) -> None:
+    def __init__(self, config: StoreConfig, ranking: Ranking, objects: Objects, client: Redis) -> None:
         """Assemble the parts; use `open` instead."""
         self._config = config
         self._link = RedisLink(client, prepare=self._prepare, check=self._check)
-        catalogue = Catalogue(self._link, policy)
-        self._parts = Parts(self._link, catalogue, objects, RamTier(config.ram_bytes))
-        self._recorder = Recorder(self._parts)
+        shared_lease = config.lease_seconds if config.redis_url else 0.0
+        catalogue = Catalogue(self._link, ttl=config.ttl_seconds, lease=shared_lease)
+        self._parts = Parts(self._link, catalogue, objects, RamTier(config.ram_bytes), ranking=ranking)
+        self._recorder = Recorder(self._parts, config.codec)
         self._remover = Remover(self._parts)
+        self._follower = Follower(self._parts)
         self._evictor = Evictor(
             self._parts,
             self._remover,
-            reason=policy.name,
+            self._follower,
             state_budget=config.byte_budget,
             image_budget=config.image_budget,
         )
-        self._follower = Follower(self._parts)
         self._writer = WriteBehind(self._write, config.queue_size)
         # Held by whoever writes; taken by whoever needs the store at rest.
         self._exclusive = asyncio.Lock()
-        self._background: set[asyncio.Task[None]] = set()
+        self._marker = RunMarker(config.data_dir)
+        self._upkeep = Upkeep(
+            self._parts,
+            self._remover,
+            self._follower,
+            self._exclusive,
+            alone=config.redis_url is None and config.object_url is None,
+            marker=self._marker,
+        )
+        self._lifetimes = Lifetimes()
+        self._background = Background()
         self._server: PrivateRedis | None = None
         self._lock: FileLock | None = None
         self._queued = 0
-        self._cleared: dict[str | None, int] = {}
         self._corrupt = 0
         self._last_stats = StoreStats()
-        self._opened = time.time()
-        self._swept = False
 
     @classmethod
     async def open(cls, config: StoreConfig) -> "CacheStore":
@@ -96,7 +108,7 @@ class CacheStore:
         """
         config.check()
         try:
-            policy = make_eviction(config.eviction, config.byte_budget)
+            ranking = Ranking(config.eviction, config.byte_budget)
         except ValueError as error:
             raise StoreConfigError(str(error)) from error
         lock = claim(config.data_dir)
@@ -106,7 +118,7 @@ class CacheStore:
             if config.redis_url is None:
                 server = PrivateRedis(config.data_dir / "redis")
                 await server.start()
-            store = cls(config, policy, objects, _client(config, server))
+            store = cls(config, ranking, objects, _client(config, server))
         except BaseException:
             if server:
                 await server.stop()
@@ -124,6 +136,7 @@ class CacheStore:
         await asyncio.to_thread(self._parts.objects.remove_drafts)
         self._writer.start()
         self._link.start()
+        self._upkeep.start()
         if self._server is None:
             self._follower.start()
         # A server of our own needs a moment to start; a shared one is there, or it is not.
@@ -133,36 +146,31 @@ class CacheStore:
         """Bring this process in line with the catalogue, before anybody may use it."""
         parts = self._parts
         async with self._exclusive:
+            self._upkeep.clock.restart()
             parts.objects.store_id = await parts.catalogue.open()
             await self._follower.restart()
+            await parts.ranking.rebuild(parts.catalogue)
             fresh = await recovery.rebuild_index(parts.catalogue)
             await parts.thread.run(parts.index.replace, fresh)
             # What a crash made the catalogue forget must not live on here.
             parts.ram.clear()
-        self._later(self._sweep())
+        self._background.run(self._upkeep.sweep())
 
     async def _check(self) -> None:
         await self._parts.catalogue.check_identity()
 
-    async def _sweep(self) -> None:
-        private = self._server is not None and self._config.object_url is None
-        older_than = self._opened if private and not self._swept else time.time() - _ORPHAN_SECONDS
-        if await self._link.wait_available(_START_SECONDS):
-            await recovery.sweep(self._parts, whole=private, older_than=older_than)
-            self._swept = True
-
     async def close(self) -> None:
         """Write what waits (for a few seconds), then let go of everything; a second call does nothing."""
         await self._writer.close(_CLOSE_SECONDS)
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._background.close()
+        await self._upkeep.close()
         await self._follower.close()
         await self._link.close()
         self._parts.thread.close()
         if self._server:
             await self._server.stop()
         if self._lock:
+            self._marker.unset()
             self._lock.close()
 
     async def find_exact(self, exact_key: str) -> ExactHit | None:
@@ -190,7 +198,18 @@ class CacheStore:
             raise CacheUnavailable("not a finite unit embedding")
         async with self._link.guard(deadline):
             near = await self._nearest(signature.digest, vector, limit)
-            return await self._parts.catalogue.candidates(signature.digest, near, limit)
+            found = await self._parts.catalogue.candidates(signature.digest, near, limit)
+        self._lease(found)
+        return [candidate for candidate, _ in found]
+
+    def _lease(self, found: Sequence[tuple[Candidate, float]]) -> None:
+        """Keep what a search returns from eviction until it is loaded, for a moment."""
+        for candidate, left in found:
+            if self._config.ttl_seconds:
+                self._lifetimes.note(candidate.entry_id, left)
+            if self._config.lease_seconds:
+                keys = [(candidate.entry_id, level_of_ref(ref)) for ref in candidate.states]
+                self._parts.pins.lease(keys, self._config.lease_seconds)
 
     async def _nearest(self, partition: str, vector: Float32Array, limit: int) -> list[tuple[int, float]]:
         parts = self._parts
@@ -207,36 +226,49 @@ class CacheStore:
         Raises:
             CacheUnavailable: the object store cannot answer now.
         """
-        key = (entry_id, level_of(state.log_snr))
-        held = self._parts.ram.get(key)
-        if held is not None:
-            return held
-        if not self._parts.objects.store_id:
-            raise CacheUnavailable("the catalogue has not been reached yet")
+        key = (entry_id, level_of_ref(state))
         with self._parts.pins.hold(key):
+            self._parts.pins.release(key)
+            if not await self._alive(entry_id):
+                return None
+            held = self._parts.ram.get(key)
+            if held is not None:
+                return self._verify(key, state, held, trusted=True)
+            if not self._parts.objects.store_id:
+                raise CacheUnavailable("the catalogue has not been reached yet")
             async with self._parts.objects.guard(self._deadline()):
                 data = await self._parts.objects.get(self._parts.objects.state_path(*key))
             return self._verify(key, state, data)
 
-    def _verify(self, key: Key, ref: StateRef, data: bytes | None) -> NoiseState | None:
+    async def _alive(self, entry_id: int) -> bool:
+        """Return whether an entry is within its time; one just found is known to be."""
+        if not self._config.ttl_seconds:
+            return True
+        known = self._lifetimes.alive(entry_id)
+        if known is not None:
+            return known
+        async with self._link.guard(self._deadline()):
+            return bool(await self._parts.catalogue.fresh([entry_id]))
+
+    def _verify(self, key: Key, ref: StateRef, data: bytes | None, *, trusted: bool = False) -> NoiseState | None:
         try:
             if data is None:
                 raise CorruptState("missing")
-            state = decode_state(data, *key)
+            state = decoded(data, key[0], ref, trusted=trusted)
             if ref.has_prediction and state.prediction is None:
                 raise CorruptState("no prediction")
         except CorruptState as error:
             log.warning("noise state %d of entry %d is forgotten: %s", key[1], key[0], error)
             self._corrupt += 1
-            self._later(self._remover.drop_state(key, "corrupt"))
+            self._background.run(self._remover.drop_state(key, "corrupt"))
             return None
-        self._parts.ram.put(key, state)
+        self._parts.ram.put(key, data)
         return state
 
     async def touch(self, entry_id: int, state: StateRef) -> None:
         """Count one use of a state, for the eviction policy. Raises CacheUnavailable."""
         async with self._link.guard(self._deadline()):
-            await self._parts.catalogue.touch(entry_id, level_of(state.log_snr))
+            await self._parts.catalogue.touch(entry_id, level_of_ref(state))
 
     async def touch_image(self, entry_id: int) -> None:
         """Count one use of a picture, which makes it the last to be evicted. Raises CacheUnavailable."""
@@ -248,19 +280,23 @@ class CacheStore:
         """Whether a generation remembered now is likely to be kept: the catalogue is there, the queue has room."""
         return self._link.available and not self._writer.full
 
-    def remember(self, entry: CacheEntry, states: Sequence[NoiseState], image: StoredImage) -> bool:
+    def remember(
+        self, entry: CacheEntry, states: Sequence[NoiseState], image: StoredImage, final: FinalState | None = None
+    ) -> bool:
         """Queue a generation to be written behind the answer; never waits, never raises.
 
         Args:
             entry: what to remember it by; `entry_id` 0 = assign one.
             states: its noise states, one per noise level.
             image: its final picture.
+            final: its clean latent, to be kept instead of `states` where that takes fewer bytes.
 
         Returns:
             False when the queue is full: the write is dropped, and counted.
         """
-        self._queued += 1
-        return self._writer.offer(Memory(entry, tuple(states), image, self._queued))
+        accepted = self._writer.offer(Memory(entry, tuple(states), image, self._queued + 1, final))
+        self._queued += accepted
+        return accepted
 
     async def _write(self, memory: Memory) -> bool:
         # A short absence of Redis (a restart) is worth waiting for; a long one is not.
@@ -268,13 +304,12 @@ class CacheStore:
         if not self._link.available and not await self._link.wait_available(max(0.0, patience)):
             return False
         async with self._exclusive:
-            tenant = memory.entry.signature.tenant
-            if memory.number <= max(self._cleared.get(tenant, 0), self._cleared.get(None, 0)):
+            if self._upkeep.forgetter.drops(memory):
                 return True
             if not await self._recorder.write(memory):
                 return False
             try:
-                await self._evictor.run()
+                await self._upkeep.evict(self._evictor, self._config.byte_budget)
             except CacheUnavailable as error:
                 log.warning("eviction was interrupted: %s", error)
         return True
@@ -282,8 +317,26 @@ class CacheStore:
     async def flush(self) -> None:
         """Wait until everything remembered so far is written, or lost."""
         await self._writer.flush()
-        while self._background:
-            await asyncio.gather(*self._background, return_exceptions=True)
+        await self._background.drain()
+
+    async def switch_eviction(self, name: str) -> None:
+        """Evict by the policy called `name` from now on, which learns what is stored from the catalogue.
+
+        Raises:
+            StoreConfigError: no policy has that name.
+            CacheUnavailable: the catalogue cannot be read now; the old policy stays.
+        """
+        if name not in POLICIES:
+            raise StoreConfigError(f"unknown eviction policy {name!r}; known: {', '.join(sorted(POLICIES))}")
+        async with self._exclusive:
+            await self._follower.catch_up_all()
+            async with self._parts.redis(seconds=600.0):
+                await self._parts.ranking.rebuild(self._parts.catalogue, name)
+
+    @property
+    def eviction(self) -> str:
+        """Name of the eviction policy in force."""
+        return self._parts.ranking.policy.name
 
     async def entry(self, entry_id: int, tenant: str) -> EntrySummary | None:
         """Return `tenant`'s entry; one that is not there and one of somebody else look the same."""
@@ -303,7 +356,7 @@ class CacheStore:
             data = await objects.get(objects.image_path(record.entry_id))
         if data is None or hashlib.sha256(data).hexdigest() != record.sha256:
             log.warning("picture of entry %d is forgotten: %s", record.entry_id, "damaged" if data else "missing")
-            self._later(self._remover.drop_image(record.entry_id, "corrupt"))
+            self._background.run(self._remover.drop_image(record.entry_id, "corrupt"))
             return None
         return StoredImage(data, record.width, record.height)
 
@@ -313,15 +366,15 @@ class CacheStore:
             return await self._parts.catalogue.recent(tenant, limit)
 
     async def clear(self, tenant: str | None = None) -> int:
-        """Forget all entries of a tenant (None = of everybody), queued ones too; return how many were stored.
+        """Forget all entries of a tenant (None = of everybody); see `forget`."""
+        return await self.forget(Selection(tenant=tenant, everybody=tenant is None))
 
-        Takes as long as it takes. Raises CacheUnavailable, some entries then remain.
+    async def forget(self, selection: Selection) -> int:
+        """Forget what `selection` names, writes still queued here too; return how many entries were stored.
+
+        In small batches; other services see it with the next events. CacheUnavailable: some entries remain.
         """
-        self._cleared[tenant] = self._queued
-        async with self._exclusive:
-            async with self._parts.redis():
-                entry_ids = await self._parts.catalogue.entry_ids(tenant)
-            return sum([await self._remover.clear_entry(entry_id) for entry_id in entry_ids])
+        return await self._upkeep.forgetter.forget(selection, self._queued)
 
     async def stats(self) -> StoreStats:
         """Return counters and gauges; the catalogue's last known ones while it is away. Never raises."""
@@ -346,30 +399,20 @@ class CacheStore:
             dropped_writes=self._writer.dropped,
             pending_writes=self._writer.pending,
             corrupt_states=self._corrupt,
+            repairs=self._upkeep.repairs,
         )
 
-    async def check_integrity(self) -> list[str]:
-        """Return one line for every way in which catalogue, objects and index disagree."""
+    async def check_integrity(self, *, scrub: bool = False) -> list[str]:
+        """Return one line for every way in which the parts disagree; `scrub` reads every object. Writes wait."""
         await self.flush()
-        async with self._exclusive, self._parts.redis(seconds=600.0):
-            return await integrity.check(self._parts)
+        return await self._upkeep.check(scrub=scrub)
+
+    async def repair(self, *, scrub: bool = False) -> list[str]:
+        """Mend all that, page by page beside other work, and say what; also done after a crash and every hour."""
+        return await self._upkeep.repair(scrub=scrub)
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._config.timeout_seconds
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(_quietly(work))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-
-async def _quietly(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except CacheUnavailable as error:
-        log.debug("background work was put off: %s", error)
-    except Exception as error:
-        log.warning("background work failed: %s", type(error).__name__)
 
 
 def _client(config: StoreConfig, server: PrivateRedis | None) -> Redis:

@@ -71,6 +71,42 @@ class NoiseState:
 
 
 @dataclass(frozen=True, slots=True)
+class NoiseLevel:
+    """A level that a clean latent serves: a `NoiseState` without its latent.
+
+    Attributes:
+        log_snr: see `NoiseState`.
+        timestep: likewise.
+        skip: likewise.
+        prediction: likewise, of the run's own state at this level.
+    """
+
+    log_snr: float
+    timestep: float
+    skip: float
+    prediction: Float16Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class FinalState:
+    """Where a run ended, from which its states are made again by noising: one object instead of one per level.
+
+    Attributes:
+        latent: the clean latent x_0 in the model's own scaled space, float16 [C, h, w].
+        levels: those it serves, shallowest first.
+        noise: unit noise that its states are made with, float16 [C, h, w]; None draws other noise for each of them.
+        depth: how many resumes lie between it and pure noise.
+        approximated: whether anything inside the network was reused (feature caching) on the way to it.
+    """
+
+    latent: Float16Array
+    levels: tuple[NoiseLevel, ...]
+    noise: Float16Array | None = None
+    depth: int = 0
+    approximated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StoredImage:
     """An encoded final picture.
 
@@ -98,9 +134,11 @@ class CacheEntry:
         seed: the seed of the run.
         steps: denoising steps N of the run (part of the exact key, with guidance and scheduler).
         exact_key: hash of everything that makes two requests the same picture.
-        created: Unix seconds.
+        created: Unix seconds by the service's clock; what is stored is the time of the Redis host at the commit.
         depth: lineage depth, 0 for a full run.
         gpu_seconds: device time its denoising took.
+        full_seconds: device time of a full run, estimated where it was resumed; 0 = `gpu_seconds`.
+        user: `user_digest` of whom it was drawn for, empty = nobody named; serves deletion alone.
     """
 
     entry_id: int
@@ -114,6 +152,8 @@ class CacheEntry:
     created: float
     depth: int
     gpu_seconds: float
+    full_seconds: float = 0.0
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +178,14 @@ class EntrySummary:
     Attributes:
         entry_id: stable positive 63-bit id.
         prompt: the prompt's text.
-        created: Unix seconds.
+        created: Unix seconds, of the Redis host.
         seed: the seed of the run.
         steps: denoising steps N of the run.
         depth: lineage depth, 0 for a full run.
         states: the states it still holds, shallowest first.
         uses: how often it served a request, states and picture together.
         has_image: whether its picture is still there.
+        expires: Unix seconds after which it is never returned, None without a lifetime.
     """
 
     entry_id: int
@@ -156,6 +197,7 @@ class EntrySummary:
     states: tuple[StateRef, ...]
     uses: int
     has_image: bool
+    expires: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +212,12 @@ class StoreStats:
         image_bytes: bytes of pictures in the object store.
         ram_bytes: bytes of states in this process's RAM tier.
         evictions: how many states or pictures went, by reason: the eviction policy's name,
-            "image_budget", "corrupt" or "cleared".
+            "image_budget", "corrupt", "cleared" or "expired".
         dropped_writes: writes this process gave up (queue full, cache away).
         pending_writes: writes waiting now.
         corrupt_states: states this process found missing or damaged.
         partitions: signatures with at least one state.
+        repairs: disagreements between catalogue, objects, memory and index that this process mended.
     """
 
     available: bool = False
@@ -188,6 +231,7 @@ class StoreStats:
     pending_writes: int = 0
     corrupt_states: int = 0
     partitions: int = 0
+    repairs: int = 0
 
 
 class CacheUnavailable(Exception):

@@ -73,8 +73,8 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     stack.push_async_callback(embedder.close)
     store = await CacheStore.open(store_config(settings))
     stack.push_async_callback(store.close)
-    memory = Memory(store, embedder, max_depth=settings.max_depth)
-    stack.push_async_callback(memory.flush)
+    # What is remembered depends on the model, but is written after the engine has stopped.
+    after_engine = await stack.enter_async_context(AsyncExitStack())
     config = engine_config(settings)
     engine = make_engine(config)
     # Requests are drained before this; what still runs has no client any more.
@@ -84,10 +84,15 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     else:  # two models loading in threads of one process trip over the library's global state
         await engine.start()
         await embedder.start()
+    table = _table(settings, engine.info, embedder.digest) if settings.matching == "calibrated" else None
+    adequate = "trajectory" if table is None else table.adequate_form
+    form = settings.state_form
+    memory = Memory(store, embedder, max_depth=settings.max_depth, form=form, adequate=adequate)
+    after_engine.push_async_callback(memory.flush)
     planner = Planner(
         store,
         embedder,
-        choose_matching(settings, engine.info, embedder.digest),
+        choose_matching(settings, table),
         engine.info,
         capture=settings.capture,
         candidates=settings.candidates,
@@ -113,6 +118,8 @@ def store_config(settings: Settings) -> StoreConfig:
         queue_size=settings.store_queue,
         timeout_seconds=settings.store_timeout_seconds,
         image_budget=settings.image_bytes,
+        ttl_seconds=settings.ttl_seconds,
+        codec=settings.state_codec,
     )
 
 
@@ -162,16 +169,17 @@ def feature_caching(settings: Settings, info: ModelInfo, calibration: str) -> Fe
     return FeatureCaching(info, front, calibration)
 
 
-def choose_matching(settings: Settings, info: ModelInfo, embedder_digest: str) -> MatchingPolicy:
-    """Return the matching policy; a table made for another model or embedder is refused, not used."""
+def choose_matching(settings: Settings, table: ThresholdTable | None) -> MatchingPolicy:
+    """Return the matching policy; `table` is that of the served model, if there is one."""
     if settings.matching == "off":
         return NoMatching("matching-off")
     if settings.matching == "paper":
         return make_matching("paper")
-    return make_matching("gated", _table(settings, info, embedder_digest))
+    return make_matching("gated", table)
 
 
 def _table(settings: Settings, info: ModelInfo, embedder_digest: str) -> ThresholdTable | None:
+    """Return the threshold table; one made for another model or embedder is refused, not used."""
     path = settings.table_path
     if path is None or not path.is_file():
         if settings.matching_table is not None:

@@ -82,6 +82,7 @@ def _store_metrics(store: StoreStats, policy: str, pending: int) -> list[Metric]
         GaugeMetricFamily("headstart_cache_pending_writes", "Cache writes waiting.", pending),
         CounterMetricFamily("headstart_cache_dropped_writes", "Cache writes given up.", store.dropped_writes),
         CounterMetricFamily("headstart_cache_corrupt_states", "States whose bytes were wrong.", store.corrupt_states),
+        CounterMetricFamily("headstart_cache_repairs", "Disagreements found and mended.", store.repairs),
     ]
 
 

@@ -7,9 +7,10 @@ from collections.abc import Coroutine
 from typing import Any
 
 from cache_store.store import CacheStore
-from cache_store.types import CacheEntry, CacheUnavailable, NoiseState, StoredImage
+from cache_store.types import CacheEntry, CacheUnavailable, StoredImage
 from service.embedder import Embedder
-from service.engine.base import CapturedState, JobResult
+from service.engine.base import JobResult
+from service.forms import Form, kept
 from service.keys import inexact_key, text_hash
 from service.logs import frames_of
 from service.pictures import encode
@@ -26,12 +27,24 @@ class Memory:
         store: where runs are remembered.
         embedder: prompt → vector.
         max_depth: states with a longer chain of resumes behind them are not kept.
+        form: what is kept of a run, see `service.forms`.
+        adequate: what `auto` may keep.
     """
 
-    def __init__(self, store: CacheStore, embedder: Embedder, *, max_depth: int) -> None:
+    def __init__(
+        self,
+        store: CacheStore,
+        embedder: Embedder,
+        *,
+        max_depth: int,
+        form: Form = "auto",
+        adequate: str = "trajectory",
+    ) -> None:
         self._store = store
         self._embedder = embedder
         self._max_depth = max_depth
+        self._form: Form = form
+        self._adequate = adequate
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -55,7 +68,8 @@ class Memory:
         if result.resumed is not None:
             used = plan.attempts[result.resumed]
             self._behind(self._store.touch(used.entry_id, used.state))
-            if result.deeper is not None:
+            # All levels of a clean latent are one object: one request is one use of it.
+            if result.deeper is not None and used.state.form == "trajectory":
                 self._behind(self._store.touch(used.entry_id, used.deeper[result.deeper].state))
         if not remembers(plan.request):
             return False
@@ -77,8 +91,8 @@ class Memory:
         data = png if png is not None else await asyncio.to_thread(encode, result.image)
         height, width = result.image.shape[:2]
         entry = await self._entry(plan, result)
-        states = [_noise_state(state) for state in result.captured if state.depth <= self._max_depth]
-        if not self._store.remember(entry, states, StoredImage(data, width, height)):
+        states, final = kept(result, self._form, self._max_depth, adequate=self._adequate)
+        if not self._store.remember(entry, states, StoredImage(data, width, height), final):
             log.warning("cache write dropped: the write queue is full")
             return
         await self._store.flush()
@@ -101,6 +115,8 @@ class Memory:
             created=time.time(),
             depth=depth,
             gpu_seconds=result.denoise_seconds,
+            full_seconds=result.step_seconds * result.steps,
+            user=request.user,
         )
 
 
@@ -117,15 +133,3 @@ def _key_of(plan: Plan, result: JobResult) -> str:
     """Return the key that a full run's picture answers; where the engine reused nothing, it is the plain picture."""
     cached = result.features is not None and result.features.reason is None
     return plan.exact_key if cached or plan.features.choice is None else plan.plain_key
-
-
-def _noise_state(state: CapturedState) -> NoiseState:
-    return NoiseState(
-        latent=state.latent,
-        log_snr=state.log_snr,
-        timestep=state.timestep,
-        skip=state.skip,
-        prediction=state.prediction,
-        depth=state.depth,
-        approximated=state.approximated,
-    )

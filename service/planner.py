@@ -185,6 +185,9 @@ class Planner:
         """Load an attempt's states; None if its own cannot be used, without those deeper ones that cannot."""
         refs = [attempt.state, *(rung.state for rung in attempt.deeper)]
         state, *deeper = await asyncio.gather(*(self._read(attempt.entry_id, ref) for ref in refs))
+        if state is not None and attempt.state.form == "final" and prompt == request.prompt:
+            # Made with other noise than the source's own state: the gate would take that for another prompt.
+            state = replace(state, prediction=None)
         gated = np.isfinite(attempt.max_divergence)
         # Without the source's prediction the gate cannot judge; only the very same prompt may go unjudged.
         judged = state is not None and (state.prediction is not None or not gated or prompt == request.prompt)

@@ -99,10 +99,29 @@ class Settings(BaseSettings):
     image_bytes: int = Field(1024 * MIB, ge=0, description="Most bytes of finished pictures kept for exact repeats.")
     ram_bytes: int = Field(128 * MIB, ge=0, description="Bytes of states held in memory in front of them; 0 = none.")
     eviction: str = Field("lcbfu", min_length=1, description="Eviction policy of noise states.")
+    state_codec: Literal["fp16", "int8"] = Field(
+        "fp16",
+        description="How noise states are written: `fp16` as the engine has them, so that a resumed run equals the "
+        "one it came from, or `int8`, half the bytes. States of either are read.",
+    )
+    state_form: Literal["auto", "trajectory", "final-noise", "final"] = Field(
+        "auto",
+        description="What is kept of a run: the states it passed through (`trajectory`); its clean latent and one "
+        "noise to make them with again (`final-noise`); its clean latent alone, to which other noise is added, for "
+        "repeats of the same text only (`final`); or whichever takes fewer bytes of the states and what the matching "
+        "table found adequate (`auto`).",
+    )
     store_timeout_seconds: float = Field(
         0.5, gt=0, le=60, allow_inf_nan=False, description="Bound on a store operation that a request waits for."
     )
     store_queue: int = Field(256, ge=1, description="Cache writes that may wait behind answers; more are dropped.")
+    ttl_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=10 * 365 * 86_400,
+        allow_inf_nan=False,
+        description="Age in seconds from which a remembered generation is never used and soon deleted; 0 = no bound.",
+    )
     capture: Annotated[tuple[float, ...], NoDecode] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5),
         description="Shares of a run's steps at which its noise state is kept, separated by commas.",

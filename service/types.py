@@ -72,7 +72,8 @@ class FeatureWish:
 class GenerationRequest:
     """One validated picture wish (a client's `n` pictures are n of these).
 
-    `deadline` is the time.monotonic() after which it is given up, None = never.
+    `deadline` is the time.monotonic() after which it is given up, None = never. `user` is the digest of the client's
+    user, empty = not named: what is remembered of the picture can be deleted by it, it serves nothing else.
     """
 
     request_id: str
@@ -90,6 +91,7 @@ class GenerationRequest:
     features: FeatureWish = FeatureWish()
     cache: CacheOptions = field(default_factory=CacheOptions)
     deadline: float | None = None
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)

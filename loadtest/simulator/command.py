@@ -10,7 +10,6 @@ from loadtest.prompt_log import read_prompt_log
 from loadtest.simulator.embeddings import Embed, EmbeddingCache
 from loadtest.simulator.matching import PAPER, Matching, fixed, load_matching
 from loadtest.simulator.neighbours import Neighbours, find_neighbours
-from loadtest.simulator.oracle import Oracle, Rule, future_of
 from loadtest.simulator.replay import Ground, Replay
 from loadtest.simulator.setup import Admission, Setup, SetupError, States, modm, nirvana
 from loadtest.simulator.study import (
@@ -22,6 +21,7 @@ from loadtest.simulator.study import (
     compare,
     make_ground,
     named,
+    oracle,
     recommend,
     unbounded,
 )
@@ -29,7 +29,6 @@ from loadtest.simulator.workload import Workload, distinct_prompts, workload_of
 from policies.eviction import POLICIES
 
 UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "b": 1}
-RULES: tuple[Rule, ...] = ("farthest", "density")
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ def study(options: Options, setup: Setup, policies: Sequence[str], workload: Wor
         return [row for row, _ in found]
 
     own = rows_of(ground, {name: named(name) for name in policies}, free)
-    rows = own + best_of(rows_of(ground, oracles(ground, free), free))
+    rows = own + rows_of(ground, {"oracle": oracle(ground, free)}, free)
     if options.baselines:
         seeded = options.honour_seeds
         rows += rows_of(
@@ -190,25 +189,6 @@ def study(options: Options, setup: Setup, policies: Sequence[str], workload: Wor
     return Result(
         rows, recommend(own), _facts(options, setup, ground, free, since), limit, all_states, setup.states.skips
     )
-
-
-def oracles(ground: Ground, free: Replay) -> dict[str, Maker]:
-    """The policies that know the future, by rule."""
-    future = future_of(ground, free)
-
-    def maker(rule: Rule) -> Maker:
-        return lambda _, budget: Oracle(budget, future, rule)
-
-    return {rule: maker(rule) for rule in RULES}
-
-
-def best_of(rows: Sequence[Row]) -> list[Row]:
-    """Of rows that differ in policy, keep the best at each size, and call it the oracle."""
-    best: dict[int, Row] = {}
-    for row in rows:
-        if row.budget not in best or row.saved > best[row.budget].saved:
-            best[row.budget] = row
-    return [replace(row, policy="oracle") for row in best.values()]
 
 
 def _facts(options: Options, setup: Setup, ground: Ground, free: Replay, since: int) -> dict[str, Any]:

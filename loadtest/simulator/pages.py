@@ -18,15 +18,3 @@ def pages_of(workload: Workload, near: Neighbours, floor: float) -> Ints:
         if other >= 0 and cosine >= floor:
             pages[text] = pages[other]
     return np.asarray(pages, np.int32)[workload.texts]
-
-
-def served_pages(workload: Workload, servers: Ints) -> Ints:
-    """Return each request's page as a replay had it: that of the text that served it, else a new one."""
-    of_text = [-1] * len(workload.vectors)
-    pages = []
-    for request, (text, server) in enumerate(zip(workload.texts.tolist(), servers.tolist(), strict=True)):
-        page = of_text[server] if server >= 0 else request
-        if server < 0 or of_text[text] < 0:
-            of_text[text] = page
-        pages.append(page)
-    return np.asarray(pages, np.int32)

@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from loadtest.simulator.neighbours import Neighbours
+from loadtest.simulator.oracle import future_of
 from loadtest.simulator.pages import pages_of
 from loadtest.simulator.replay import EXACT, MISS, UNBOUNDED, Ground, Replay, replay
 from loadtest.simulator.setup import Setup
 from loadtest.simulator.workload import Workload
-from policies.eviction import EvictionPolicy, make_eviction
+from policies.eviction import EvictionPolicy, Parsimonious, make_eviction
+from policies.eviction.oracle import Oracle
 
 Maker = Callable[[Ground, int], EvictionPolicy]
 Floats = NDArray[np.float64]
@@ -82,6 +84,12 @@ def named(name: str) -> Maker:
     return lambda ground, budget: make_eviction(name, budget)
 
 
+def oracle(ground: Ground, free: Replay) -> Maker:
+    """Make the policy that knows the future: what `free`, a replay without bound, was served by."""
+    future = future_of(ground, free)
+    return lambda _, budget: Oracle(budget, future)
+
+
 def make_ground(
     workload: Workload, near: Neighbours, setup: Setup, *, step_seconds: float = 1.0, steps: int = 50
 ) -> Ground:
@@ -139,8 +147,7 @@ def compare(
 
 
 def _queries(policy: EvictionPolicy) -> int | None:
-    count = vars(policy).get("queries")
-    return count if isinstance(count, int) else None
+    return policy.queries if isinstance(policy, Parsimonious) else None
 
 
 def _row(ground: Ground, name: str, size: Size, done: Replay, free: Replay, since: int, queries: int | None) -> Row:

@@ -7,12 +7,13 @@ from policies.eviction.base import EvictionPolicy, Item, Key
 from policies.eviction.gdsf import GDSF
 from policies.eviction.lcbfu import LCBFU
 from policies.eviction.lfu import LFU
+from policies.eviction.parsimonious import Parsimonious
 from policies.eviction.queue import FIFO, LRU
 from policies.eviction.s3fifo import S3FIFO
 from policies.eviction.sieve import Sieve
 
 POLICIES: Mapping[str, type[EvictionPolicy]] = MappingProxyType(
-    {policy.name: policy for policy in (LCBFU, LRU, LFU, FIFO, S3FIFO, Sieve, GDSF)}
+    {policy.name: policy for policy in (LCBFU, LRU, LFU, FIFO, S3FIFO, Sieve, GDSF, Parsimonious)}
 )
 """Every eviction policy by the name it has in the settings."""
 
@@ -40,6 +41,7 @@ __all__ = [
     "EvictionPolicy",
     "Item",
     "Key",
+    "Parsimonious",
     "Sieve",
     "make_eviction",
 ]

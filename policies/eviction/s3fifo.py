@@ -32,7 +32,8 @@ class S3FIFO(EvictionPolicy):
     Yang et al., "FIFO queues are all you need for cache eviction", SOSP '23. Newcomers wait in a small queue; who
     was used `promote_after` times when its turn comes moves on to the main queue, who was not is evicted and
     remembered as a ghost: when its need (its page, at its noise level) is stored again, it starts in the main
-    queue. There, a used state is put back at the end, one use poorer.
+    queue. There, a used state is put back at the end, one use poorer. As in libcachesim, and unlike in the paper, the
+    uses that led into the main queue do not count there.
     """
 
     name: ClassVar[str] = "s3-fifo"
@@ -64,8 +65,10 @@ class S3FIFO(EvictionPolicy):
         known = self._was_ghost((item.page, key[1]))
         # Until the first eviction, the room of the main queue would otherwise stay empty.
         filling = not self._evicting and self._small.nbytes >= self._small_bytes
-        queue = self._main if known or filling or uses >= self._promote_after else self._small
-        queue.append(key, uses, item.nbytes, item.page)
+        if uses >= self._promote_after:
+            self._main.append(key, 0, item.nbytes, item.page)
+        else:
+            (self._main if known or filling else self._small).append(key, uses, item.nbytes, item.page)
 
     def _was_ghost(self, need: Key) -> bool:
         """Forget a need that is met again, and those beyond the ghosts' bound; return whether it was known.
@@ -117,7 +120,7 @@ class S3FIFO(EvictionPolicy):
             key, (uses, nbytes, page) = next(iter(self._small.rows.items()))
             if uses >= self._promote_after:
                 self._small.pop(key)
-                self._main.append(key, uses, nbytes, page)
+                self._main.append(key, 0, nbytes, page)
             elif key not in spared:
                 return key
             else:

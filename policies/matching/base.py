@@ -3,6 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
+
+StateForm = Literal["trajectory", "final"]
+"""What is stored of a state: the latent the run passed through, or the run's clean latent, to be noised again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,12 +18,14 @@ class StateRef:
         skip: share of the denoising steps that lie before this state, in (0, 1).
         has_prediction: whether the source run's clean-latent prediction is stored beside it.
         approximated: whether anything inside the network was reused (feature caching) on the way to it.
+        form: what is stored of it.
     """
 
     log_snr: float
     skip: float
     has_prediction: bool
     approximated: bool = False
+    form: StateForm = "trajectory"
 
 
 @dataclass(frozen=True, slots=True)

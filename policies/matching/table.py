@@ -12,6 +12,7 @@ from typing import Any
 FORMAT = "headstart-threshold-table"
 VERSION = 2
 REQUIRED_KEY = ("weights_digest", "embedder_digest", "schedule")
+FORMS = ("trajectory", "final-noise", "final")
 _SAME_LEVEL = 0.005
 # Levels are usually a tenth of the run apart; rounding to whole steps moves a state by half a step.
 _NEIGHBOURS = 0.15
@@ -56,16 +57,21 @@ class ThresholdTable:
         metadata: how it was made: quality bound, sample counts, intervals; never read by a policy.
         judged_at: level (share of the steps skipped) at which the divergence is measured, whatever level is resumed
             at; None = each level at itself.
+        adequate_form: the most compact form of what is kept of a run that was measured to serve as well as its states
+            themselves, within these bounds (`python -m benchmarks codec`): one of FORMS.
     """
 
     rows: tuple[ThresholdRow, ...]
     key: Mapping[str, str]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     judged_at: float | None = None
+    adequate_form: str = "trajectory"
 
     def __post_init__(self) -> None:
         if self.judged_at is not None and not 0.0 < self.judged_at < 1.0:
             raise TableError(f"judged_at must lie in (0, 1), got {self.judged_at}")
+        if self.adequate_form not in FORMS:
+            raise TableError(f"adequate_form must be one of {', '.join(FORMS)}, got {self.adequate_form!r}")
         missing = [name for name in REQUIRED_KEY if not self.key.get(name)]
         if missing:
             raise TableError(f"the key of a threshold table needs {', '.join(missing)}")
@@ -99,7 +105,8 @@ class ThresholdTable:
         key = {str(name): str(value) for name, value in data["key"].items()}
         level = data.get("judged_at")
         judged_at = None if level is None else float(level)
-        return cls(rows=rows, key=key, metadata=data.get("metadata", {}), judged_at=judged_at)
+        form = str(data.get("adequate_form", "trajectory"))
+        return cls(rows, key, data.get("metadata", {}), judged_at, form)
 
     def to_json(self) -> dict[str, Any]:
         """Return the table as standard JSON (no infinities)."""
@@ -108,6 +115,7 @@ class ThresholdTable:
             "version": VERSION,
             "key": dict(self.key),
             "judged_at": self.judged_at,
+            "adequate_form": self.adequate_form,
             "rows": [_row_to_json(row) for row in self.rows],
             "metadata": dict(self.metadata),
         }

@@ -2,13 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.exceptions import HTTPException
 
+from cache_store.selection import Selection
 from cache_store.types import EntrySummary
+from service.api.deletions import selection_of
 from service.api.dependencies import ServiceOf
 from service.api.documented import LOOKUP_ERRORS
-from service.api.schema import EntryBody, EntryList
+from service.api.schema import DeletionQuery, EntriesDeleted, EntryBody, EntryDeleted, EntryList
 
 router = APIRouter()
 EntryId = Annotated[str, Path(pattern=r"^[0-9]{1,19}$")]
@@ -46,6 +48,28 @@ async def image(service: ServiceOf, entry_id: EntryId) -> Response:
     return Response(found.data, media_type="image/png", headers=headers)
 
 
+@router.delete("/v1/cache/entries/{entry_id}", responses=LOOKUP_ERRORS, summary="Delete one entry")
+async def delete_one(service: ServiceOf, entry_id: EntryId) -> EntryDeleted:
+    """Forget one remembered generation: noise states, picture, prompt."""
+    number = _number(entry_id)
+    if not await service.store.forget(Selection(tenant=service.settings.tenant, entry_ids=(number,))):
+        raise HTTPException(404)
+    return EntryDeleted(id=str(number))
+
+
+@router.delete("/v1/cache/entries", responses=LOOKUP_ERRORS, summary="Delete entries")
+async def delete_many(
+    request: Request, service: ServiceOf, query: Annotated[DeletionQuery, Query()]
+) -> EntriesDeleted:
+    """Forget the generations that meet every criterion given; at least one is needed, or `all=true`.
+
+    Returns once none of them can be found any more, which may take a while for many.
+    """
+    names = [name for name, _ in request.query_params.multi_items()]
+    selection = selection_of(query, names, service.settings.tenant)
+    return EntriesDeleted(deleted=await service.store.forget(selection))
+
+
 def _number(entry_id: str) -> int:
     number = int(entry_id)
     if number > LARGEST_ID:
@@ -63,6 +87,7 @@ def _body(entry: EntrySummary) -> EntryBody:
         depth=entry.depth,
         states=[state.skip for state in entry.states],
         approximated_states=[state.skip for state in entry.states if state.approximated],
+        expires=entry.expires,
         uses=entry.uses,
         has_image=entry.has_image,
     )

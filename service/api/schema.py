@@ -116,7 +116,12 @@ class GenerationBody(_Strict):
     style: Literal["vivid", "natural"] | None = Field(default=None, description="Ignored.")
     background: Literal["opaque", "auto"] | None = Field(default=None, description="Pictures are always opaque.")
     moderation: Literal["low", "auto"] | None = Field(default=None, description="Ignored.")
-    user: Text | None = Field(default=None, max_length=512, description="Ignored.")
+    user: Text | None = Field(
+        default=None,
+        max_length=512,
+        description="Whom it is for; kept as a digest, so that what is remembered of it can be deleted by user. "
+        "Draws nothing differently.",
+    )
     seed: int | None = Field(
         default=None,
         ge=0,
@@ -356,6 +361,7 @@ class EntryBody(BaseModel):
     steps: int
     depth: int
     states: list[float]
+    expires: float | None = Field(description="When it will be past its time; null without a lifetime.")
     approximated_states: list[float] = Field(description="Those of `states` that feature caching had a part in.")
     uses: int
     has_image: bool
@@ -366,6 +372,36 @@ class EntryList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[EntryBody]
+
+
+class EntryDeleted(BaseModel):
+    """A remembered generation that is no more."""
+
+    id: str
+    object: Literal["cache.entry.deleted"] = "cache.entry.deleted"
+    deleted: Literal[True] = True
+
+
+class EntriesDeleted(BaseModel):
+    """How many remembered generations were deleted."""
+
+    object: Literal["cache.entries.deleted"] = "cache.entries.deleted"
+    deleted: int
+
+
+class DeletionQuery(BaseModel):
+    """Which remembered generations to delete: those that meet every criterion given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    user: Text | None = Field(default=None, min_length=1, max_length=512, description="Drawn for this `user`.")
+    before: Text | None = Field(
+        default=None,
+        max_length=64,
+        description="Stored earlier: Unix seconds or ISO 8601 (UTC unless given).",
+    )
+    after: Text | None = Field(default=None, max_length=64, description="Stored at this time or later.")
+    all: bool = Field(default=False, description="True: everything; only without other criteria.")
 
 
 class StatsBody(BaseModel):

@@ -7,6 +7,7 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 
+from cache_store.selection import user_digest
 from service.api.errors import InvalidRequestError
 from service.api.schema import MAX_SEED, CacheBody, FeatureCacheBody, GenerationBody, Quality, StreamedQuality
 from service.engine.base import Lora, ModelInfo
@@ -82,6 +83,7 @@ def order_of(
         loras=loras,
         features=feature_wish(body.feature_cache, info, settings),
         cache=cache_options(body.cache, cache_control),
+        user=user_digest(settings.tenant, body.user),
         deadline=time.monotonic() + min(body.deadline_seconds or math.inf, settings.deadline_seconds),
     )
     count = body.n or 1

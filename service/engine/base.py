@@ -152,6 +152,21 @@ class CapturedState:
 
 
 @dataclass(frozen=True, slots=True)
+class CleanLatent:
+    """Where a run ended: x_0 in the model's own scaled latent space, what the decoder is given.
+
+    Attributes:
+        latent: float16 [C, h, w].
+        depth: how many resumes lie between it and pure noise.
+        approximated: whether anything inside the network was reused before it, see `CapturedState`.
+    """
+
+    latent: NDArray[np.float16]
+    depth: int
+    approximated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """One step of one job is done, or (step == first_step) the job enters the loop.
 
@@ -196,6 +211,7 @@ class JobResult:
         entry: for a resumed run: "exact" if the solver goes on from the state as an uninterrupted run would, or
             "first-order restart" if it looks at earlier steps, which the state does not hold.
         features: what feature caching did; None where none was asked for.
+        final: the clean latent the picture was decoded from.
     """
 
     job_id: str
@@ -215,6 +231,7 @@ class JobResult:
     extra_evaluations: int = 0
     entry: Entry | None = None
     features: FeatureReport | None = None
+    final: CleanLatent | None = None
 
     @property
     def steps_run(self) -> int:

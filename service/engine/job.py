@@ -12,6 +12,7 @@ from torch import Tensor
 from policies.features.base import StepContext
 from service.engine.base import (
     CapturedState,
+    CleanLatent,
     Condition,
     Entry,
     ImageArray,
@@ -393,10 +394,15 @@ class Job:
                 timestep=self.route.times[self.index],
                 skip=self.route.captures[self.index],
                 prediction=pooled.copy(),
-                depth=0 if self.point is None else self.point.depth + 1,
+                depth=self._depth,
                 approximated=self._approximated(),
             )
         )
+
+    @property
+    def _depth(self) -> int:
+        """How many resumes lie between the latent and pure noise."""
+        return 0 if self.point is None else self.point.depth + 1
 
     def _approximated(self) -> bool:
         """Tell whether features were reused before the latent, in this run or in those it descends from."""
@@ -468,4 +474,5 @@ class Job:
             extra_evaluations=self.evaluations - steps_run,
             entry=None if self.resumed is None else entry,
             features=self.caching.report(),
+            final=CleanLatent(self.latent.half().cpu().numpy(), self._depth, self._approximated()),
         )

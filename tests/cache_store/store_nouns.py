@@ -1,11 +1,22 @@
 """Builds the nouns the store's tests are about."""
 
+import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import numpy as np
 
 from cache_store import CacheEntry, NoiseState, Signature, StoredImage
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
+    """Wait until `condition` holds."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.05)
 
 
 class Make:

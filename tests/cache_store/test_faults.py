@@ -12,16 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from store_nouns import until
 
 from cache_store import CacheStore, CacheUnavailable, StoreConfig, StoreConfigError
-
-
-async def until(condition, seconds: float = 15.0) -> None:
-    async with asyncio.timeout(seconds):
-        while True:
-            if await condition():
-                return
-            await asyncio.sleep(0.05)
 
 
 def available(store: CacheStore):

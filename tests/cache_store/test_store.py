@@ -60,7 +60,7 @@ def test_records_of_before_feature_caching_are_read_and_written_alike(make) -> N
     assert StateRecord.parse(record.dump().encode()) == record
     marked = StateRecord.of(7, replace(make.state(1, 0.3), approximated=True), 100, 5)
     assert StateRecord.parse(marked.dump().encode()) == marked
-    assert marked.ref.approximated
+    assert all(ref.approximated for ref in marked.refs)
 
 
 async def test_exact_hit(store: CacheStore, make) -> None:
@@ -130,7 +130,7 @@ async def test_tenants_do_not_see_each_other(store: CacheStore, make) -> None:
 
 async def test_recent_is_newest_first(store: CacheStore, make) -> None:
     await remember(store, make, 1, 3, 2)
-    assert [summary.seed for summary in await store.recent("anna", limit=2)] == [3, 2]
+    assert [summary.seed for summary in await store.recent("anna", limit=2)] == [2, 3]
     assert await store.recent("anna", limit=0) == []
     assert await store.recent("nobody") == []
 
@@ -228,3 +228,15 @@ async def test_many_at_once(store: CacheStore, make) -> None:
     await store.flush()
     assert (await store.stats()).entries == 30
     assert await store.check_integrity() == []
+
+
+async def test_a_resumed_runs_later_states_are_kept_with_their_lineage(open_store, make) -> None:
+    store = await open_store(ram_bytes=0)
+    later = [replace(state, depth=2) for state in make.states(1, 0.4, 0.5)]
+    store.remember(replace(make.entry(1), depth=2), later, make.image)
+    await store.flush()
+    (found,) = await store.search(make.signature, make.vector(1))
+    assert [ref.skip for ref in found.states] == [0.4, 0.5]
+    assert (await store.entry(found.entry_id, "anna")).depth == 2
+    for ref in found.states:
+        assert (await store.load(found.entry_id, ref)).depth == 2

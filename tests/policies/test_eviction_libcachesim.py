@@ -5,10 +5,12 @@ S3-FIFO. In exact-match mode a request is one object of size 1: held is a hit an
 is added. What had to be found out, as its documentation does not say it:
 
 - LFU: of equally often used objects the least recently used goes.
-- S3-FIFO: counts are kept up to any number in the small queue and capped at 3 in the main one; until the first
-  eviction, newcomers that find the small queue full go to the main one; a small queue of a tenth of the capacity,
-  rounded down, must exceed one object, or libcachesim stores nothing at all (a refusal of objects as large as the
-  queue). Hence no capacity below 20 for it.
+- S3-FIFO: an object that moves to the main queue starts there with a count of 0. (The paper keeps its count, and so
+  the code seems to intend, but it copies another field than the one it reads.) In the main queue counts are capped at
+  3 when one is put back. Until the first eviction, newcomers that find the small queue full go to the main one. The
+  ghost of the requested object is taken out before room is made for it.
+- S3-FIFO stores nothing at all unless its small queue, a tenth of the capacity rounded down, is larger than an object
+  (it refuses objects as large as that queue). Hence no capacity below 20 for it here; ours works in any.
 """
 
 from collections.abc import Sequence
@@ -25,6 +27,7 @@ PEERS = {
     "lru": libcachesim.LRU,
     "lfu": libcachesim.LFU,
     "fifo": libcachesim.FIFO,
+    "s3-fifo": libcachesim.S3FIFO,
     "sieve": libcachesim.Sieve,
 }
 

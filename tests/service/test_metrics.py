@@ -22,6 +22,7 @@ EXPECTED = {
     "headstart_cache_states",
     "headstart_cache_bytes",
     "headstart_cache_evictions",
+    "headstart_cache_repairs",
     "headstart_stage_seconds",
     "headstart_denoise_step_seconds",
     "headstart_batch_size",

@@ -1,0 +1,47 @@
+"""The eviction policy's replica, kept in step with the catalogue."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from cache_store.catalogue import Catalogue, Event, Holding
+from policies.eviction import EvictionPolicy, make_eviction
+
+
+class Ranking:
+    """Holds the eviction policy and feeds it: from the catalogue at a start, then from the events that follow.
+
+    A use between the two may be counted twice; nothing else can go wrong, as adding and removing are idempotent.
+    """
+
+    def __init__(self, name: str, budget: int) -> None:
+        """Rank by the policy called `name`, for a store of `budget` bytes; ValueError when there is none."""
+        self.policy: EvictionPolicy = make_eviction(name, budget)
+
+    async def rebuild(self, catalogue: Catalogue, name: str | None = None) -> None:
+        """Start anew from what the catalogue holds, with the policy called `name` (None = as now)."""
+        fresh = make_eviction(name or self.policy.name, self.policy.budget)
+        held = [holding async for page in catalogue.all_states() for holding in page]
+        self.policy = await asyncio.to_thread(_fill, fresh, held)
+
+    def apply(self, events: Sequence[Event], added: Iterable[Holding]) -> None:
+        """Tell the policy what happened, in order; `added` are the states that the added entries hold now."""
+        arrivals: dict[int, list[Holding]] = {}
+        for holding in added:
+            arrivals.setdefault(holding.key[0], []).append(holding)
+        for event in events:
+            if event.kind == "add":
+                for holding in arrivals.get(event.entry_id, ()):
+                    self.policy.add(holding.key, holding.item)
+            elif event.level is not None:
+                key = (event.entry_id, event.level)
+                self.policy.use(key) if event.kind == "touch" else self.policy.remove(key)
+
+
+def _fill(policy: EvictionPolicy, held: list[Holding]) -> EvictionPolicy:
+    if policy.replay == "age":
+        held.sort(key=lambda holding: (holding.created, holding.key))
+    else:
+        held.sort(key=lambda holding: (holding.last_used, holding.key))
+    for holding in held:
+        policy.add(holding.key, holding.item, holding.uses)
+    return policy

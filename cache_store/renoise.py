@@ -1,0 +1,82 @@
+"""States made again from a clean latent: x_t = alpha x_0 + sigma noise."""
+
+import math
+
+import numpy as np
+from numpy.random import Philox, RandomState
+
+from cache_store.records import level_of
+from cache_store.states import CorruptState, decode_final, decode_state, read_only
+from cache_store.types import FinalState, Float16Array, Float32Array, NoiseState
+from policies.matching.base import StateRef
+
+_KEY_BITS = 2**64
+
+
+def unit_noise(entry_id: int, level: int, shape: tuple[int, ...]) -> Float32Array:
+    """Return Gaussian noise that is a pure function of its arguments, here and anywhere.
+
+    Counter-based, so that no draw depends on another; RandomState's normal numbers never change between releases of
+    numpy, Generator's may.
+    """
+    source = RandomState(Philox(key=np.array([entry_id % _KEY_BITS, level % _KEY_BITS], np.uint64)))
+    return source.standard_normal(shape).astype(np.float32)
+
+
+def noised(latent: Float16Array, log_snr: float, noise: Float32Array) -> Float16Array:
+    """Return the variance-preserving mixture of a clean latent and unit noise at a noise level."""
+    alpha, sigma = _mixture(log_snr)
+    mixed: Float16Array = (alpha * latent.astype(np.float32) + sigma * noise).astype(np.float16)
+    return mixed
+
+
+def noise_between(latent: Float16Array, state: NoiseState) -> Float16Array:
+    """Return the noise that `noised` makes `state`'s latent of a clean latent with: what lies between the two.
+
+    Of the shallowest state a run leaves it is very nearly the run's own noise. States made with it lie near the
+    run's, and that one is the same but for rounding, so that the prediction stored for it can be compared with.
+    """
+    alpha, sigma = _mixture(state.log_snr)
+    noise: Float16Array = ((state.latent.astype(np.float32) - alpha * latent.astype(np.float32)) / sigma).astype(
+        np.float16
+    )
+    return noise
+
+
+def _mixture(log_snr: float) -> tuple[float, float]:
+    """Return alpha and sigma, whose squares add up to one."""
+    ratio = math.exp(-abs(log_snr))
+    larger, smaller = math.sqrt(1 / (1 + ratio)), math.sqrt(ratio / (1 + ratio))
+    return (larger, smaller) if log_snr >= 0 else (smaller, larger)
+
+
+def renoised(final: FinalState, entry_id: int, level: int) -> NoiseState:
+    """Return the state of one of the levels that a clean latent serves; the same one every time.
+
+    Raises:
+        CorruptState: it does not serve that level, or the state is not finite.
+    """
+    served = {level_of(at.log_snr): at for at in final.levels}
+    if level not in served:
+        raise CorruptState("a level it does not serve")
+    at = served[level]
+    noise = unit_noise(entry_id, level, final.latent.shape) if final.noise is None else final.noise.astype(np.float32)
+    latent = noised(final.latent, at.log_snr, noise)
+    if not np.isfinite(latent).all():
+        raise CorruptState("not finite")
+    return NoiseState(
+        latent=read_only(latent),
+        log_snr=at.log_snr,
+        timestep=at.timestep,
+        skip=at.skip,
+        prediction=at.prediction,
+        depth=final.depth,
+        approximated=final.approximated,
+    )
+
+
+def decoded(data: bytes, entry_id: int, ref: StateRef, *, trusted: bool) -> NoiseState:
+    """Return the noise state `ref` names from the bytes of its object; CorruptState when they are not its."""
+    if ref.form == "final":
+        return renoised(decode_final(data, entry_id, trusted=trusted), entry_id, level_of(ref.log_snr))
+    return decode_state(data, entry_id, level_of(ref.log_snr), trusted=trusted)

@@ -1,0 +1,54 @@
+"""What is kept of a finished run: the states it passed through, or the clean latent they can be made from again."""
+
+from typing import Literal
+
+from cache_store.renoise import noise_between
+from cache_store.types import FinalState, NoiseLevel, NoiseState
+from service.engine.base import CapturedState, JobResult
+
+Form = Literal["auto", "trajectory", "final-noise", "final"]
+"""Of what is kept: see `kept`. `auto` leaves the choice to the model's profile, and then to the number of bytes."""
+
+
+def kept(
+    result: JobResult, form: Form, max_depth: int, *, adequate: str = "trajectory"
+) -> tuple[list[NoiseState], FinalState | None]:
+    """Return what the store may keep of a run: its states, and its clean latent to keep instead if that is smaller.
+
+    `trajectory` keeps the states the run passed through. `final` keeps its clean latent alone, and other noise is
+    drawn for every state: the predictions of the run's own states then tell the gate nothing, so only the same text
+    finds its way back in. `final-noise` keeps one noise beside it, with which the state that the gate judges at is
+    the run's own.
+
+    Args:
+        result: the run.
+        form: what to keep.
+        max_depth: states with a longer chain of resumes behind them are not kept, in any form.
+        adequate: what `auto` may keep instead of the states.
+    """
+    captured = [state for state in result.captured if state.depth <= max_depth]
+    states = [_noise_state(state) for state in captured]
+    chosen = adequate if form == "auto" else form
+    final = None if chosen == "trajectory" else _final_state(result, states, noise=chosen == "final-noise")
+    return (states if form == "auto" or final is None else []), final
+
+
+def _final_state(result: JobResult, states: list[NoiseState], *, noise: bool) -> FinalState | None:
+    clean = result.final
+    if clean is None or not states:
+        return None
+    levels = tuple(NoiseLevel(at.log_snr, at.timestep, at.skip, at.prediction) for at in states)
+    between = noise_between(clean.latent, states[0]) if noise else None
+    return FinalState(clean.latent, levels, between, clean.depth, clean.approximated)
+
+
+def _noise_state(state: CapturedState) -> NoiseState:
+    return NoiseState(
+        latent=state.latent,
+        log_snr=state.log_snr,
+        timestep=state.timestep,
+        skip=state.skip,
+        prediction=state.prediction,
+        depth=state.depth,
+        approximated=state.approximated,
+    )

@@ -41,7 +41,8 @@ def _case(case: Report, shares: list[float]) -> list[str]:
     requests = ", ".join(map(str, case["requests"]))
     lines = [
         f"**{case['workload']}, table {case['table']}**: {requests} requests; intervals over "
-        f"{case['interval_over']}; without bound {case['unbounded']:.1%}, no cache can save more than {case['ceiling']:.1%}.",
+        f"{case['interval_over']}; without bound {case['unbounded']:.1%}, "
+        f"no cache can save more than {case['ceiling']:.1%}.",
         "",
         "| policy | " + " | ".join(f"{share:.0%}" for share in shares) + " | pooled | ÷ nirvana | ÷ oracle |",
         "|---" * (len(shares) + 4) + "|",

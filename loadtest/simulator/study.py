@@ -87,7 +87,8 @@ def named(name: str) -> Maker:
 def oracle(ground: Ground, free: Replay) -> Maker:
     """Make the policy that knows the future: what `free`, a replay without bound, was served by."""
     future = future_of(ground, free)
-    return lambda _, budget: Oracle(budget, future)
+    # Small batches: in a small cache the default would choose a good part of it at a time.
+    return lambda on, budget: Oracle(budget, future, batch=max(1, budget // on.setup.states.nbytes // 200))
 
 
 def make_ground(

@@ -13,6 +13,7 @@ NAMES = (
     "batching",
     "codec",
     "crash",
+    "eviction",
     "features",
     "features_batching",
     "lookup",

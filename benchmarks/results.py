@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.codec_table import codec_table
 from benchmarks.crash_table import crash_table
+from benchmarks.eviction_table import eviction_table
 from benchmarks.facts import interval
 from benchmarks.features.tables import features_batching_table, features_summary, features_table
 from benchmarks.lookup_table import lookup_table
@@ -289,6 +290,7 @@ INSIDE = ("resume_30pct", "full_nstar", "scratch_70pct", "full_50", "neighbour")
 # The README has room for the answers, not for the sweep and the checks.
 OUTSIDE_README = (
     "codec",
+    "eviction",
     "n_star",
     "n_star_dit",
     "batching",
@@ -312,6 +314,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "features_batching": ("And in mixed batches?", features_batching_table),
     "codec": ("What do cheaper states cost in pictures?", codec_table),
     "lookup": ("How long does a lookup take?", lookup_table),
+    "eviction": ("What should be forgotten first?", eviction_table),
     "soak": ("Does it survive a long day?", soak_table),
     "crash": ("Is anything lost or mistaken when processes are killed?", crash_table),
     "store": ("What does keeping a state cost, and getting it back?", store_table),

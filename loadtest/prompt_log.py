@@ -1,8 +1,12 @@
-"""Prompt logs: CSV, TSV or JSON Lines (plain or .gz), with or without times, users and seeds.
+"""Prompt logs: CSV, TSV, JSON Lines (plain or .gz) or Parquet, with or without times, users and seeds.
 
-Only a `prompt` column is required (CSV headers may be in any case). `time` (or `timestamp`) holds seconds or an
-ISO 8601 date; either every row has one or none has. `user` and `kind` are carried along for the report. Other columns
-are ignored.
+Only a `prompt` column is required (CSV and Parquet headers may be in any case); `text` and `caption` will do.
+`time` (or `timestamp`, `created_at`) holds seconds or an ISO 8601 date; either every row has one or none has. `user`
+(or `user_name`, `user_id`) and `kind` are carried along for the report. Other columns are ignored. DiffusionDB's
+`metadata.parquet` is such a log as it is.
+
+The service's own log is one too, if HEADSTART_LOG_PROMPTS was on when it was written (prompts are private, so it is
+off by default): its lines that tell of a picture are the requests, without users and seeds; others are passed over.
 """
 
 import csv
@@ -10,18 +14,24 @@ import gzip
 import io
 import json
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-TIME_COLUMNS = ("time", "timestamp")
-USER_COLUMNS = ("user", "user_id")
+PROMPT_COLUMNS = ("prompt", "text", "caption")
+TIME_COLUMNS = ("time", "timestamp", "created_at")
+USER_COLUMNS = ("user", "user_name", "user_id")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-JSON_SUFFIXES = (".jsonl", ".ndjson")
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".log")
+PARQUET = ".parquet"
 MAX_SEED = 2**63 - 1
+SERVICE_LINE = frozenset({"time", "level", "logger", "message"})
+"""What every line of the service's own log has (`service/logs.py`)."""
 
 Cells = Mapping[str, object]
 
@@ -55,27 +65,40 @@ class LogRow:
     kind: str | None = None
 
 
-def read_prompt_log(path: Path, *, seed_column: str = "seed", limit: int | None = None) -> list[LogRow]:
+def read_prompt_log(
+    path: Path, *, seed_column: str = "seed", limit: int | None = None, skip_empty: bool = False
+) -> list[LogRow]:
     """Read a log, ordered by time where it has times.
 
     Args:
-        path: `.csv`, `.tsv`, `.jsonl` or `.ndjson`, each also with `.gz`.
+        path: `.csv`, `.tsv`, `.jsonl`, `.ndjson` or `.log`, each also with `.gz`; or `.parquet`, which needs pyarrow
+            (`pip install 'headstart[parquet]'`).
         seed_column: the column that holds seeds; a log without it has no seeds.
         limit: read this many rows at most.
+        skip_empty: pass over rows without a prompt, which real logs have; else they are an error.
 
     Raises:
         PromptLogError: the file cannot be read, or a row is bad.
     """
     try:
-        with _open(path) as stream:
-            rows = [
-                _row(path, line, cells, seed_column.lower()) for line, cells in islice(_records(path, stream), limit)
-            ]
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+        with _source(path) as records:
+            kept = ((line, cells) for line, cells in records if not skip_empty or _prompt(cells))
+            rows = [_row(path, line, cells, seed_column.lower()) for line, cells in islice(kept, limit)]
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise PromptLogError(path, f"cannot be read: {error}") from None
     if not rows:
         raise PromptLogError(path, "holds no prompts")
     return _from_zero(path, rows)
+
+
+@contextmanager
+def _source(path: Path) -> Iterator[Iterator[tuple[int, Cells]]]:
+    """Open a log and yield its rows."""
+    if path.suffix == PARQUET:
+        yield parquet_records(path)
+        return
+    with _open(path) as stream:
+        yield _records(path, stream)
 
 
 def _open(path: Path) -> TextIO:
@@ -91,7 +114,7 @@ def _records(path: Path, stream: TextIO) -> Iterator[tuple[int, Cells]]:
     if suffix in DELIMITERS:
         return _csv_records(path, stream, DELIMITERS[suffix])
     known = ", ".join((*DELIMITERS, *JSON_SUFFIXES))
-    raise PromptLogError(path, f"unknown kind of log; expected one of {known} (.gz allowed)")
+    raise PromptLogError(path, f"unknown kind of log; expected one of {known} (.gz allowed), {PARQUET}")
 
 
 def _json_records(path: Path, stream: Iterable[str]) -> Iterator[tuple[int, Cells]]:
@@ -104,14 +127,54 @@ def _json_records(path: Path, stream: Iterable[str]) -> Iterator[tuple[int, Cell
             raise PromptLogError(path, f"is not JSON: {error}", line=line) from None
         if not isinstance(cells, dict):
             raise PromptLogError(path, "is not a JSON object", line=line)
-        yield line, cells
+        if not cells.keys() >= SERVICE_LINE:
+            yield line, cells
+        elif cells["message"] == "picture":
+            if "prompt" not in cells:
+                raise PromptLogError(
+                    path, "was written without HEADSTART_LOG_PROMPTS, so it has no prompts", line=line
+                )
+            yield line, cells
+
+
+def parquet_records(path: Path) -> Iterator[tuple[int, Cells]]:
+    """Yield the rows of a Parquet file, read in pieces; only the columns that a log may have are read.
+
+    Raises:
+        PromptLogError: pyarrow is not installed, or the file is no Parquet log.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError:
+        raise PromptLogError(path, "needs pyarrow: pip install 'headstart[parquet]'") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = {name: name.lower() for name in file.schema_arrow.names}
+            if not set(PROMPT_COLUMNS) & set(names.values()):
+                raise PromptLogError(path, "is missing from the file", column="prompt")
+            line = 0
+            for batch in file.iter_batches(columns=[name for name in names if _is_plain(file.schema_arrow, name)]):
+                for row in batch.to_pylist():
+                    line += 1
+                    yield line, {names[name]: value for name, value in row.items()}
+    except pyarrow.ArrowInvalid as error:
+        raise PromptLogError(path, f"is not Parquet: {error}") from None
+
+
+def _is_plain(schema: Any, name: str) -> bool:
+    """Whether a column is text, a number or a moment; pictures and vectors may be large and are passed over."""
+    from pyarrow import types
+
+    kind = schema.field(name).type
+    return bool(types.is_primitive(kind) or types.is_string(kind) or types.is_large_string(kind))
 
 
 def _csv_records(path: Path, stream: Iterable[str], delimiter: str) -> Iterator[tuple[int, Cells]]:
     reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
     try:
         reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-        if "prompt" not in reader.fieldnames:
+        if not set(PROMPT_COLUMNS) & set(reader.fieldnames):
             raise PromptLogError(path, "is missing from the header", line=1, column="prompt")
         for cells in reader:
             if None in cells:
@@ -122,8 +185,8 @@ def _csv_records(path: Path, stream: Iterable[str], delimiter: str) -> Iterator[
 
 
 def _row(path: Path, line: int, cells: Cells, seed_column: str) -> LogRow:
-    prompt = cells.get("prompt")
-    if not isinstance(prompt, str) or not prompt.strip():
+    prompt = _prompt(cells)
+    if prompt is None:
         raise PromptLogError(path, "is missing or empty", line=line, column="prompt")
     return LogRow(
         line=line,
@@ -133,6 +196,11 @@ def _row(path: Path, line: int, cells: Cells, seed_column: str) -> LogRow:
         seed=_seed(path, line, cells, seed_column),
         kind=_text(cells, ("kind",)),
     )
+
+
+def _prompt(cells: Cells) -> str | None:
+    prompt = next((cells[name] for name in PROMPT_COLUMNS if name in cells), None)
+    return prompt if isinstance(prompt, str) and prompt.strip() else None
 
 
 def _text(cells: Cells, columns: tuple[str, ...]) -> str | None:

@@ -64,6 +64,46 @@ def calibrate_features(
     run_features(Request(chosen, policy, solver, steps, guidance, *size, prompts, samples, seed, branch, out, *place))
 
 
+@app.command()
+def simulate(
+    log: Annotated[Path, typer.Argument(help="Prompt log: CSV, TSV, JSON Lines (.gz too), Parquet, or own log.")],
+    policies: Annotated[str, typer.Option(help="Eviction policies, separated by commas, or all.")] = "all",
+    sizes: Annotated[
+        str, typer.Option(help="Cache sizes: shares of all states (5%) or bytes (64MiB).")
+    ] = "1%,2%,5%,10%,20%,50%",
+    table: Annotated[
+        str, typer.Option(help="Matching: paper, one similarity for all levels (0.9), or a threshold table's file.")
+    ] = "paper",
+    admission: Annotated[str, typer.Option(help="miss-only, partial, no-repeats or everything.")] = "partial",
+    candidates: Annotated[int, typer.Option(help="Neighbours looked at.")] = 8,
+    max_depth: Annotated[int, typer.Option(help="Longest chain of resumes whose states are kept.")] = 3,
+    levels: Annotated[str, typer.Option(help="Shares of the steps with states.")] = "0.1,0.2,0.3,0.4,0.5",
+    state_bytes: Annotated[int, typer.Option(help="Size of a stored state.")] = 32 * 1024,
+    form: Annotated[str, typer.Option(help="trajectory, or final: one state for any level.")] = "trajectory",
+    steps: Annotated[int, typer.Option(help="N.")] = 50,
+    step_seconds: Annotated[float, typer.Option(help="Device seconds of one step of one request.")] = 1.0,
+    warm_up: Annotated[float, typer.Option(help="Share of the log that only fills the cache.")] = 0.0,
+    honour_seeds: Annotated[
+        bool, typer.Option(help="Requests with a seed: exact repeats or full runs, as in the service.")
+    ] = False,
+    seed_column: Annotated[str, typer.Option(help="Column that holds seeds.")] = "seed",
+    limit: Annotated[int | None, typer.Option(help="Read this many requests at most.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Also replay Nirvana and MoDM.")] = True,
+    out: Annotated[Path, typer.Option(help="Folder for report and pictures.")] = Path("var/simulation"),
+    embeddings: Annotated[Path, typer.Option(help="Folder of the vectors that are kept.")] = Path("var/embeddings"),
+    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+) -> None:
+    """Replay a prompt log against caches of several sizes and policies, and recommend one of them."""
+    from service.simulation import simulate_log
+
+    given = {name: value for name, value in locals().items() if name != "simulate_log"}
+    try:
+        simulate_log(given, typer.echo)
+    except ValueError as error:
+        typer.echo(f"headstart: {error}", err=True)
+        raise typer.Exit(BAD_SETTINGS) from None
+
+
 @app.command("settings")
 def show_settings() -> None:
     """Print every setting as a Markdown table."""

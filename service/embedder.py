@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import importlib.util
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,15 @@ class Embedder:
         vector /= np.linalg.norm(vector)
         vector.setflags(write=False)
         return vector
+
+    def embed_many(self, prompts: Sequence[str]) -> Vector:
+        """Return a unit vector for each prompt, computed together in the calling thread (simulation)."""
+        if self._model is None:
+            self._load()
+        raw = self._model.encode(list(prompts), convert_to_numpy=True, show_progress_bar=False, batch_size=32)
+        vectors = np.asarray(raw, dtype=np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
     async def close(self) -> None:
         """Stop the thread."""

@@ -54,7 +54,7 @@ def test_seed_column_can_be_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [
-        ("a.csv", "idx,text\n0,x\n", "a.csv:1: column 'prompt' is missing from the header"),
+        ("a.csv", "idx,words\n0,x\n", "a.csv:1: column 'prompt' is missing from the header"),
         ("a.csv", "prompt\nx\n \n", "a.csv:3: column 'prompt' is missing or empty"),
         ("a.csv", "prompt,time\nx,soon\n", "a.csv:2: column 'time' is neither seconds nor a date: 'soon'"),
         ("a.csv", "prompt,time\nx,nan\n", "a.csv:2: column 'time' is neither seconds nor a date: 'nan'"),

@@ -89,8 +89,10 @@ class Follower:
         await self._replica.tend(self._mark)
 
     async def catch_up_all(self) -> None:
-        """Apply all events up to now. Raises CacheUnavailable."""
-        while await self.catch_up():
+        """Apply all events up to now, and not those that come meanwhile. Raises CacheUnavailable."""
+        async with self._parts.redis():
+            now = (await self._parts.catalogue.last_event()).sequence
+        while self.sequence < now and await self.catch_up():
             pass
 
     async def catch_up(self) -> int:

@@ -278,3 +278,23 @@ async def test_nothing_is_before_the_first_event(store: CacheStore, make) -> Non
     assert await store._parts.catalogue.events_after(Mark()) == []
     await remember(store, make, 1)
     assert [event.kind for event in await store._parts.catalogue.events_after(Mark())] == ["add"]
+
+
+async def test_catching_up_ends_though_events_never_do(store: CacheStore, make) -> None:
+    """Only what had happened when it began is waited for: a busy store would never evict otherwise."""
+    await remember(store, make, 1)
+    (found,) = await store.search(make.signature, make.vector(1))
+
+    async def use_for_ever() -> None:
+        while True:
+            await store.touch(found.entry_id, found.states[0])
+
+    users = [asyncio.create_task(use_for_ever()) for _ in range(8)]
+    try:
+        await asyncio.sleep(0.3)
+        async with asyncio.timeout(5):
+            await store._follower.catch_up_all()
+    finally:
+        for user in users:
+            user.cancel()
+        await asyncio.gather(*users, return_exceptions=True)

@@ -346,8 +346,7 @@ class Catalogue:
         cursor = 0
         while True:
             cursor, members = await self._link.call("ZSCAN", PREFIX + "order", cursor, "COUNT", _PAGE)
-            keys = [parse_member(member.decode()) for member, _ in members]
-            yield await self._holdings(keys)
+            yield await self._holdings([key for member, _ in members if (key := _try_member(member))])
             cursor = int(cursor)
             if cursor == 0:
                 return
@@ -407,6 +406,15 @@ class Catalogue:
         return [
             (i, home.decode("utf-8", "replace"), raw) for i, held, (home, raw) in rows if held and home is not None
         ]
+
+
+def _try_member(member: bytes) -> tuple[int, int] | None:
+    """Return the key a member of the order stands for; None for one that a repair will take away."""
+    try:
+        return parse_member(member.decode())
+    except ValueError:
+        log.warning("the eviction order holds an unreadable name")
+        return None
 
 
 def _parse_holding(key: tuple[int, int], reply: Sequence[bytes | None]) -> Holding | None:

@@ -1,4 +1,4 @@
-"""Do catalogue, objects, RAM tier and index tell the same story? Telling where not, and mending it.
+"""Do catalogue, objects, RAM tier, index and eviction policy tell the same story? Telling where not, and mending it.
 
 The catalogue is believed. Whatever else disagrees with it goes or is made anew, page by page; before anything is
 taken away it is looked at once more with the writer at rest for that moment, so that no write under way is touched.
@@ -6,7 +6,7 @@ taken away it is looked at once more with the writer at rest for that moment, so
 
 import asyncio
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from cache_store.eviction import Remover
+from cache_store.follower import Follower
 from cache_store.mending import CatalogueMender
 from cache_store.objects import ObjectKey
 from cache_store.parts import Parts
@@ -59,7 +60,7 @@ class Inspector:
         self,
         parts: Parts,
         remover: Remover,
-        reconcile: Callable[[list[int]], Awaitable[None]],
+        follower: Follower,
         turn: Turn,
         manner: Manner,
     ) -> None:
@@ -68,13 +69,13 @@ class Inspector:
         Args:
             parts: of the store.
             remover: forgets states and pictures.
-            reconcile: brings the index in line with the catalogue for some entries.
+            follower: brings index and eviction policy in line with the catalogue.
             turn: what holds back the writer.
             manner: how to go about it.
         """
         self._parts = parts
         self._remover = remover
-        self._reconcile = reconcile
+        self._follower = follower
         self._turn = turn
         self._manner = manner
 
@@ -88,6 +89,7 @@ class Inspector:
         problems += strays
         problems += await self._memory()
         problems += await self._index()
+        problems += await self._ranking()
         return list(dict.fromkeys(problems))
 
     @asynccontextmanager
@@ -221,7 +223,7 @@ class Inspector:
             async with self._turn():
                 lacking, extra = await self._difference(partition)
                 for page in pages_of(sorted(lacking | extra)):
-                    await self._reconcile(list(page))
+                    await self._follower.reconcile(list(page))
                 unfit, _ = await self._difference(partition)
             for entry_id in sorted(unfit & lacking):
                 await self._drop_states(entry_id)
@@ -234,6 +236,25 @@ class Inspector:
             known = {entry_id async for page in parts.catalogue.embeddings(partition) for entry_id, _ in page}
             indexed = await parts.thread.run(parts.index.ids, partition)
         return known - indexed, indexed - known
+
+    async def _ranking(self) -> list[str]:
+        """Return one line for each state the eviction policy lacks, one if it holds others; mending tells it anew."""
+        parts = self._parts
+        async with self._step():
+            lacking = [h.key async for page in parts.catalogue.all_states() for h in page if not self._ranked(h.key)]
+        async with self._turn():
+            await self._follower.catch_up_all()
+            async with parts.redis(_STEP_SECONDS):
+                stored = {h.key for h in await parts.catalogue.states_of(sorted({i for i, _ in lacking}))}
+                extra = len(parts.ranking.policy) - (await parts.catalogue.totals()).states
+                unknown = [key for key in lacking if key in stored and not self._ranked(key)]
+                if (unknown or extra + len(unknown) > 0) and self._manner.mend:
+                    await parts.ranking.rebuild(parts.catalogue)
+        problems = [f"state {key} is unknown to the eviction policy" for key in sorted(unknown)]
+        return problems + ["the eviction policy holds states that are not there"] * (extra + len(unknown) > 0)
+
+    def _ranked(self, key: Key) -> bool:
+        return key in self._parts.ranking.policy
 
     async def _drop_states(self, entry_id: int) -> None:
         """Forget the states of an entry that no search can find: its embedding is unusable."""

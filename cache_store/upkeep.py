@@ -138,4 +138,4 @@ class Upkeep:
         return mended
 
     def _inspector(self, turn: Callable[[], AbstractAsyncContextManager[object]], manner: Manner) -> Inspector:
-        return Inspector(self._parts, self._remover, self._follower.reconcile, turn, manner)
+        return Inspector(self._parts, self._remover, self._follower, turn, manner)

@@ -14,6 +14,8 @@ from store_nouns import Make, until
 from cache_store import CacheStore, Selection, StoreConfig, user_digest
 from cache_store.catalogue import PREFIX
 from cache_store.integrity import Manner
+from cache_store.records import parse_member
+from policies.eviction import Item
 
 BOB = user_digest("anna", "bob")
 SEEDS = (1, 2, 3)
@@ -167,6 +169,13 @@ class Broken:
     async def partition_in_the_index_only(self) -> None:
         rows = self.make.vector(8)[None]
         await self.store._parts.thread.run(self.store._parts.index.add, "gone", [4712], rows)
+
+    async def unknown_to_the_policy(self) -> None:
+        key = parse_member(await self.member())
+        self.store._parts.ranking.policy.remove(key)
+
+    async def in_the_policy_only(self) -> None:
+        self.store._parts.ranking.policy.add((4713, 5), Item(0.5, 1.0, 100, 4713))
 
     async def unusable_embedding(self) -> None:
         entry_id = self.id

@@ -12,9 +12,11 @@ from benchmarks.facts import machine_facts
 NAMES = (
     "batching",
     "codec",
+    "crash",
     "eviction",
     "features",
     "features_batching",
+    "lookup",
     "n_star",
     "n_star_dit",
     "overhead",
@@ -22,6 +24,7 @@ NAMES = (
     "resume",
     "soak",
     "solver_resume",
+    "store",
 )
 
 

@@ -4,8 +4,8 @@ On both shipped models and pairs of prompts not used for tuning, that the shippe
 another seed, rewordings, edits. Every pair is served from each way of keeping its source (`codec_forms`), exactly as
 the service would: judged where the table judges, entered deeper where its bounds allow, in full if refused. The
 judge's scores are compared pair by pair with those of the states in half precision. A form is adequate when the lower
-end of that ratio is at least 0.99 and it loses at most a twentieth of the hits; `python -m benchmarks.codec_profile`
-writes the most compact adequate form into the models' tables.
+end of that ratio, over thirty pairs or more, is at least 0.99 and it loses at most a twentieth of the hits;
+`python -m benchmarks.codec_profile` writes the most compact adequate form into the models' tables.
 """
 
 from collections import Counter
@@ -39,6 +39,7 @@ MIX = {"retry": 0.25, "wording": 0.4} | {
 CHUNK = 24
 MOST_CHUNKS = 12
 QUALITY, HITS = 0.99, 0.95
+FEWEST = 30  # fewer pairs are no evidence
 INFINITE = float("inf")
 SHEET_PAIRS = 6
 
@@ -202,7 +203,7 @@ def _figures(cases: Sequence[Case], served: Served, base: Served, full: Floats, 
         "over_trajectory": ratio,
         "over_full": ratio_interval(served.mean_scores, full),
         "hits_kept": kept_hits,
-        "adequate": bool(ratio["low"] >= QUALITY and kept_hits >= HITS),
+        "adequate": bool(len(cases) >= FEWEST and ratio["low"] >= QUALITY and kept_hits >= HITS),
         "psnr_to_trajectory": mean_interval(to_base),
         "psnr_to_source": mean_interval(to_source),
         "psnr_to_source_of_repeats": mean_interval(to_source_retry),

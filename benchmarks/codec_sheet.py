@@ -51,8 +51,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("picture", type=Path)
     parser.add_argument("--model", choices=list(MODELS), default="unet")
     parser.add_argument("--pairs", type=int, default=SHEET_PAIRS)
+    parser.add_argument("--quick", action="store_true", help="one level, the shallowest, instead of the deepest")
     chosen = parser.parse_args(argv)
-    measure(MODELS[chosen.model], chosen.pairs, quick=False, quiet=False, sheet=chosen.picture)
+    measure(MODELS[chosen.model], chosen.pairs, quick=chosen.quick, quiet=False, sheet=chosen.picture)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.codec_table import codec_table
+from benchmarks.crash_table import crash_table
 from benchmarks.eviction_table import eviction_table
 from benchmarks.facts import interval
 from benchmarks.features.tables import features_batching_table, features_summary, features_table
+from benchmarks.lookup_table import lookup_table
+from benchmarks.store_table import store_table
 from policies.features.methods import methods_table
 from service.settings import settings_table
 
@@ -291,10 +294,13 @@ OUTSIDE_README = (
     "n_star",
     "n_star_dit",
     "batching",
+    "crash",
     "features",
     "features_batching",
+    "lookup",
     "soak",
     "solver_resume",
+    "store",
 )
 SUMMARIES: dict[str, Callable[[Report], list[str]]] = {"batching": batching_summary, "features": features_summary}
 SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
@@ -307,8 +313,11 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "features": ("What is feature caching worth?", features_table),
     "features_batching": ("And in mixed batches?", features_batching_table),
     "codec": ("What do cheaper states cost in pictures?", codec_table),
+    "lookup": ("How long does a lookup take?", lookup_table),
     "eviction": ("What should be forgotten first?", eviction_table),
     "soak": ("Does it survive a long day?", soak_table),
+    "crash": ("Is anything lost or mistaken when processes are killed?", crash_table),
+    "store": ("What does keeping a state cost, and getting it back?", store_table),
     "solver_resume": ("How should a multistep solver resume?", solver_resume_table),
 }
 

@@ -10,15 +10,17 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from cache_store import scripts
+from cache_store.events import Event, HistoryLost, Mark, parse_event
 from cache_store.link import RedisLink
 from cache_store.records import (
     SUMMARY_FIELDS,
     StateRecord,
     entry_fields,
+    parse_embedding,
     parse_member,
     parse_summary,
 )
-from cache_store.types import CacheEntry, EntrySummary, StoredImage
+from cache_store.types import CacheEntry, EntrySummary, Float32Array, StoredImage
 from policies.eviction import Item
 from policies.matching.base import Candidate, StateRef
 
@@ -59,23 +61,7 @@ class Totals:
     state_bytes: int
     image_bytes: int
     evictions: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to the catalogue.
-
-    Attributes:
-        sequence: rises by one from event to event.
-        kind: "add", "touch", "evict" or "forget".
-        entry_id: to which entry.
-        level: to which of its states; None for a picture or the whole entry.
-    """
-
-    sequence: int
-    kind: str
-    entry_id: int
-    level: int | None
+    last_event: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +98,7 @@ class Catalogue:
         self._ttl = ttl
         self._lease = lease
         self._store_id = ""
+        self._run_id = ""
 
     async def open(self) -> str:
         """Return the store's identity, given to it now if it is new, and skip ids that a crash may have lost."""
@@ -120,13 +107,23 @@ class Catalogue:
         base = _ID_FLOOR + secrets.randbelow(2**52 - _ID_FLOOR)
         found = await self._link.script(scripts.OPEN, PREFIX, secrets.token_hex(8), base, _ID_FLOOR, _ID_GAP)
         self._store_id = str(found.decode())
+        self._run_id = await self._running()
         return self._store_id
 
+    async def _running(self) -> str:
+        """Return the name Redis gave itself at its start."""
+        return str((await self._link.call("INFO", "server"))["run_id"])
+
     async def check_identity(self) -> None:
-        """Raise StoreLost when this is no longer the database that was opened (somebody emptied it)."""
+        """Raise StoreLost when this is no longer the database that was opened: emptied, or a Redis started anew.
+
+        The client reconnects by itself when a connection was idle, so a quick restart would go unnoticed.
+        """
         found = await self._link.call("GET", PREFIX + "store")
         if found is None or found.decode() != self._store_id:
             raise StoreLost("the catalogue was replaced")
+        if await self._running() != self._run_id:
+            raise StoreLost("redis was started again")
 
     async def new_id(self) -> int:
         """Return an entry id never handed out before."""
@@ -160,7 +157,13 @@ class Catalogue:
         entry_id, prompt, _, nbytes, width, height, sha256 = found
         if int(nbytes) == 0:
             return None
-        return ImageRecord(int(entry_id), prompt.decode(), int(width), int(height), sha256.decode())
+        return ImageRecord(
+            int(entry_id),
+            prompt.decode("utf-8", "replace"),
+            int(width),
+            int(height),
+            sha256.decode("utf-8", "replace"),
+        )
 
     async def image_of(self, entry_id: int, tenant: str) -> ImageRecord | None:
         """Return the picture of `tenant`'s entry; somebody else's looks like none."""
@@ -171,25 +174,28 @@ class Catalogue:
         if not await self.fresh([entry_id]):
             return None
         _, prompt, _, width, height, sha256 = values
-        return ImageRecord(entry_id, prompt.decode(), int(width), int(height), sha256.decode())
+        return ImageRecord(
+            entry_id, prompt.decode("utf-8", "replace"), int(width), int(height), sha256.decode("utf-8", "replace")
+        )
 
     async def candidates(
-        self, partition: str, near: Sequence[tuple[int, float]], limit: int
+        self, partition: str, near: Sequence[int], query: Float32Array, limit: int
     ) -> list[tuple[Candidate, float]]:
-        """Turn neighbours (entry id, similarity) into candidates, each with the seconds it has left to live.
+        """Turn neighbours into candidates, most similar first, each with the seconds it has left to live.
 
-        Those without states, of elsewhere or past their time drop out.
+        Those without states, of elsewhere or past their time drop out. Similarities are those of the embeddings kept
+        here, which are exact: an index may only estimate them.
         """
-        similarity = dict(near)
-        settings = (limit, self._ttl, self._lease)
-        rows = await self._link.script(scripts.CANDIDATES, PREFIX, partition, *settings, *similarity)
+        rows = await self._link.script(scripts.CANDIDATES, PREFIX, partition, self._ttl, self._lease, *near)
         found = []
-        for entry_id, prompt, left, *records in rows:
-            refs = _readable_refs(int(entry_id), records)
-            if refs:
-                candidate = Candidate(int(entry_id), similarity[int(entry_id)], prompt.decode(), refs)
+        for entry_id, prompt, left, raw, *records in rows:
+            refs, vector = _readable_refs(int(entry_id), records), parse_embedding(raw)
+            if refs and vector is not None and vector.shape == query.shape:
+                similarity = min(1.0, max(-1.0, float(vector @ query)))
+                candidate = Candidate(int(entry_id), similarity, prompt.decode("utf-8", "replace"), refs)
                 found.append((candidate, float(left) if self._ttl else float("inf")))
-        return found
+        found.sort(key=lambda pair: -pair[0].similarity)
+        return found[:limit]
 
     async def fresh(self, entry_ids: Sequence[int]) -> set[int]:
         """Return those of `entry_ids` that are not past their time."""
@@ -263,7 +269,7 @@ class Catalogue:
     async def is_picture(self, entry_id: int, data: bytes) -> bool:
         """Return whether `data` are the bytes of the entry's picture, as they were stored."""
         digest = await self._link.call("HGET", f"{PREFIX}entry:{entry_id}", "image_sha256")
-        return digest is not None and hashlib.sha256(data).hexdigest() == digest.decode()
+        return digest is not None and hashlib.sha256(data).hexdigest() == digest.decode("utf-8", "replace")
 
     async def _states(self, entry_id: int) -> dict[bytes, bytes]:
         return dict(await self._link.call("HGETALL", f"{PREFIX}states:{entry_id}"))
@@ -293,13 +299,14 @@ class Catalogue:
 
     async def totals(self) -> Totals:
         """Return the counters."""
-        entries, states, partitions, totals, evictions = await self._link.batch(
+        entries, states, partitions, totals, evictions, last_event = await self._link.batch(
             [
                 ("ZCARD", PREFIX + "entries"),
                 ("ZCARD", PREFIX + "order"),
                 ("SCARD", PREFIX + "partitions"),
                 ("HGETALL", PREFIX + "totals"),
                 ("HGETALL", PREFIX + "evictions"),
+                ("GET", PREFIX + "events:seq"),
             ]
         )
         return Totals(
@@ -309,11 +316,14 @@ class Catalogue:
             state_bytes=int(totals.get(b"state_bytes", 0)),
             image_bytes=int(totals.get(b"image_bytes", 0)),
             evictions={reason.decode(): int(count) for reason, count in evictions.items()},
+            last_event=int(last_event or 0),
         )
 
     async def partitions(self) -> list[str]:
         """Return the digests of all signatures that hold a state."""
-        return sorted(member.decode() for member in await self._link.call("SMEMBERS", PREFIX + "partitions"))
+        return sorted(
+            member.decode("utf-8", "replace") for member in await self._link.call("SMEMBERS", PREFIX + "partitions")
+        )
 
     async def embeddings(self, partition: str) -> AsyncIterator[list[tuple[int, bytes | None]]]:
         """Yield (entry id, raw embedding) of a partition's entries, a page at a time."""
@@ -322,6 +332,11 @@ class Catalogue:
             page = ids[start : start + _PAGE]
             replies: list[Any] = await self._link.batch([("HGET", f"{PREFIX}entry:{i}", "embedding") for i in page])
             yield list(zip(page, replies, strict=True))
+
+    async def last_event(self) -> Mark:
+        """Return the newest event's mark."""
+        newest = await self._link.call("XREVRANGE", PREFIX + "events", "+", "-", "COUNT", 1)
+        return parse_event(*newest[0]).mark if newest else Mark()
 
     async def all_states(self) -> AsyncIterator[list[Holding]]:
         """Yield every state with its uses, a page at a time, in no order.
@@ -337,6 +352,17 @@ class Catalogue:
             if cursor == 0:
                 return
 
+    async def remains(self, entry_id: int, level: int) -> tuple[str, bytes | None, Item] | None:
+        """Return (partition, raw embedding, item) of a state about to be evicted; None when it is gone."""
+        (partition, raw), record = await self._link.batch(
+            [
+                ("HMGET", f"{PREFIX}entry:{entry_id}", "partition", "embedding"),
+                ("HMGET", f"{PREFIX}states:{entry_id}", str(level), f"{level}:u", f"{level}:l"),
+            ]
+        )
+        held = _parse_holding((entry_id, level), record)
+        return None if held is None or partition is None else (partition.decode(), raw, held.item)
+
     async def states_of(self, entry_ids: Sequence[int]) -> list[Holding]:
         """Return all states that some entries hold."""
         replies = await self._link.batch([("HKEYS", f"{PREFIX}states:{i}") for i in entry_ids])
@@ -348,14 +374,27 @@ class Catalogue:
         replies = await self._link.batch(commands)
         return [held for key, reply in zip(keys, replies, strict=True) if (held := _parse_holding(key, reply))]
 
-    async def last_event(self) -> int:
-        """Return the sequence number of the newest event, 0 before the first."""
-        return int(await self._link.call("GET", PREFIX + "events:seq") or 0)
+    async def events_after(self, mark: Mark) -> list[Event]:
+        """Return the next page of events, oldest first.
 
-    async def events_after(self, sequence: int) -> list[Event]:
-        """Return the next page of events, oldest first; the first is not `sequence` + 1 if some are gone."""
-        raw = await self._link.call("XRANGE", PREFIX + "events", f"({sequence}-0", "+", "COUNT", _PAGE)
-        return [_parse_event(name, fields) for name, fields in raw]
+        Raises:
+            HistoryLost: the event at the mark is gone, or is another one; some may have been missed.
+        """
+        start = f"{mark.sequence}-0"
+        raw = await self._link.call("XRANGE", PREFIX + "events", start, "+", "COUNT", _PAGE + 1)
+        events = [parse_event(name, fields) for name, fields in raw]
+        if mark.sequence == 0:
+            if events and events[0].sequence != 1:
+                raise HistoryLost("the first events are gone")
+            return events
+        if not events or events[0].mark != mark:
+            raise HistoryLost("the event last seen is gone")
+        return events[1:]
+
+    async def holding(self, entry_ids: Sequence[int]) -> set[int]:
+        """Return those entries that hold a state."""
+        counts = await self._link.batch([("HLEN", f"{PREFIX}states:{entry_id}") for entry_id in entry_ids])
+        return {entry_id for entry_id, count in zip(entry_ids, counts, strict=True) if count}
 
     async def vectors(self, entry_ids: Sequence[int]) -> list[tuple[int, str, bytes | None]]:
         """Return (entry id, partition, raw embedding) of those entries that hold a state."""
@@ -365,7 +404,9 @@ class Catalogue:
             commands.append(("HMGET", f"{PREFIX}entry:{entry_id}", "partition", "embedding"))
         replies = await self._link.batch(commands)
         rows = zip(entry_ids, replies[::2], replies[1::2], strict=True)
-        return [(i, home.decode(), raw) for i, held, (home, raw) in rows if held and home is not None]
+        return [
+            (i, home.decode("utf-8", "replace"), raw) for i, held, (home, raw) in rows if held and home is not None
+        ]
 
 
 def _parse_holding(key: tuple[int, int], reply: Sequence[bytes | None]) -> Holding | None:
@@ -387,13 +428,3 @@ def _readable_refs(entry_id: int, records: Sequence[bytes]) -> tuple[StateRef, .
         log.warning("the state records of entry %d are unreadable", entry_id)
         return ()
     return tuple(sorted(refs, key=lambda ref: ref.skip))
-
-
-def _parse_event(name: bytes, fields: dict[bytes, bytes]) -> Event:
-    level = fields[b"level"].decode()
-    return Event(
-        sequence=int(name.split(b"-")[0]),
-        kind=fields[b"kind"].decode(),
-        entry_id=int(fields[b"id"]),
-        level=int(level) if level.lstrip("-").isdigit() else None,
-    )

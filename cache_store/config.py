@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import faiss
+
 from cache_store.codec import CODECS, Codec
 from cache_store.scripts import MOST_LEASE_SECONDS
 
@@ -30,6 +32,8 @@ class StoreConfig:
             Services that share a Redis each hold to their own; the shortest decides what is forgotten.
         lease_seconds: how long what a search returned is kept from eviction, unless it is loaded sooner; 0 = not.
         codec: how new states are written, see `cache_store.codec`; states of any codec are read.
+        index_device: where large partitions of the index are trained, "cpu" or "gpu"; searches run on the CPU.
+        ghost_similarity: similarity from which an evicted entry counts as one that would have answered (regret).
     """
 
     data_dir: Path
@@ -44,6 +48,8 @@ class StoreConfig:
     ttl_seconds: float = 0.0
     lease_seconds: float = 2.0
     codec: Codec = "fp16"
+    index_device: str = "cpu"
+    ghost_similarity: float = 0.9
 
     def check(self) -> None:
         """Raise StoreConfigError for a value out of range."""
@@ -58,5 +64,11 @@ class StoreConfig:
             raise StoreConfigError(f"codec must be one of {', '.join(CODECS)}, got {self.codec!r}")
         if self.queue_size < 1:
             raise StoreConfigError(f"queue_size must be at least 1, got {self.queue_size}")
+        if self.index_device not in ("cpu", "gpu"):
+            raise StoreConfigError(f"index_device must be cpu or gpu, got {self.index_device}")
+        if self.index_device == "gpu" and faiss.get_num_gpus() == 0:
+            raise StoreConfigError("index_device is gpu, but FAISS sees no GPU: install faiss-gpu, or choose cpu")
         if not 0 < self.timeout_seconds < float("inf"):
             raise StoreConfigError(f"timeout_seconds must be positive and finite, got {self.timeout_seconds}")
+        if not 0 < self.ghost_similarity <= 1:
+            raise StoreConfigError(f"ghost_similarity must be in (0, 1], got {self.ghost_similarity}")

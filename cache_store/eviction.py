@@ -3,8 +3,11 @@
 import asyncio
 
 from cache_store.follower import Follower
+from cache_store.ghosts import Ghost
 from cache_store.parts import Parts
 from cache_store.ram import Key
+from cache_store.records import parse_embedding
+from policies.eviction import Item
 
 _BATCH = 64
 
@@ -96,9 +99,20 @@ class Evictor:
         victim = ranking.policy.victim(self._parts.pins)
         if victim is None:
             return False
+        async with self._parts.redis():
+            remains = await self._parts.catalogue.remains(*victim)
         if await self._remover.drop_state(victim, ranking.policy.name, evict=True):
             ranking.policy.remove(victim)  # its event comes later, and changes nothing
+            self._remember(victim, remains)
         return True  # one that is leased elsewhere is pinned now: another is next
+
+    def _remember(self, key: Key, remains: tuple[str, bytes | None, Item] | None) -> None:
+        if remains is None:
+            return
+        partition, raw, item = remains
+        vector = parse_embedding(raw)
+        if vector is not None:
+            self._parts.ghosts.add(partition, vector, Ghost(key[0], item.page, item.saved_seconds))
 
     async def _evict_images(self) -> int:
         """Evict up to a batch of pictures; return how many."""

@@ -1,98 +1,127 @@
-"""Following what other services do to a shared catalogue."""
+"""Following what happens to the catalogue, here or in other services."""
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Sequence
 
-import numpy as np
-
-from cache_store.catalogue import Event
+from cache_store.events import Event, HistoryLost, Mark
 from cache_store.parts import Parts
-from cache_store.records import parse_embedding
+from cache_store.replica import IndexReplica
 from cache_store.types import CacheUnavailable
 
 log = logging.getLogger(__name__)
 
 _PERIOD_SECONDS = 1.0
+_SAVE_SECONDS = 30.0
 
 
 class Follower:
-    """Keeps this process's index and RAM tier in step with the catalogue's events, a second behind.
+    """Feeds the index, the RAM tier and the eviction policy with the catalogue's events, a second behind.
 
-    Events only say where to look: each entry they name is brought in line with the catalogue as it is now, so
-    reading an event twice, or one of our own, changes nothing.
+    Where they have got to is a `Mark`, whose event must still be in the stream for the next ones to count:
+    otherwise everything is brought up anew.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        """Follow into `parts`."""
+    def __init__(self, parts: Parts, replica: IndexReplica) -> None:
+        """Follow into the index's replica, and into the RAM tier and the eviction policy of `parts`."""
         self._parts = parts
-        self._seen = 0
+        self._replica = replica
+        self._mark = Mark()
+        self._tasks: list[asyncio.Task[None]] = []
         # The loop and the evictor both catch up; an event applied twice would count a use twice.
-        self._catching = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+        self._in_step = 0.0
 
     def start(self) -> None:
-        """Begin to follow; for a catalogue nobody else writes to there is no need."""
-        self._task = asyncio.create_task(self._follow(), name="cache-follower")
+        """Begin to follow, and to keep the index in shape."""
+        self._in_step = asyncio.get_running_loop().time()
+        self._tasks = [
+            asyncio.create_task(self._repeat(self.catch_up_all), name="cache-follower"),
+            asyncio.create_task(self._repeat(self._tend), name="index-keeper"),
+        ]
 
-    async def restart(self) -> None:
-        """Forget what was seen: everything up to now is about to be read from the catalogue itself."""
-        async with self._catching:
-            self._seen = await self._parts.catalogue.last_event()
+    @property
+    def sequence(self) -> int:
+        """Number of the last event applied."""
+        return self._mark.sequence
+
+    def lag_seconds(self, last_event: int) -> float:
+        """Return how long ago everything had been applied, 0 when `last_event` is."""
+        return 0.0 if last_event <= self.sequence else asyncio.get_running_loop().time() - self._in_step
+
+    async def recover(self) -> None:
+        """After a (re)connection, bring up what is kept in memory; outside the link's guard."""
+        async with self._turn:
+            self._mark = await self._replica.recover(self._mark)
+            await self._parts.ranking.rebuild(self._parts.catalogue)
+            # What a crash made the catalogue forget must not live on here.
+            self._parts.ram.clear()
+            self._in_step = asyncio.get_running_loop().time()
 
     async def close(self) -> None:
-        """Stop following."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        """Stop following, and write the index down."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self._tasks:
+            return
+        self._tasks = []
+        try:
+            async with asyncio.timeout(_SAVE_SECONDS):
+                await self.catch_up_all()
+                await self._replica.save(self._mark)
+        except (TimeoutError, CacheUnavailable) as error:
+            log.debug("no snapshot of the index at the end: %s", error)
 
-    async def _follow(self) -> None:
+    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(_PERIOD_SECONDS)
             try:
-                await self.catch_up_all()
+                await work()
             except CacheUnavailable as error:
                 log.debug("not following: %s", error)
 
+    async def _follow(self) -> None:
+        await self.catch_up_all()
+        self._in_step = asyncio.get_running_loop().time()
+
+    async def _tend(self) -> None:
+        await self._replica.tend(self._mark)
+
     async def catch_up_all(self) -> None:
-        """Apply all events up to now. Raises CacheUnavailable."""
-        while await self.catch_up():
+        """Apply all events up to now, and not those that come meanwhile. Raises CacheUnavailable."""
+        async with self._parts.redis():
+            now = (await self._parts.catalogue.last_event()).sequence
+        while self.sequence < now and await self.catch_up():
             pass
 
     async def catch_up(self) -> int:
         """Apply the next page of events; return how many there were."""
-        async with self._catching:
+        async with self._turn:  # the loop and the evictor both catch up, and a use counts once
             async with self._parts.redis():
-                events = await self._parts.catalogue.events_after(self._seen)
-            if not events:
-                return 0
-            if events[0].sequence != self._seen + 1:
-                self._parts.link.renew("events were missed")
-                return 0
-            await self._apply(events)
-            self._seen = events[-1].sequence
+                try:
+                    events = await self._parts.catalogue.events_after(self._mark)
+                except HistoryLost as error:
+                    self._parts.link.renew(str(error))
+                    raise CacheUnavailable("events were missed") from error
+            if events:
+                await self._apply(events)
+                self._mark = events[-1].mark
             return len(events)
 
-    async def _apply(self, events: list[Event]) -> None:
+    async def _apply(self, events: Sequence[Event]) -> None:
         for event in events:
             if event.kind == "evict" and event.level is not None:
                 self._parts.ram.discard((event.entry_id, event.level))
+        await self._replica.apply(events, self._parts.redis)
+        if any(event.kind == "evict" and event.detail == "cleared" for event in events):
+            self._parts.ghosts.clear()  # somebody wants something forgotten
         added = sorted({event.entry_id for event in events if event.kind == "add"})
         async with self._parts.redis():
-            self._parts.ranking.apply(events, await self._parts.catalogue.states_of(added))
-        await self.reconcile(sorted({event.entry_id for event in events if event.kind != "touch"}))
+            holdings = await self._parts.catalogue.states_of(added)
+        # Last, and at once: should anything before it fail, the events come again, and uses would count twice.
+        self._parts.ranking.apply(events, holdings)
 
-    async def reconcile(self, entry_ids: list[int]) -> None:
-        """Index those entries that hold a state, and no others of `entry_ids`."""
-        parts = self._parts
-        async with parts.redis():
-            present = await parts.catalogue.vectors(entry_ids)
-        await parts.thread.run(parts.index.remove, sorted(set(entry_ids) - {entry_id for entry_id, _, _ in present}))
-        for entry_id, partition, raw in present:
-            vector = parse_embedding(raw)
-            # An id never changes its meaning, so what is indexed already (our own writes) can stay.
-            if vector is None or entry_id in parts.index:
-                continue
-            try:
-                await parts.thread.run(parts.index.add, partition, [entry_id], np.stack([vector]))
-            except ValueError:
-                log.warning("entry %d does not fit its partition", entry_id)
+    async def reconcile(self, entry_ids: Sequence[int]) -> None:
+        """Bring the index in line with the catalogue for these entries."""
+        await self._replica.reconcile(entry_ids, self._parts.redis)

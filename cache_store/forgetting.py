@@ -36,6 +36,7 @@ class Forgetter:
 
         Takes as long as it takes. Raises CacheUnavailable, some entries then remain.
         """
+        self._parts.ghosts.clear()
         if queued > self._judged:  # some write still waits
             self._pending = [(newest, other) for newest, other in self._pending if other != selection]
             self._pending.append((queued, selection))

@@ -29,7 +29,7 @@ class Ghosts:
     """Embeddings of entries evicted lately, at most `most` in all, the oldest dropped first.
 
     A lookup compares with all ghosts of the partition, on no request's path. Embeddings stay in this process's memory
-    only, and `forget` takes one out: whoever deletes an entry deletes its ghost.
+    only; any deletion on purpose empties it.
     """
 
     def __init__(self, floor: float, most: int = _MOST) -> None:
@@ -38,6 +38,8 @@ class Ghosts:
         self._most = most
         self._ghosts: OrderedDict[int, tuple[str, Ghost, Float32Array]] = OrderedDict()
         self._members: dict[str, dict[int, None]] = {}
+        self.regret_requests = 0
+        self.regret_seconds = 0.0
 
     def add(self, partition: str, vector: Float32Array, ghost: Ghost) -> None:
         """Remember an evicted entry; again, if more was evicted of it, for the best it ever lost."""
@@ -66,13 +68,29 @@ class Ghosts:
 
     def nearest(self, partition: str, vector: Float32Array) -> Ghost | None:
         """Return the ghost most similar to `vector` in its partition, or None when none reaches the floor."""
-        members = [self._ghosts[entry_id] for entry_id in self._members.get(partition, ())]
-        fitting = [(ghost, other) for _, ghost, other in members if other.shape == vector.shape]
+        # Copied first: this runs beside the event loop.
+        members = [self._ghosts.get(entry_id) for entry_id in list(self._members.get(partition, ()))]
+        fitting = [(row[1], row[2]) for row in members if row and row[2].shape == vector.shape]
         if not fitting:
             return None
         similarity = np.stack([other for _, other in fitting]) @ vector
         best = int(np.argmax(similarity))
         return fitting[best][0] if similarity[best] >= self._floor else None
+
+    def answered(self, ghost: Ghost, reused_seconds: float) -> None:
+        """Count a run that the evicted entry would have served, and forget the ghost: its need has an entry again.
+
+        An upper bound: a matching policy might have allowed less than the ghost's deepest state.
+
+        Args:
+            ghost: who would have served it.
+            reused_seconds: device seconds that the run saved all the same.
+        """
+        self.forget(ghost.entry_id)
+        missed = ghost.saved_seconds - reused_seconds
+        if missed > 0:
+            self.regret_requests += 1
+            self.regret_seconds += missed
 
     def __len__(self) -> int:
         """Return how many are remembered."""

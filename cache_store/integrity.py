@@ -162,7 +162,7 @@ class Inspector:
         """Return what is wrong with an object, None when nothing is."""
         if not absent and not self._manner.scrub:
             return None
-        async with self._parts.files(_STEP_SECONDS):
+        async with self._parts.files(_STEP_SECONDS, writes=False):
             data = await self._parts.objects.get(name)
         if data is None:
             return "missing"

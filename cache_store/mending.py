@@ -5,9 +5,10 @@ from contextlib import AbstractAsyncContextManager
 
 from cache_store import mending_scripts as scripts
 from cache_store.catalogue import PREFIX
+from cache_store.events import Mark
 from cache_store.link import RedisLink
 from cache_store.parts import Parts
-from cache_store.scans import Scans, pages_of
+from cache_store.scans import Scans, bytes_of, pages_of
 
 _BATCH = 50
 _ATTEMPTS = 20
@@ -59,7 +60,7 @@ class CatalogueMender:
         problems = []
         for entry_id, state_bytes, image_bytes, *notes in rows:
             self.sizes[int(entry_id)] = (int(state_bytes), int(image_bytes))
-            problems += [note.decode() for note in notes]
+            problems += [note.decode("utf-8", "replace") for note in notes]
         return problems
 
     async def _named_lists(self) -> list[str]:
@@ -78,8 +79,9 @@ class CatalogueMender:
 
     async def _judge(self, kind: str, name: str, members: Sequence[str]) -> list[str]:
         async with self._step():
-            head = (PREFIX, int(self._mend), kind, name)
-            return [note.decode() for note in await self._link.script(scripts.MEND_MEMBERS, *head, *members)]
+            head = (PREFIX, int(self._mend), kind, bytes_of(name))
+            notes = await self._link.script(scripts.MEND_MEMBERS, *head, *map(bytes_of, members))
+            return [note.decode("utf-8", "replace") for note in notes]
 
     async def _stepwise(self, walk: AsyncIterator[list[str]]) -> AsyncIterator[list[str]]:
         """Yield the pages of `walk`, reading each inside a step."""
@@ -90,7 +92,7 @@ class CatalogueMender:
                 return
             yield page
 
-    async def _totals(self, since: int) -> list[str]:
+    async def _totals(self, since: Mark) -> list[str]:
         """Compare the running sums with the entries; others may write meanwhile, their events tell what changed."""
         for _ in range(_ATTEMPTS):
             since = await self._remeasure(since)
@@ -101,11 +103,11 @@ class CatalogueMender:
                     return []
                 if not self._mend and since == await self._catalogue.last_event():
                     return _wrong_sums(held.state_bytes, held.image_bytes, right)
-                if self._mend and await self._link.script(scripts.SET_TOTALS, PREFIX, since, *right) == 1:
+                if self._mend and await self._link.script(scripts.SET_TOTALS, PREFIX, since.sequence, *right) == 1:
                     return _wrong_sums(held.state_bytes, held.image_bytes, right)
         return []
 
-    async def _remeasure(self, since: int) -> int:
+    async def _remeasure(self, since: Mark) -> Mark:
         """Measure entries that changed after event `since` once more; return the last event seen."""
         while True:
             async with self._step():
@@ -115,7 +117,7 @@ class CatalogueMender:
             changed = sorted({event.entry_id for event in events if event.kind != "touch"})
             for batch in pages_of(changed, _BATCH):
                 await self._measure(batch)
-            since = events[-1].sequence
+            since = events[-1].mark
 
 
 def _wrong_sums(state_bytes: int, image_bytes: int, right: list[int]) -> list[str]:

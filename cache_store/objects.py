@@ -28,6 +28,8 @@ _COOL_DOWN_SECONDS = 2.0
 class Objects:
     """Reads, writes and lists objects; three faults in a row make it fail at once for two seconds.
 
+    Faults of writing are counted apart: a full or read-only disk can still be read.
+
     Attributes:
         store_id: the catalogue's identity, once known; names its part of the object store, so that the objects
             of one catalogue are never taken for another's.
@@ -41,8 +43,7 @@ class Objects:
         """
         self.store_id = ""
         self._local: Path | None = None
-        self._faults = 0
-        self._closed_until = 0.0
+        self._breakers = {writes: _Breaker() for writes in (False, True)}
         try:
             self._store = self._open(config)
         except Exception as error:
@@ -82,25 +83,20 @@ class Objects:
         return key if self.path_of(key) == path else None
 
     @asynccontextmanager
-    async def guard(self, deadline: float) -> AsyncIterator[None]:
+    async def guard(self, deadline: float, *, writes: bool = False) -> AsyncIterator[None]:
         """Bound what is inside by `deadline` (loop time) and turn every fault into `CacheUnavailable`."""
-        if time.monotonic() < self._closed_until:
+        breaker = self._breakers[writes]
+        if time.monotonic() < breaker.closed_until:
             raise CacheUnavailable("the object store is away")
         try:
             async with asyncio.timeout_at(deadline):
                 yield
-            self._faults = 0
+            breaker.faults = 0
         except CacheUnavailable:
             raise
         except Exception as error:
-            self._count_fault(error)
+            breaker.count(error)
             raise CacheUnavailable(f"object store fault: {type(error).__name__}") from error
-
-    def _count_fault(self, error: Exception) -> None:
-        self._faults += 1
-        if self._faults >= _TRIP_AFTER:
-            self._closed_until = time.monotonic() + _COOL_DOWN_SECONDS
-            log.warning("the object store is unavailable: %s", type(error).__name__)
 
     async def get(self, path: str) -> bytes | None:
         """Return an object's bytes, or None when there is no such object."""
@@ -143,3 +139,17 @@ class Objects:
         if self._local:
             for draft in self._local.glob("*/*/*/*#[0-9]*"):
                 draft.unlink(missing_ok=True)
+
+
+class _Breaker:
+    """Counts faults in a row, and closes for a while after too many."""
+
+    def __init__(self) -> None:
+        self.faults = 0
+        self.closed_until = 0.0
+
+    def count(self, error: Exception) -> None:
+        self.faults += 1
+        if self.faults >= _TRIP_AFTER:
+            self.closed_until = time.monotonic() + _COOL_DOWN_SECONDS
+            log.warning("the object store is unavailable: %s", type(error).__name__)

@@ -8,7 +8,8 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from cache_store.catalogue import Catalogue
-from cache_store.index import FlatIndex, IndexThread
+from cache_store.ghosts import Ghosts
+from cache_store.index import IndexThread, PartitionedIndex
 from cache_store.link import RedisLink
 from cache_store.objects import Objects
 from cache_store.ram import Key, RamTier
@@ -80,21 +81,22 @@ class Pins:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The store's parts: catalogue behind its link, objects, RAM tier, index on its thread, pins, eviction policy."""
+    """The store's parts: catalogue behind its link, objects, RAM tier, index on its thread, pins, policy, ghosts."""
 
     link: RedisLink
     catalogue: Catalogue
     objects: Objects
     ram: RamTier
-    index: FlatIndex = field(default_factory=FlatIndex)
+    index: PartitionedIndex = field(default_factory=PartitionedIndex)
     thread: IndexThread = field(default_factory=IndexThread)
     pins: Pins = field(default_factory=Pins)
+    ghosts: Ghosts = field(default_factory=lambda: Ghosts(0.9))
     ranking: Ranking = field(default_factory=lambda: Ranking("lru", 0))
 
     def redis(self, seconds: float = BACKGROUND_SECONDS) -> AbstractAsyncContextManager[None]:
         """Guard calls to the catalogue, bounded by `seconds`."""
         return self.link.guard(asyncio.get_running_loop().time() + seconds)
 
-    def files(self, seconds: float = BACKGROUND_SECONDS) -> AbstractAsyncContextManager[None]:
+    def files(self, seconds: float = BACKGROUND_SECONDS, *, writes: bool = True) -> AbstractAsyncContextManager[None]:
         """Guard calls to the object store, bounded by `seconds`."""
-        return self.objects.guard(asyncio.get_running_loop().time() + seconds)
+        return self.objects.guard(asyncio.get_running_loop().time() + seconds, writes=writes)

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from cache_store.catalogue import Catalogue, Event, Holding
-from policies.eviction import EvictionPolicy, make_eviction
+from cache_store.catalogue import Catalogue, Holding
+from cache_store.events import Event
+from policies.eviction import EvictionPolicy, Parsimonious, make_eviction
 
 
 class Ranking:
@@ -16,6 +17,11 @@ class Ranking:
     def __init__(self, name: str, budget: int) -> None:
         """Rank by the policy called `name`, for a store of `budget` bytes; ValueError when there is none."""
         self.policy: EvictionPolicy = make_eviction(name, budget)
+
+    @property
+    def queries(self) -> int:
+        """How often the policy has asked its predictor, if it has one."""
+        return self.policy.queries if isinstance(self.policy, Parsimonious) else 0
 
     async def rebuild(self, catalogue: Catalogue, name: str | None = None) -> None:
         """Start anew from what the catalogue holds, with the policy called `name` (None = as now)."""

@@ -58,9 +58,15 @@ class Recorder:
         files = await asyncio.to_thread(_cheapest, entry.entry_id, memory, self._codec)
         await self._put(entry.entry_id, files, memory.image)
         seconds = entry.full_seconds or entry.gpu_seconds
-        records = [StateRecord.of(entry.entry_id, state, len(data), now).worth(seconds, 0) for state, data in files]
+        ghost = await asyncio.to_thread(self._parts.ghosts.nearest, entry.signature.digest, vector)
+        page = ghost.page if ghost else 0
+        records = [
+            StateRecord.of(entry.entry_id, state, len(data), now).worth(seconds, page) for state, data in files
+        ]
         if not await self._commit(entry, records, memory.image, now):
             return False
+        if ghost:
+            self._parts.ghosts.answered(ghost, seconds - entry.gpu_seconds)
         await self._show(entry, files, vector)
         return True
 
@@ -99,7 +105,8 @@ class Recorder:
     async def _show(self, entry: CacheEntry, files: Sequence[File], vector: Float32Array) -> None:
         for state, data in files:
             self._parts.ram.put((entry.entry_id, level_of_state(state)), data)
-        if files:
+        # The follower may have read of it already.
+        if files and entry.entry_id not in self._parts.index:
             row = vector[np.newaxis]
             await self._parts.thread.run(self._parts.index.add, entry.signature.digest, [entry.entry_id], row)
 

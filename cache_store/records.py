@@ -161,7 +161,7 @@ def parse_summary(
     _, prompt, created, seed, steps, depth, uses, image_bytes = values
     return EntrySummary(
         entry_id=entry_id,
-        prompt=prompt.decode(),
+        prompt=prompt.decode("utf-8", "replace"),
         created=float(created),
         seed=int(seed),
         steps=int(steps),

@@ -1,4 +1,4 @@
-"""After a (re)connection: build the index again, and sweep away objects nobody knows."""
+"""Build the index again from the catalogue; sweep away objects nobody knows."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cache_store.catalogue import Catalogue
-from cache_store.index import FlatIndex
+from cache_store.index import Growth, PartitionedIndex, Reshelver
 from cache_store.parts import Parts
 from cache_store.records import parse_embedding
 from cache_store.types import Float32Array
@@ -17,20 +17,23 @@ log = logging.getLogger(__name__)
 _KNOWN_SECONDS = 60.0
 
 
-async def rebuild_index(catalogue: Catalogue) -> FlatIndex:
+async def rebuild_index(catalogue: Catalogue, growth: Growth, reshelver: Reshelver) -> PartitionedIndex:
     """Return a new index of every entry that holds a state; entries with an unreadable embedding stay out."""
-    index = FlatIndex()
+    index = PartitionedIndex(growth)
     skipped = 0
     for partition in await catalogue.partitions():
         async for page in catalogue.embeddings(partition):
             good = [(entry_id, vector) for entry_id, raw in page if (vector := parse_embedding(raw)) is not None]
             skipped += len(page) - len(good) + _add(index, partition, good)
+            # A large partition is put into lists as it grows here too, for as plain rows it might not fit in memory.
+            if index.due() is not None:
+                await reshelver.run(index)
     if skipped:
         log.warning("%d entries with an unreadable embedding are left out of the index", skipped)
     return index
 
 
-def _add(index: FlatIndex, partition: str, entries: list[tuple[int, Float32Array]]) -> int:
+def _add(index: PartitionedIndex, partition: str, entries: list[tuple[int, Float32Array]]) -> int:
     """Add entries of one dimension; return how many of another one were left out."""
     if not entries:
         return 0

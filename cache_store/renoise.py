@@ -13,6 +13,22 @@ from policies.matching.base import StateRef
 _KEY_BITS = 2**64
 
 
+def read_state(data: bytes, entry_id: int, ref: StateRef, *, trusted: bool = False) -> NoiseState:
+    """Return the state `ref` of an entry from the file that holds it, whichever form it is kept in.
+
+    Raises:
+        CorruptState: it is not what `ref` says; see `decode_state`.
+    """
+    level = level_of(ref.log_snr)
+    if ref.form == "final":
+        state = renoised(decode_final(data, entry_id, trusted=trusted), entry_id, level)
+    else:
+        state = decode_state(data, entry_id, level, trusted=trusted)
+    if ref.has_prediction and state.prediction is None:
+        raise CorruptState("no prediction")
+    return state
+
+
 def unit_noise(entry_id: int, level: int, shape: tuple[int, ...]) -> Float32Array:
     """Return Gaussian noise that is a pure function of its arguments, here and anywhere.
 

@@ -27,9 +27,11 @@ COMMON = (
     CLOCK
     + """
 local function emit(kind, id, level, detail)
+  -- A crash may take the last events, and their numbers are then given out again: only the time tells them apart.
+  local time = redis.call('TIME')
   local seq = string.format('%.0f-0', redis.call('INCR', P .. 'events:seq'))
   redis.call('XADD', P .. 'events', 'MAXLEN', '~', '100000', seq,
-             'kind', kind, 'id', id, 'level', level, 'detail', detail)
+             'kind', kind, 'id', id, 'level', level, 'detail', detail, 'at', time[1] .. '.' .. time[2])
 end
 local function leave_partition(id, partition)
   redis.call('SREM', P .. 'partition:' .. partition, id)
@@ -226,18 +228,18 @@ return {id, unpack(f)}
 CANDIDATES = (
     CLOCK
     + """
-local partition, limit, ttl, lease = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local partition, ttl, lease = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local now, out = clock(), {}
-for i = 6, #ARGV do
-  if #out >= limit then break end
-  local f = redis.call('HMGET', P .. 'entry:' .. ARGV[i], 'partition', 'prompt')
+for i = 5, #ARGV do
+  local f = redis.call('HMGET', P .. 'entry:' .. ARGV[i], 'partition', 'prompt', 'embedding')
   local left = ttl > 0 and seconds_left(ARGV[i], ttl, now) or 1
   if f[1] == partition and left > 0 then
-    local row, states = {ARGV[i], f[2], tostring(left)}, redis.call('HGETALL', P .. 'states:' .. ARGV[i])
+    local row = {ARGV[i], f[2], tostring(left), f[3]}
+    local states = redis.call('HGETALL', P .. 'states:' .. ARGV[i])
     for j = 1, #states, 2 do
       if not string.find(states[j], ':', 1, true) then row[#row + 1] = states[j + 1] end
     end
-    if #row > 3 then out[#out + 1] = row end
+    if #row > 4 then out[#out + 1] = row end
   end
 end
 if lease > 0 then
@@ -247,10 +249,10 @@ end
 return out
 """
 )
-"""ARGV: prefix, partition, limit, TTL (0 = none), seconds to lease the answers for (0 = not), then entry ids.
+"""ARGV: prefix, partition, TTL (0 = none), seconds to lease the answers for (0 = not), then entry ids.
 
-Returns (id, prompt, seconds of life left, state records...) of those entries of the partition that hold a state, in
-the order given."""
+Returns (id, prompt, seconds of life left, embedding, state records...) of those entries of the partition that hold a
+state, in the order given."""
 
 FRESH = (
     CLOCK

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from redis.asyncio import Redis
 
-from cache_store import recovery
 from cache_store.background import Background
 from cache_store.catalogue import Catalogue, ImageRecord
 from cache_store.config import StoreConfig, StoreConfigError
@@ -16,6 +15,7 @@ from cache_store.data_dir import FileLock, RunMarker, claim
 from cache_store.eviction import Evictor, Remover
 from cache_store.expiry import Lifetimes
 from cache_store.follower import Follower
+from cache_store.ghosts import Ghosts
 from cache_store.link import RedisLink, connect
 from cache_store.objects import Objects
 from cache_store.parts import Parts
@@ -24,7 +24,8 @@ from cache_store.ranking import Ranking
 from cache_store.recorder import Memory, Recorder
 from cache_store.records import checked_embedding, level_of_ref
 from cache_store.redis_server import PrivateRedis
-from cache_store.renoise import decoded
+from cache_store.renoise import read_state
+from cache_store.replica import IndexReplica
 from cache_store.selection import Selection
 from cache_store.states import CorruptState
 from cache_store.types import (
@@ -65,13 +66,23 @@ class CacheStore:
     def __init__(self, config: StoreConfig, ranking: Ranking, objects: Objects, client: Redis) -> None:
         """Assemble the parts; use `open` instead."""
         self._config = config
-        self._link = RedisLink(client, prepare=self._prepare, check=self._check)
+        self._link = RedisLink(client, prepare=self._prepare, check=lambda: self._parts.catalogue.check_identity())
         shared_lease = config.lease_seconds if config.redis_url else 0.0
         catalogue = Catalogue(self._link, ttl=config.ttl_seconds, lease=shared_lease)
-        self._parts = Parts(self._link, catalogue, objects, RamTier(config.ram_bytes), ranking=ranking)
+        self._parts = Parts(
+            self._link,
+            catalogue,
+            objects,
+            RamTier(config.ram_bytes),
+            ghosts=Ghosts(config.ghost_similarity),
+            ranking=ranking,
+        )
         self._recorder = Recorder(self._parts, config.codec)
         self._remover = Remover(self._parts)
-        self._follower = Follower(self._parts)
+        self._replica = IndexReplica(
+            self._parts, config.data_dir / "index.snapshot", gpu=config.index_device == "gpu"
+        )
+        self._follower = Follower(self._parts, self._replica)
         self._evictor = Evictor(
             self._parts,
             self._remover,
@@ -137,8 +148,7 @@ class CacheStore:
         self._writer.start()
         self._link.start()
         self._upkeep.start()
-        if self._server is None:
-            self._follower.start()
+        self._follower.start()
         # A server of our own needs a moment to start; a shared one is there, or it is not.
         await self._link.wait_available(_START_SECONDS if self._server else _SHARED_START_SECONDS)
 
@@ -148,16 +158,8 @@ class CacheStore:
         async with self._exclusive:
             self._upkeep.clock.restart()
             parts.objects.store_id = await parts.catalogue.open()
-            await self._follower.restart()
-            await parts.ranking.rebuild(parts.catalogue)
-            fresh = await recovery.rebuild_index(parts.catalogue)
-            await parts.thread.run(parts.index.replace, fresh)
-            # What a crash made the catalogue forget must not live on here.
-            parts.ram.clear()
+            await self._follower.recover()
         self._background.run(self._upkeep.sweep())
-
-    async def _check(self) -> None:
-        await self._parts.catalogue.check_identity()
 
     async def close(self) -> None:
         """Write what waits (for a few seconds), then let go of everything; a second call does nothing."""
@@ -166,6 +168,7 @@ class CacheStore:
         await self._upkeep.close()
         await self._follower.close()
         await self._link.close()
+        self._replica.close()
         self._parts.thread.close()
         if self._server:
             await self._server.stop()
@@ -197,8 +200,8 @@ class CacheStore:
         if vector is None:
             raise CacheUnavailable("not a finite unit embedding")
         async with self._link.guard(deadline):
-            near = await self._nearest(signature.digest, vector, limit)
-            found = await self._parts.catalogue.candidates(signature.digest, near, limit)
+            ids = await self._nearest(signature.digest, vector, limit)
+            found = await self._parts.catalogue.candidates(signature.digest, ids, vector, limit)
         self._lease(found)
         return [candidate for candidate, _ in found]
 
@@ -211,12 +214,13 @@ class CacheStore:
                 keys = [(candidate.entry_id, level_of_ref(ref)) for ref in candidate.states]
                 self._parts.pins.lease(keys, self._config.lease_seconds)
 
-    async def _nearest(self, partition: str, vector: Float32Array, limit: int) -> list[tuple[int, float]]:
+    async def _nearest(self, partition: str, vector: Float32Array, limit: int) -> list[int]:
         parts = self._parts
         try:
-            return await parts.thread.run(parts.index.search, partition, vector, limit + _SPARE_NEIGHBOURS)
+            near = await parts.thread.search(parts.index.search, partition, vector, limit + _SPARE_NEIGHBOURS)
         except ValueError as error:
             raise CacheUnavailable("embedding of another dimension") from error
+        return [entry_id for entry_id, _ in near]
 
     async def load(self, entry_id: int, state: StateRef) -> NoiseState | None:
         """Return a verified noise state, or None when it is gone or damaged (it is then forgotten).
@@ -254,9 +258,7 @@ class CacheStore:
         try:
             if data is None:
                 raise CorruptState("missing")
-            state = decoded(data, key[0], ref, trusted=trusted)
-            if ref.has_prediction and state.prediction is None:
-                raise CorruptState("no prediction")
+            state = read_state(data, key[0], ref, trusted=trusted)
         except CorruptState as error:
             log.warning("noise state %d of entry %d is forgotten: %s", key[1], key[0], error)
             self._corrupt += 1
@@ -389,6 +391,8 @@ class CacheStore:
                 state_bytes=totals.state_bytes,
                 image_bytes=totals.image_bytes,
                 evictions=totals.evictions,
+                index_lag_events=max(0, totals.last_event - self._follower.sequence),
+                index_lag_seconds=self._follower.lag_seconds(totals.last_event),
             )
         except CacheUnavailable:
             log.debug("statistics without the catalogue")
@@ -399,6 +403,9 @@ class CacheStore:
             dropped_writes=self._writer.dropped,
             pending_writes=self._writer.pending,
             corrupt_states=self._corrupt,
+            regret_requests=self._parts.ghosts.regret_requests,
+            regret_seconds=self._parts.ghosts.regret_seconds,
+            predictor_queries=self._parts.ranking.queries,
             repairs=self._upkeep.repairs,
         )
 

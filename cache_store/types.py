@@ -216,8 +216,13 @@ class StoreStats:
         dropped_writes: writes this process gave up (queue full, cache away).
         pending_writes: writes waiting now.
         corrupt_states: states this process found missing or damaged.
+        regret_requests: runs that a state evicted by this process would have shortened (see `cache_store.ghosts`).
+        regret_seconds: device seconds it would have saved, at most.
+        predictor_queries: how often the policy "parsimonious" has asked its predictor since it was chosen.
         partitions: signatures with at least one state.
         repairs: disagreements between catalogue, objects, memory and index that this process mended.
+        index_lag_events: events of the catalogue that this process's index has not taken in yet.
+        index_lag_seconds: how long ago it had taken in all there were; 0 when it has.
     """
 
     available: bool = False
@@ -230,8 +235,13 @@ class StoreStats:
     dropped_writes: int = 0
     pending_writes: int = 0
     corrupt_states: int = 0
+    regret_requests: int = 0
+    regret_seconds: float = 0.0
+    predictor_queries: int = 0
     partitions: int = 0
     repairs: int = 0
+    index_lag_events: int = 0
+    index_lag_seconds: float = 0.0
 
 
 class CacheUnavailable(Exception):

@@ -85,9 +85,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         await engine.start()
         await embedder.start()
     table = _table(settings, engine.info, embedder.digest) if settings.matching == "calibrated" else None
-    adequate = "trajectory" if table is None else table.adequate_form
-    form = settings.state_form
-    memory = Memory(store, embedder, max_depth=settings.max_depth, form=form, adequate=adequate)
+    memory = Memory(store, embedder, max_depth=settings.max_depth, form=settings.state_form, table=table)
     after_engine.push_async_callback(memory.flush)
     planner = Planner(
         store,
@@ -115,11 +113,13 @@ def store_config(settings: Settings) -> StoreConfig:
         byte_budget=settings.state_bytes,
         ram_bytes=settings.ram_bytes,
         eviction=settings.eviction,
+        ghost_similarity=settings.ghost_similarity,
         queue_size=settings.store_queue,
         timeout_seconds=settings.store_timeout_seconds,
         image_budget=settings.image_bytes,
         ttl_seconds=settings.ttl_seconds,
         codec=settings.state_codec,
+        index_device=settings.index_device,
     )
 
 

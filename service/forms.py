@@ -1,5 +1,6 @@
 """What is kept of a finished run: the states it passed through, or the clean latent they can be made from again."""
 
+from dataclasses import replace
 from typing import Literal
 
 from cache_store.renoise import noise_between
@@ -11,7 +12,7 @@ Form = Literal["auto", "trajectory", "final-noise", "final"]
 
 
 def kept(
-    result: JobResult, form: Form, max_depth: int, *, adequate: str = "trajectory"
+    result: JobResult, form: Form, max_depth: int, *, adequate: str = "trajectory", judged_at: float | None = None
 ) -> tuple[list[NoiseState], FinalState | None]:
     """Return what the store may keep of a run: its states, and its clean latent to keep instead if that is smaller.
 
@@ -25,21 +26,24 @@ def kept(
         form: what to keep.
         max_depth: states with a longer chain of resumes behind them are not kept, in any form.
         adequate: what `auto` may keep instead of the states.
+        judged_at: share of the steps at which the gate judges; None = at the shallowest state.
     """
     captured = [state for state in result.captured if state.depth <= max_depth]
     states = [_noise_state(state) for state in captured]
     chosen = adequate if form == "auto" else form
-    final = None if chosen == "trajectory" else _final_state(result, states, noise=chosen == "final-noise")
+    final = None if chosen == "trajectory" else _final_state(result, states)
+    if final is not None and chosen == "final-noise":
+        judge = min(states, key=lambda state: abs(state.skip - (judged_at or 0.0)))
+        final = replace(final, noise=noise_between(final.latent, judge))
     return (states if form == "auto" or final is None else []), final
 
 
-def _final_state(result: JobResult, states: list[NoiseState], *, noise: bool) -> FinalState | None:
+def _final_state(result: JobResult, states: list[NoiseState]) -> FinalState | None:
     clean = result.final
     if clean is None or not states:
         return None
     levels = tuple(NoiseLevel(at.log_snr, at.timestep, at.skip, at.prediction) for at in states)
-    between = noise_between(clean.latent, states[0]) if noise else None
-    return FinalState(clean.latent, levels, between, clean.depth, clean.approximated)
+    return FinalState(clean.latent, levels, None, clean.depth, clean.approximated)
 
 
 def _noise_state(state: CapturedState) -> NoiseState:

@@ -76,13 +76,35 @@ def _store_metrics(store: StoreStats, policy: str, pending: int) -> list[Metric]
     return [
         available,
         GaugeMetricFamily("headstart_cache_entries", "Generations remembered.", store.entries),
+        GaugeMetricFamily(
+            "headstart_index_lag_events", "Catalogue events this process has not taken in.", store.index_lag_events
+        ),
         GaugeMetricFamily("headstart_cache_states", "Noise states held.", store.states),
         tiers,
         _evictions(store.evictions, policy),
         GaugeMetricFamily("headstart_cache_pending_writes", "Cache writes waiting.", pending),
         CounterMetricFamily("headstart_cache_dropped_writes", "Cache writes given up.", store.dropped_writes),
+        *_regret(store),
         CounterMetricFamily("headstart_cache_corrupt_states", "States whose bytes were wrong.", store.corrupt_states),
         CounterMetricFamily("headstart_cache_repairs", "Disagreements found and mended.", store.repairs),
+    ]
+
+
+def _regret(store: StoreStats) -> list[Metric]:
+    return [
+        CounterMetricFamily(
+            "headstart_cache_regret_requests",
+            "Runs that an evicted state would have shortened.",
+            store.regret_requests,
+        ),
+        CounterMetricFamily(
+            "headstart_cache_regret_seconds",
+            "Device seconds that evicted states would have saved.",
+            store.regret_seconds,
+        ),
+        CounterMetricFamily(
+            "headstart_eviction_predictor_queries", "Questions to the reuse predictor.", store.predictor_queries
+        ),
     ]
 
 

@@ -7,7 +7,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from cache_store.store import CacheStore
-from cache_store.types import CacheEntry, CacheUnavailable, StoredImage
+from cache_store.types import CacheEntry, CacheUnavailable, FinalState, NoiseState, StoredImage
+from policies.matching import ThresholdTable
 from service.embedder import Embedder
 from service.engine.base import JobResult
 from service.forms import Form, kept
@@ -28,7 +29,7 @@ class Memory:
         embedder: prompt → vector.
         max_depth: states with a longer chain of resumes behind them are not kept.
         form: what is kept of a run, see `service.forms`.
-        adequate: what `auto` may keep.
+        table: the threshold table of the served model, which knows what `auto` may keep; None = there is none.
     """
 
     def __init__(
@@ -38,13 +39,14 @@ class Memory:
         *,
         max_depth: int,
         form: Form = "auto",
-        adequate: str = "trajectory",
+        table: ThresholdTable | None = None,
     ) -> None:
         self._store = store
         self._embedder = embedder
         self._max_depth = max_depth
         self._form: Form = form
-        self._adequate = adequate
+        self._adequate = "trajectory" if table is None else table.adequate_form
+        self._judged_at = None if table is None else table.judged_at
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -91,11 +93,15 @@ class Memory:
         data = png if png is not None else await asyncio.to_thread(encode, result.image)
         height, width = result.image.shape[:2]
         entry = await self._entry(plan, result)
-        states, final = kept(result, self._form, self._max_depth, adequate=self._adequate)
+        states, final = self._kept(result)
         if not self._store.remember(entry, states, StoredImage(data, width, height), final):
             log.warning("cache write dropped: the write queue is full")
             return
         await self._store.flush()
+
+    def _kept(self, result: JobResult) -> tuple[list[NoiseState], FinalState | None]:
+        adequate, judged_at = self._adequate, self._judged_at
+        return kept(result, self._form, self._max_depth, adequate=adequate, judged_at=judged_at)
 
     async def _entry(self, plan: Plan, result: JobResult) -> CacheEntry:
         request = plan.request

@@ -98,6 +98,11 @@ class Settings(BaseSettings):
     state_bytes: int = Field(2048 * MIB, ge=0, description="Most bytes of noise states kept.")
     image_bytes: int = Field(1024 * MIB, ge=0, description="Most bytes of finished pictures kept for exact repeats.")
     ram_bytes: int = Field(128 * MIB, ge=0, description="Bytes of states held in memory in front of them; 0 = none.")
+    index_device: Literal["cpu", "gpu"] = Field(
+        "cpu",
+        description="Where large partitions of the vector index are trained; `gpu` needs faiss-gpu. Searches, adds "
+        "and deletes run on the CPU.",
+    )
     eviction: str = Field("lcbfu", min_length=1, description="Eviction policy of noise states.")
     state_codec: Literal["fp16", "int8"] = Field(
         "fp16",
@@ -110,6 +115,9 @@ class Settings(BaseSettings):
         "noise to make them with again (`final-noise`); its clean latent alone, to which other noise is added, for "
         "repeats of the same text only (`final`); or whichever takes fewer bytes of the states and what the matching "
         "table found adequate (`auto`).",
+    )
+    ghost_similarity: float = Field(
+        0.9, gt=0, le=1, description="Similarity from which an evicted entry counts as one that would have answered."
     )
     store_timeout_seconds: float = Field(
         0.5, gt=0, le=60, allow_inf_nan=False, description="Bound on a store operation that a request waits for."

@@ -7,12 +7,18 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-for room in ("engine", "service", "page"):
+for room in ("engine", "service", "page", "chaos"):
     sys.path.append(str(HERE / room))
 
 from service_live import Client, LiveServer, live  # noqa: E402
 
 SKIPS = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@pytest.fixture(scope="session")
+def resuming_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with random weights, and a threshold table that resumes anything similar."""
+    return _tiny_model(tmp_path_factory.mktemp("resuming-model"))
 
 
 @pytest.fixture(scope="session")

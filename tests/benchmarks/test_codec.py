@@ -83,6 +83,8 @@ def test_report_tables_and_profile(tmp_path, monkeypatch: pytest.MonkeyPatch) ->
     ways = {way: served(1.0, 0) for way in WAYS}
     ways[Way("final", "fp16")] = served(1.0, 4)  # as good, but half the hits are gone
     ways[Way("final", "int8")] = served(0.5, 0)
+    assert report_of("w", cases, ways, np.ones(8))["adequate_form"] == "trajectory"  # too few pairs to tell
+    monkeypatch.setattr(codec, "FEWEST", 8)
     model = report_of("w", cases, ways, np.ones(8)) | {"looked_at": 24}
     assert model["adequate_form"] == "final-noise"
     assert model["kinds"] == dict(Counter(case.pair.kind for case in cases))

@@ -1,10 +1,14 @@
 """Budgets hold whatever the policy, and the policy decides who goes."""
 
 import asyncio
+import json
+from dataclasses import replace
 
 import pytest
 
 from cache_store import CacheStore
+from cache_store.catalogue import PREFIX
+from cache_store.config import StoreConfigError
 from cache_store.states import encode_state
 from policies.eviction import POLICIES
 
@@ -41,7 +45,16 @@ async def test_stays_within_budget(open_store, make, state_bytes: int, policy: s
 
 @pytest.mark.parametrize(
     ("policy", "survivors"),
-    [("lcbfu", {1, 2, 3}), ("lfu", {1, 2, 3}), ("lru", {1, 4, 5}), ("fifo", {3, 4, 5})],
+    [
+        ("lcbfu", {1, 2, 3}),
+        ("lfu", {1, 2, 3}),
+        ("lru", {1, 4, 5}),
+        ("fifo", {3, 4, 5}),
+        ("sieve", {1, 2, 3}),
+        ("gdsf", {1, 2, 3}),
+        ("s3-fifo", {2, 3, 5}),  # one use saves nobody in the queue of newcomers, where the oldest is
+        ("parsimonious", {1, 4, 5}),  # has only just been filled: as LRU
+    ],
 )
 async def test_who_stays(open_store, make, state_bytes: int, policy: str, survivors: set[int]) -> None:
     """Five entries of one state, room for three; the first three were used, the third before the others."""
@@ -122,3 +135,77 @@ async def test_a_state_being_loaded_is_not_evicted(open_store, make, state_bytes
     go_on.set()
     assert await load is not None
     assert len(store._parts.pins) == 0
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_another_policy_on_the_same_data(open_store, make, state_bytes: int, running: bool) -> None:
+    """The same store under LRU, then under LFU: the counters of before count."""
+    budget = int(state_bytes * 3.5)
+    store = await open_store(eviction="lru", byte_budget=budget)
+    ids = {seed: await add(store, make, seed, 0.3) for seed in (1, 2, 3)}
+    for seed in (1, 1, 2):
+        await store.touch(ids[seed], (await store.entry(ids[seed], "anna")).states[0])
+    if running:
+        assert store.eviction == "lru"
+        await store.switch_eviction("lfu")
+    else:
+        await store.close()
+        store = await open_store(eviction="lfu", byte_budget=budget)
+    assert store.eviction == "lfu"
+    await store.touch(ids[2], (await store.entry(ids[2], "anna")).states[0])
+    await store.touch(ids[2], (await store.entry(ids[2], "anna")).states[0])  # uses now: 2, 3, 0
+    for seed in (4, 5):
+        ids[seed] = await add(store, make, seed, 0.3)
+    assert {seed for seed in ids if await held(store, ids[seed])} == {1, 2, 5}
+    assert (await store.stats()).evictions == {"lfu": 2}
+    assert await store.check_integrity() == []
+
+
+async def test_an_unknown_policy_is_not_switched_to(open_store) -> None:
+    store = await open_store(eviction="lru")
+    with pytest.raises(StoreConfigError, match="unknown eviction policy 'magic'; known: fifo"):
+        await store.switch_eviction("magic")
+    assert store.eviction == "lru"
+
+
+async def test_a_catalogue_of_before_saved_seconds_opens(open_store, make, state_bytes: int) -> None:
+    """Scores of a former policy in the order, records without seconds and page: they are read, and evicted from."""
+    store = await open_store(eviction="lru")
+    ids = [await add(store, make, seed, 0.3) for seed in (1, 2, 3)]
+    link = store._parts.link
+    for score, entry_id in zip((0.9, 0.1, 0.5), ids, strict=True):
+        key = f"{PREFIX}states:{entry_id}"
+        for name, raw in (await link.call("HGETALL", key)).items():
+            if b":" not in name:
+                record = json.loads(raw)
+                del record["saved_seconds"]
+                await link.call("HSET", key, name, json.dumps(record))
+                await link.call("ZADD", PREFIX + "order", score, record["member"])
+    await store.close()
+    for policy in ("gdsf", "parsimonious", "lru"):
+        store = await open_store(eviction=policy, byte_budget=int(state_bytes * 2.5))
+        assert len(store._parts.ranking.policy) == (await store.stats()).states
+        assert await add(store, make, 9, 0.3) > 0
+        assert (await store.stats()).states == 2
+        assert await store.check_integrity() == []
+        await store.close()
+
+
+async def test_what_was_evicted_and_comes_back_is_regretted(open_store, make, state_bytes: int) -> None:
+    store = await open_store(eviction="fifo", byte_budget=int(state_bytes * 1.5))
+    first = await add(store, make, 1, 0.4)
+    await add(store, make, 2, 0.4)  # evicts the first
+    assert await held(store, first) == []
+    again = replace(make.entry(3), embedding=make.vector(1), gpu_seconds=3.0, full_seconds=3.0)
+    store.remember(again, make.states(3, 0.4), make.image)
+    await store.flush()
+    stats = await store.stats()
+    assert stats.regret_requests == 1
+    assert stats.regret_seconds == pytest.approx(0.4 * 1.5)  # the first took 1.5 s, and none of that was reused
+    (newest,) = await store.recent("anna", limit=1)
+    (record,) = [holding async for page in store._parts.catalogue.all_states() for holding in page]
+    assert (record.key[0], record.item.page) == (newest.entry_id, first)
+    assert record.item.saved_seconds == pytest.approx(1.2)
+    assert len(store._parts.ghosts) == 1  # the second's
+    await store.clear("anna")
+    assert len(store._parts.ghosts) == 0

@@ -240,6 +240,8 @@ async def test_bad_configuration_is_one_clear_line(open_store, tmp_path: Path) -
         ({"object_url": "http://x"}, "object store cannot be opened"),
         ({"queue_size": 0}, "queue_size"),
         ({"timeout_seconds": 0.0}, "timeout_seconds"),
+        ({"index_device": "tpu"}, "index_device must be cpu or gpu"),
+        ({"index_device": "gpu"}, "FAISS sees no GPU"),
     ]
     for number, (change, message) in enumerate(bad):
         if number:

@@ -155,7 +155,7 @@ class Broken:
         await self.store._parts.objects.put(f"{self.store._parts.objects.store_id}/stray", b"x")
 
     async def stray_in_memory(self) -> None:
-        self.store._parts.ram.put((4711, 5), b"x")
+        self.store._parts.ram.put((4711, 5), b"a file")
 
     async def not_in_the_index(self) -> None:
         await self.store._parts.thread.run(self.store._parts.index.remove, [self.id])

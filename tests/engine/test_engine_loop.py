@@ -73,6 +73,16 @@ class TestResume:
             assert state.log_snr == pytest.approx(math.log(level.alpha**2 / level.sigma**2))
             assert state.depth == 0
 
+    def test_the_clean_latent_comes_back(self, pipeline, full):
+        clean = full.final
+        assert (clean.latent.shape, clean.latent.dtype) == ((4, 16, 16), np.float16)
+        assert (clean.depth, clean.approximated) == (0, False)
+        decoded = pipeline.decode(torch.tensor(clean.latent).float()[None])[0]
+        assert_same(decoded, full.image, levels=1)  # half precision rounds it
+        resumed = alone(pipeline, spec("b", resume=(point(full.captured[1]),)))
+        assert resumed.final.depth == 1
+        np.testing.assert_array_equal(resumed.final.latent, clean.latent)
+
     def test_another_n_enters_at_the_noise_level_not_at_the_index(self, pipeline):
         source = alone(pipeline, spec(steps=50, capture=(0.1, 0.3)))
         for state in source.captured:

@@ -180,6 +180,38 @@ async def test_later_states_of_a_resumed_run_are_kept(opened: Opener) -> None:
         assert all(state.skip > 0.25 for state in resumed.states)
 
 
+@pytest.mark.parametrize("form", ["final", "final-noise"])
+async def test_the_same_text_resumes_from_a_clean_latent(opened: Opener, form: str) -> None:
+    async with opened(state_form=form, state_codec="int8") as service:
+        await draw(service, request())
+        (source,) = await service.store.recent("default", 1)
+        assert {ref.form for ref in source.states} == {"final"}
+        assert (await service.store.stats()).states == 1
+        hit = await draw(service, request(seed=8))
+        assert (hit.kind, hit.skipped) == (VerdictKind.APPROX, 4)
+        resumed, source = await service.store.recent("default", 2)
+        assert (resumed.depth, source.uses) == (1, 1)
+        assert await service.store.check_integrity() == []
+
+
+async def test_kept_noise_lets_the_gate_judge_another_text(opened: Opener) -> None:
+    kinds, shallow = {}, CacheOptions(max_skip_ratio=0.2)
+    for form in ("trajectory", "final-noise"):
+        async with opened(state_form=form, tenant=form) as service:
+            await draw(service, request("a red cube on a table", tenant=form))
+            kinds[form] = await draw(service, request("a red cube on a chair", seed=8, tenant=form, cache=shallow))
+    mine, theirs = kinds["final-noise"], kinds["trajectory"]
+    assert (mine.kind, mine.skipped) == (theirs.kind, theirs.skipped)
+    assert mine.divergence == pytest.approx(theirs.divergence, abs=0.05)
+
+
+async def test_auto_keeps_states_without_a_profile(opened: Opener) -> None:
+    async with opened() as service:
+        await draw(service, request())
+        (source,) = await service.store.recent("default", 1)
+        assert {ref.form for ref in source.states} == {"trajectory"}
+
+
 async def test_tenants_never_meet(opened: Opener) -> None:
     async with opened() as service:
         await draw(service, request(tenant="one"))

@@ -7,13 +7,14 @@ from policies.eviction.base import EvictionPolicy, Item, Key
 from policies.eviction.gdsf import GDSF
 from policies.eviction.lcbfu import LCBFU
 from policies.eviction.lfu import LFU
+from policies.eviction.lhd import LHD
 from policies.eviction.parsimonious import Parsimonious
 from policies.eviction.queue import FIFO, LRU
 from policies.eviction.s3fifo import S3FIFO
 from policies.eviction.sieve import Sieve
 
 POLICIES: Mapping[str, type[EvictionPolicy]] = MappingProxyType(
-    {policy.name: policy for policy in (LCBFU, LRU, LFU, FIFO, S3FIFO, Sieve, GDSF, Parsimonious)}
+    {policy.name: policy for policy in (LCBFU, LRU, LFU, FIFO, S3FIFO, Sieve, GDSF, LHD, Parsimonious)}
 )
 """Every eviction policy by the name it has in the settings."""
 
@@ -35,6 +36,7 @@ __all__ = [
     "GDSF",
     "LCBFU",
     "LFU",
+    "LHD",
     "LRU",
     "POLICIES",
     "S3FIFO",

@@ -82,3 +82,50 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for name in ("absent.csv", "broken.csv.gz", "latin.csv"):
         with pytest.raises(PromptLogError, match="cannot be read"):
             read_prompt_log(tmp_path / name)
+
+
+def test_reads_the_service_s_own_log_if_it_holds_prompts(tmp_path: Path) -> None:
+    line = '{"time": "2026-11-01T00:00:0%d+00:00", "level": "info", "logger": "service", "message": "%s"%s}\n'
+    text = (
+        line % (0, "ready", "")
+        + line % (1, "picture", ', "prompt": "a cat"')
+        + line % (3, "picture", ', "prompt": "b"')
+    )
+    rows = read_prompt_log(write(tmp_path / "service.log", text))
+    assert [(row.line, row.prompt, row.time) for row in rows] == [(2, "a cat", 0.0), (3, "b", 2.0)]
+    with pytest.raises(PromptLogError, match="written without HEADSTART_LOG_PROMPTS"):
+        read_prompt_log(write(tmp_path / "private.log", line % (1, "picture", "")))
+
+
+def test_rows_without_a_prompt_can_be_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "idx,prompt\n0,\n1,a cat\n")
+    assert [row.prompt for row in read_prompt_log(path, skip_empty=True)] == ["a cat"]
+
+
+def test_reads_diffusiondb_style_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from datetime import UTC, datetime
+
+    from pyarrow import parquet
+
+    moments = [datetime(2022, 8, 7, 22, 57, second, tzinfo=UTC) for second in (5, 0)]
+    table = pyarrow.table(
+        {"image_name": ["a.png", "b.png"], "prompt": ["late", "early"], "user_name": ["u", "v"],
+         "seed": pyarrow.array([7, 8], pyarrow.uint32()), "timestamp": moments}
+    )  # fmt: skip
+    parquet.write_table(table, tmp_path / "metadata.parquet")
+    rows = read_prompt_log(tmp_path / "metadata.parquet")
+    assert [(row.prompt, row.seed, row.user, row.time) for row in rows] == [
+        ("early", 8, "v", 0.0),
+        ("late", 7, "u", 5.0),
+    ]
+    with pytest.raises(PromptLogError, match="is not Parquet"):
+        read_prompt_log(write(tmp_path / "bad.parquet", "no"))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(PromptLogError, match=r"pip install 'headstart\[parquet\]'"):
+        read_prompt_log(write(tmp_path / "a.parquet", ""))

@@ -173,9 +173,9 @@ def figures(saved: Saved, label: str, per_run: list[dict[str, Any]]) -> dict[str
 
 
 def noise(workload: Workload, near: Neighbours) -> dict[str, Any]:
-    """Faults and queries of F&R by how wrong its predictor is, on the log's pages; a tenth of them fit the cache."""
+    """Faults and queries of F&R by how wrong its predictor is, on the log's pages; one in a hundred fits."""
     pages = pages_of(workload, near, PAPER.floor).tolist()
-    k = max(2, len(set(pages)) // 10)
+    k = max(4, len(set(pages)) // 100)
     rows = noise_table(pages, k)
     return {"log": workload.name, "requests": len(pages), "pages": len(set(pages)), "k": k,
             "rows": [asdict(row) for row in rows]}  # fmt: skip

@@ -41,7 +41,7 @@ class StoreConfig:
     object_url: str | None = None
     byte_budget: int = 2 * 1024**3
     ram_bytes: int = 128 * 1024**2
-    eviction: str = "lcbfu"
+    eviction: str = "lhd"
     queue_size: int = 256
     timeout_seconds: float = 0.5
     image_budget: int = 1024**3

@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         description="Where large partitions of the vector index are trained; `gpu` needs faiss-gpu. Searches, adds "
         "and deletes run on the CPU.",
     )
-    eviction: str = Field("lcbfu", min_length=1, description="Eviction policy of noise states.")
+    eviction: str = Field("lhd", min_length=1, description="Eviction policy of noise states.")
     state_codec: Literal["fp16", "int8"] = Field(
         "fp16",
         description="How noise states are written: `fp16` as the engine has them, so that a resumed run equals the "

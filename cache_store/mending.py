@@ -38,7 +38,7 @@ class CatalogueMender:
         async with self._step():
             began = await self._catalogue.last_event()
         problems = await self._entries()
-        for name in ("images", "order"):
+        for name in ("entries", "images", "order"):
             problems += await self._list(name, "", self._scans.sorted_members(name))
         problems += await self._named_lists()
         problems += await self._list("partitions", "", self._scans.set_members("partitions"))

@@ -16,6 +16,7 @@ from cache_store.catalogue import PREFIX
 from cache_store.events import Event, Mark
 from cache_store.integrity import Manner
 from cache_store.mending import CatalogueMender
+from cache_store.mending_scripts import MEND_MEMBERS
 from cache_store.records import parse_member
 from policies.eviction import Item
 
@@ -421,3 +422,23 @@ async def test_evictions_elsewhere_are_no_disagreement(store: CacheStore, make, 
     problems = await store.repair()
     assert not left
     assert [line for line in problems if "policy" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "member"),
+    [
+        ("tenant", "bert", "5"),
+        ("user", BOB, "5"),
+        ("partition", "p", "5"),
+        ("partitions", "", "p"),
+        ("order", "", "1:5:5"),
+        ("images", "", "5"),
+        ("entries", "", "x"),
+        ("exact", "", "e"),
+    ],
+)
+async def test_what_left_a_list_since_it_was_read_is_no_disagreement(
+    store: CacheStore, kind: str, name: str, member: str
+) -> None:
+    for mend in (0, 1):
+        assert await store._link.script(MEND_MEMBERS, PREFIX, mend, kind, name, member) == []

@@ -367,7 +367,7 @@ class Catalogue:
             ]
         )
         held = _parse_holding((entry_id, level), record)
-        return None if held is None or partition is None else (partition.decode(), raw, held.item)
+        return None if held is None or partition is None else (partition.decode("utf-8", "replace"), raw, held.item)
 
     async def states_of(self, entry_ids: Sequence[int]) -> list[Holding]:
         """Return all states that some entries hold."""

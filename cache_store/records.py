@@ -187,8 +187,8 @@ SUMMARY_FIELDS = ("tenant", "prompt", "created", "seed", "steps", "depth", "uses
 def parse_summary(
     entry_id: int, values: Sequence[Any], states: Mapping[bytes, bytes], ttl: float
 ) -> EntrySummary | None:
-    """Return the summary from SUMMARY_FIELDS' values, or None when the entry is gone."""
-    if values[0] is None:
+    """Return the summary from SUMMARY_FIELDS' values, or None when the entry is gone, or lacks some of them."""
+    if any(value is None for value in values):
         return None
     _, prompt, created, seed, steps, depth, uses, image_bytes = values
     return EntrySummary(

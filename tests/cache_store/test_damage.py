@@ -43,7 +43,7 @@ async def no_object(store: CacheStore, entry_id: int) -> None:
 
 
 async def junk_level(store: CacheStore, entry_id: int) -> None:
-    await call(store, "HSET", f"states:{entry_id}", "secret", "{}")
+    await call(store, "HSET", f"states:{entry_id}", "secret", "{}", "--5", "{}", b"\xff", "{}")
 
 
 async def junk_in_lists(store: CacheStore, entry_id: int) -> None:
@@ -87,6 +87,7 @@ async def test_events_about_damaged_entries_are_followed(store: CacheStore, make
     first, second = await fill(store, make, 1, 2)
     await junk_counter(store, first)
     await junk_level(store, second)
+    await store._parts.catalogue.clear_entry(second, "cleared")
     await store._follower.catch_up_all()
     assert store._follower.sequence == (await store._parts.catalogue.totals()).last_event
 

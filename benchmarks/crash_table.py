@@ -3,6 +3,16 @@
 from typing import Any
 
 
+def crash_summary(report: dict[str, Any]) -> list[str]:
+    """The answer, for the README."""
+    head = report["headline"]
+    return [
+        f"Service, engine and Redis were killed {head['rounds']} times at random moments of a full load: "
+        f"**{head['wrong_states']}** wrong states or pictures served, **{head['failed_requests']}** requests failed, "
+        f"{head['integrity_problems_after_repair']} disagreements left after the repair."
+    ]
+
+
 def crash_table(report: dict[str, Any]) -> list[str]:
     """Rounds by what was killed, and what its users saw."""
     head, store, service = report["headline"], report["store"], report["service"]

@@ -28,9 +28,10 @@ from cache_store.index import Growth, IndexThread, PartitionedIndex, Reshelver, 
 from cache_store.index.ivf import IvfShelf
 from cache_store.index.partitioned import FLAT_LIMIT, PROBES
 from cache_store.index.snapshot import Origin, save
+from cache_store.store import SPARE_NEIGHBOURS
 
 DIMENSIONS = 384
-LIMIT = 12
+LIMIT = 8 + SPARE_NEIGHBOURS
 SIMILAR = 0.85
 RATE = 50
 """Adds a second, and as many deletes, while searches are timed."""

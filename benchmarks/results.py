@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.codec_table import codec_table
-from benchmarks.crash_table import crash_table
-from benchmarks.eviction_table import eviction_table
+from benchmarks.crash_table import crash_summary, crash_table
+from benchmarks.eviction_table import eviction_summary, eviction_table
 from benchmarks.facts import interval
 from benchmarks.features.tables import features_batching_table, features_summary, features_table
-from benchmarks.lookup_table import lookup_table
+from benchmarks.lookup_table import lookup_summary, lookup_table
 from benchmarks.store_table import store_table
 from policies.features.methods import methods_table
 from service.settings import settings_table
@@ -302,7 +302,13 @@ OUTSIDE_README = (
     "solver_resume",
     "store",
 )
-SUMMARIES: dict[str, Callable[[Report], list[str]]] = {"batching": batching_summary, "features": features_summary}
+SUMMARIES: dict[str, Callable[[Report], list[str]]] = {
+    "batching": batching_summary,
+    "crash": crash_summary,
+    "eviction": eviction_summary,
+    "features": features_summary,
+    "lookup": lookup_summary,
+}
 SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "n_star": ("How few steps are enough?", n_star_table),
     "n_star_dit": ("And for the transformer?", n_star_table),

@@ -51,8 +51,9 @@ _START_SECONDS = 5.0
 _SHARED_START_SECONDS = 2.0
 _WRITE_PATIENCE_SECONDS = 2.0
 _CLOSE_SECONDS = 5.0
-# A neighbour may lose its last state between the search and the look into the catalogue.
-_SPARE_NEIGHBOURS = 4
+# The index codes vectors in 8 bits and only estimates: the nearest is surely among a few more than are asked for, and
+# all are scored exactly. One may lose its last state meanwhile, too.
+SPARE_NEIGHBOURS = 16
 
 
 class CacheStore:
@@ -217,7 +218,7 @@ class CacheStore:
     async def _nearest(self, partition: str, vector: Float32Array, limit: int) -> list[int]:
         parts = self._parts
         try:
-            near = await parts.thread.search(parts.index.search, partition, vector, limit + _SPARE_NEIGHBOURS)
+            near = await parts.thread.search(parts.index.search, partition, vector, limit + SPARE_NEIGHBOURS)
         except ValueError as error:
             raise CacheUnavailable("embedding of another dimension") from error
         return [entry_id for entry_id, _ in near]

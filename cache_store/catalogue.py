@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from cache_store.records import (
     parse_embedding,
     parse_member,
     parse_summary,
+    try_number,
 )
 from cache_store.types import CacheEntry, EntrySummary, Float32Array, StoredImage
 from policies.eviction import Item
@@ -190,7 +191,7 @@ class Catalogue:
         found = []
         for entry_id, prompt, left, raw, *records in rows:
             refs, vector = _readable_refs(int(entry_id), records), parse_embedding(raw)
-            if refs and vector is not None and vector.shape == query.shape:
+            if refs and prompt is not None and vector is not None and vector.shape == query.shape:
                 similarity = min(1.0, max(-1.0, float(vector @ query)))
                 candidate = Candidate(int(entry_id), similarity, prompt.decode("utf-8", "replace"), refs)
                 found.append((candidate, float(left) if self._ttl else float("inf")))
@@ -207,7 +208,7 @@ class Catalogue:
         """Return up to `limit` entries past their time, oldest first."""
         if not self._ttl:
             return []
-        return [int(found) for found in await self._link.script(scripts.EXPIRED, PREFIX, self._ttl, limit)]
+        return _numbers(await self._link.script(scripts.EXPIRED, PREFIX, self._ttl, limit))
 
     async def time(self) -> tuple[float, str]:
         """Return the catalogue's time, and the offset in it as it is written; forget leases that ran out."""
@@ -247,7 +248,7 @@ class Catalogue:
 
     async def worst_images(self, count: int) -> list[int]:
         """Return the entries whose pictures were used least recently."""
-        return [int(member) for member in await self._link.call("ZRANGE", PREFIX + "images", 0, count - 1)]
+        return _numbers(await self._link.call("ZRANGE", PREFIX + "images", 0, count - 1))
 
     async def levels(self, entry_id: int) -> list[int]:
         """Return the noise levels an entry still holds."""
@@ -262,7 +263,7 @@ class Catalogue:
             commands.append(("HGET", f"{PREFIX}entry:{entry_id}", "image_bytes"))
         replies = await self._link.batch(commands)
         return [
-            ([int(name) for name in names if name.lstrip(b"-").isdigit()], int(size or 0) > 0)
+            (_numbers(name for name in names if b":" not in name), (try_number(size or b"0") or 0) > 0)
             for names, size in zip(replies[::2], replies[1::2], strict=True)
         ]
 
@@ -285,7 +286,7 @@ class Catalogue:
         """Return `tenant`'s newest entries, newest first."""
         if limit <= 0:
             return []
-        newest = [int(m) for m in await self._link.call("ZREVRANGE", f"{PREFIX}tenant:{tenant}", 0, limit - 1)]
+        newest = _numbers(await self._link.call("ZREVRANGE", f"{PREFIX}tenant:{tenant}", 0, limit - 1))
         fresh = await self.fresh(newest)
         ids = [entry_id for entry_id in newest if entry_id in fresh]
         commands: list[tuple[str, ...]] = []
@@ -327,11 +328,17 @@ class Catalogue:
 
     async def embeddings(self, partition: str) -> AsyncIterator[list[tuple[int, bytes | None]]]:
         """Yield (entry id, raw embedding) of a partition's entries, a page at a time."""
-        ids = sorted(int(member) for member in await self._link.call("SMEMBERS", f"{PREFIX}partition:{partition}"))
+        ids = sorted(_numbers(await self._link.call("SMEMBERS", f"{PREFIX}partition:{partition}")))
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
             replies: list[Any] = await self._link.batch([("HGET", f"{PREFIX}entry:{i}", "embedding") for i in page])
             yield list(zip(page, replies, strict=True))
+
+    async def members_of(self, partition: str, entry_ids: Sequence[int]) -> set[int]:
+        """Return those entries that are listed in a partition."""
+        key = f"{PREFIX}partition:{partition}"
+        replies = await self._link.batch([("SISMEMBER", key, str(entry_id)) for entry_id in entry_ids])
+        return {entry_id for entry_id, there in zip(entry_ids, replies, strict=True) if there}
 
     async def last_event(self) -> Mark:
         """Return the newest event's mark."""
@@ -360,13 +367,14 @@ class Catalogue:
             ]
         )
         held = _parse_holding((entry_id, level), record)
-        return None if held is None or partition is None else (partition.decode(), raw, held.item)
+        return None if held is None or partition is None else (partition.decode("utf-8", "replace"), raw, held.item)
 
     async def states_of(self, entry_ids: Sequence[int]) -> list[Holding]:
         """Return all states that some entries hold."""
         replies = await self._link.batch([("HKEYS", f"{PREFIX}states:{i}") for i in entry_ids])
         found = zip(entry_ids, replies, strict=True)
-        return await self._holdings([(i, int(name)) for i, names in found for name in names if b":" not in name])
+        levels = [(i, _numbers(name for name in names if b":" not in name)) for i, names in found]
+        return await self._holdings([(i, level) for i, names in levels for level in names])
 
     async def _holdings(self, keys: Sequence[tuple[int, int]]) -> list[Holding]:
         commands = [("HMGET", f"{PREFIX}states:{i}", str(at), f"{at}:u", f"{at}:l") for i, at in keys]
@@ -408,6 +416,18 @@ class Catalogue:
         ]
 
 
+def _numbers(names: Iterable[bytes]) -> list[int]:
+    """Return the numbers among `names`; what else there is, a repair will take away."""
+    numbers, count = [], 0
+    for name in names:
+        count += 1
+        if (number := try_number(name)) is not None:
+            numbers.append(number)
+    if len(numbers) < count:
+        log.warning("the catalogue holds %d unreadable names where numbers belong", count - len(numbers))
+    return numbers
+
+
 def _try_member(member: bytes) -> tuple[int, int] | None:
     """Return the key a member of the order stands for; None for one that a repair will take away."""
     try:
@@ -423,10 +443,10 @@ def _parse_holding(key: tuple[int, int], reply: Sequence[bytes | None]) -> Holdi
         return None
     try:
         record = StateRecord.parse(raw)
+        return Holding(key, record.item, int(uses or 0), record.created, int(last_used or record.created))
     except (ValueError, TypeError):
         log.warning("the state records of entry %d are unreadable", key[0])
         return None
-    return Holding(key, record.item, int(uses or 0), record.created, int(last_used or record.created))
 
 
 def _readable_refs(entry_id: int, records: Sequence[bytes]) -> tuple[StateRef, ...]:

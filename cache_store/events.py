@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cache_store.records import try_number
+
 
 class HistoryLost(Exception):
     """The events after a mark cannot be had: they were trimmed, or a crash of Redis undid them."""
@@ -48,12 +50,11 @@ class Event:
 
 def parse_event(name: bytes, fields: dict[bytes, bytes]) -> Event:
     """Read an event of the stream."""
-    level = fields[b"level"].decode()
     return Event(
         sequence=int(name.split(b"-")[0]),
         kind=fields[b"kind"].decode(),
         entry_id=int(fields[b"id"]),
-        level=int(level) if level.lstrip("-").isdigit() else None,
+        level=try_number(fields[b"level"]),  # "image", or nothing, or what damage left where a level belongs
         stamp=fields.get(b"at", b"").decode(),
         detail=fields[b"detail"].decode("utf-8", "replace"),
     )

@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 _PERIOD_SECONDS = 1.0
 _SAVE_SECONDS = 30.0
+_RANK_SECONDS = 600.0
 
 
 class Follower:
@@ -57,6 +58,11 @@ class Follower:
             # What a crash made the catalogue forget must not live on here.
             self._parts.ram.clear()
             self._in_step = asyncio.get_running_loop().time()
+
+    async def rerank(self, name: str | None = None) -> None:
+        """Tell the eviction policy called `name` (None = as now) anew what is stored. Raises CacheUnavailable."""
+        async with self._turn, self._parts.redis(_RANK_SECONDS):
+            await self._parts.ranking.rebuild(self._parts.catalogue, name)
 
     async def close(self) -> None:
         """Stop following, and write the index down."""

@@ -6,6 +6,7 @@ import time
 from cache_store.eviction import Remover
 from cache_store.parts import Parts
 from cache_store.recorder import Memory
+from cache_store.records import try_number
 from cache_store.scans import Scans, pages_of
 from cache_store.selection import Selection
 
@@ -36,17 +37,27 @@ class Forgetter:
 
         Takes as long as it takes. Raises CacheUnavailable, some entries then remain.
         """
-        self._parts.ghosts.clear()
         if queued > self._judged:  # some write still waits
             self._pending = [(newest, other) for newest, other in self._pending if other != selection]
             self._pending.append((queued, selection))
-        async with self._exclusive:  # behind the write that is under way, if any
-            chosen = await self._choose(selection)
+        async with self._exclusive:  # let the write pass that is under way, if any
+            pass
+        chosen = await self._choose(selection)
+        self._lay_ghosts(selection, chosen)
         forgotten = 0
         for batch in pages_of(chosen, _BATCH):
             async with self._exclusive:
                 forgotten += sum([await self._remover.clear_entry(entry_id) for entry_id in batch])
+        self._lay_ghosts(selection, chosen)  # some may have been evicted meanwhile
         return forgotten
+
+    def _lay_ghosts(self, selection: Selection, chosen: list[int]) -> None:
+        """Forget what is remembered of entries evicted before; a ghost does not say whose it was."""
+        if chosen or selection.entry_ids is None:
+            self._parts.ghosts.clear()
+            return
+        for entry_id in selection.entry_ids:
+            self._parts.ghosts.forget(entry_id)
 
     async def _choose(self, selection: Selection) -> list[int]:
         async with self._parts.redis(_WALK_SECONDS):
@@ -64,7 +75,8 @@ class Forgetter:
             walk = self._scans.set_members(f"user:{selection.user}")
         else:
             walk = self._scans.sorted_members("entries" if selection.everybody else f"tenant:{selection.tenant}")
-        return sorted({int(member) async for page in walk for member in page})
+        found = {number async for page in walk for member in page if (number := try_number(member)) is not None}
+        return sorted(found)
 
 
 def _matches(selection: Selection, row: list[bytes | None]) -> bool:
@@ -72,4 +84,15 @@ def _matches(selection: Selection, row: list[bytes | None]) -> bool:
     if tenant is None:
         # Listed without being there: only whoever forgets everything takes it along.
         return selection.everybody and not selection.dated and selection.user is None
-    return selection.matches(tenant.decode(), (user or b"").decode(), float(created or 0))
+    return selection.matches(_text(tenant), _text(user or b""), _time(created or b""))
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def _time(raw: bytes) -> float:
+    try:
+        return float(raw)
+    except ValueError:
+        return 0.0

@@ -16,16 +16,17 @@ import numpy as np
 
 from cache_store.eviction import Remover
 from cache_store.follower import Follower
-from cache_store.mending import CatalogueMender
+from cache_store.mending import CatalogueMender, stepwise
 from cache_store.objects import ObjectKey
 from cache_store.parts import Parts
 from cache_store.ram import Key
-from cache_store.records import FINAL_LEVEL
+from cache_store.records import FINAL_LEVEL, try_number
 from cache_store.recovery import known_among
-from cache_store.scans import pages_of
+from cache_store.scans import Scans, pages_of
 from cache_store.states import CorruptState, decode_final, decode_state
 
 _STEP_SECONDS = 60.0
+_LOOKS = 5
 
 
 class Turn(Protocol):
@@ -78,13 +79,14 @@ class Inspector:
         self._follower = follower
         self._turn = turn
         self._manner = manner
+        self._scans = Scans(parts.link)
 
     async def run(self) -> list[str]:
         """Return one line for every disagreement found, and mended if so asked. Raises CacheUnavailable."""
         mender = CatalogueMender(self._parts, self._step, mend=self._manner.mend)
         problems = await mender.run()
         present, strays = await self._objects()
-        for page in pages_of(sorted(mender.sizes)):
+        for page in pages_of(list(mender.sizes)):
             problems += await self._held(page, present)
         problems += strays
         problems += await self._memory()
@@ -217,41 +219,72 @@ class Inspector:
         return [problem for partition in sorted(partitions) for problem in await self._partition(partition)]
 
     async def _partition(self, partition: str) -> list[str]:
-        lacking, extra = await self._difference(partition)
-        if (lacking or extra) and self._manner.mend:
+        problems = []
+        for page in pages_of(sorted(await self._differing(partition))):
             # Writes show up in the catalogue a moment before the index: with the writer at rest they agree.
             async with self._turn():
-                lacking, extra = await self._difference(partition)
-                for page in pages_of(sorted(lacking | extra)):
-                    await self._follower.reconcile(list(page))
-                unfit, _ = await self._difference(partition)
-            for entry_id in sorted(unfit & lacking):
+                lacking, extra = await self._difference(partition, page)
+                unfit: set[int] = set()
+                if (lacking or extra) and self._manner.mend:
+                    await self._follower.reconcile(sorted(lacking | extra))
+                    unfit, _ = await self._difference(partition, sorted(lacking))
+            for entry_id in sorted(unfit):
                 await self._drop_states(entry_id)
-        problems = [f"entry {i} is not in the index" for i in sorted(lacking)]
-        return problems + [f"entry {i} is in the index only" for i in sorted(extra)]
+            problems += [f"entry {i} is not in the index" for i in sorted(lacking)]
+            problems += [f"entry {i} is in the index only" for i in sorted(extra)]
+        return problems
 
-    async def _difference(self, partition: str) -> tuple[set[int], set[int]]:
+    async def _differing(self, partition: str) -> set[int]:
+        """Return which entries only one of catalogue and index lists, at a first look."""
+        parts, walk = self._parts, self._scans.set_members(f"partition:{partition}")
+        indexed = await parts.thread.run(parts.index.ids, partition)
+        known: set[int] = set()
+        async for page in stepwise(self._step, walk):
+            known.update(number for name in page if (number := try_number(name)) is not None)
+        return known ^ indexed
+
+    async def _difference(self, partition: str, entry_ids: Sequence[int]) -> tuple[set[int], set[int]]:
+        """Return which of these the index lacks, and which it alone holds."""
         parts = self._parts
-        async with self._parts.redis(_STEP_SECONDS):
-            known = {entry_id async for page in parts.catalogue.embeddings(partition) for entry_id, _ in page}
+        async with parts.redis(_STEP_SECONDS):
+            known = await parts.catalogue.members_of(partition, entry_ids)
             indexed = await parts.thread.run(parts.index.ids, partition)
+        indexed &= set(entry_ids)
         return known - indexed, indexed - known
 
     async def _ranking(self) -> list[str]:
         """Return one line for each state the eviction policy lacks, one if it holds others; mending tells it anew."""
-        parts = self._parts
-        async with self._step():
-            lacking = [h.key async for page in parts.catalogue.all_states() for h in page if not self._ranked(h.key)]
+        lacking: list[Key] = []
+        async for page in stepwise(self._step, self._parts.catalogue.all_states()):
+            lacking += [holding.key for holding in page if not self._ranked(holding.key)]
         async with self._turn():
-            await self._follower.catch_up_all()
-            async with parts.redis(_STEP_SECONDS):
-                stored = {h.key for h in await parts.catalogue.states_of(sorted({i for i, _ in lacking}))}
-                extra = len(parts.ranking.policy) - (await parts.catalogue.totals()).states
-                unknown = [key for key in lacking if key in stored and not self._ranked(key)]
-                if (unknown or extra + len(unknown) > 0) and self._manner.mend:
-                    await parts.ranking.rebuild(parts.catalogue)
+            unknown, extra = await self._misranked(lacking)
+        if (unknown or extra) and self._manner.mend:
+            await self._follower.rerank()
         problems = [f"state {key} is unknown to the eviction policy" for key in sorted(unknown)]
-        return problems + ["the eviction policy holds states that are not there"] * (extra + len(unknown) > 0)
+        return problems + ["the eviction policy holds states that are not there"] * extra
+
+    async def _misranked(self, lacking: Sequence[Key]) -> tuple[list[Key], bool]:
+        """Return those of `lacking` that the policy still lacks, and whether it holds others that are not there."""
+        parts, extra = self._parts, True
+        for _ in range(_LOOKS):
+            await self._follower.catch_up_all()
+            unknown = [key for key in await self._stored(lacking) if not self._ranked(key)]
+            async with parts.redis(_STEP_SECONDS):
+                totals = await parts.catalogue.totals()
+            extra = len(parts.ranking.policy) + len(unknown) > totals.states
+            # What has happened since the catching up, elsewhere perhaps, may be all the difference.
+            if not extra or self._follower.sequence == totals.last_event:
+                break
+        return unknown, extra
+
+    async def _stored(self, keys: Sequence[Key]) -> list[Key]:
+        """Return those of `keys` that the catalogue holds."""
+        stored: set[Key] = set()
+        for page in pages_of(sorted({entry_id for entry_id, _ in keys})):
+            async with self._parts.redis(_STEP_SECONDS):
+                stored.update(holding.key for holding in await self._parts.catalogue.states_of(page))
+        return [key for key in keys if key in stored]
 
     def _ranked(self, key: Key) -> bool:
         return key in self._parts.ranking.policy

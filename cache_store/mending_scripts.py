@@ -13,6 +13,10 @@ local function repair(text, ...)
   note(text)
   if mending then redis.call(...) end
 end
+local function shown(name)
+  -- Whatever stands where a number belongs may be anything, and ends up in a log.
+  return string.match(name, '^-?%d+$') and name or '?'
+end
 local function whole(f)
   for i = 1, 7 do if not f[i] then return false end end
   return tonumber(f[5]) and tonumber(f[6]) and true or false
@@ -50,7 +54,7 @@ local function give_up(id, f)
 end
 local function mend_state(key, id, level, raw, map)
   local s = readable(raw, id, level)
-  local name = 'state (' .. id .. ', ' .. level .. ') '
+  local name = 'state (' .. id .. ', ' .. shown(level) .. ') '
   if not s then
     repair(name .. 'is unreadable', 'HDEL', key, level, level .. ':u', level .. ':l')
     if mending then emit('evict', id, level, 'corrupt') end
@@ -148,20 +152,33 @@ MEND_MEMBERS = (
     + """
 local kind, name = ARGV[3], ARGV[4]
 local function entry(id, field) return redis.call('HGET', P .. 'entry:' .. id, field) end
+local sets = {user = true, partition = true, partitions = true}
+local list = P .. kind .. (name ~= '' and ':' .. name or '')
+local function listed(member)
+  -- The members were read a while ago: one that has gone meanwhile is no disagreement.
+  if kind == 'exact' then return true end
+  if sets[kind] then return redis.call('SISMEMBER', list, member) == 1 end
+  return redis.call('ZSCORE', list, member) ~= false
+end
 local checks = {}
+function checks.entries(id)
+  if not string.match(id, '^%d+$') then
+    repair('an unreadable name is listed among the entries', 'ZREM', P .. 'entries', id)
+  end
+end
 function checks.tenant(id)
   if entry(id, 'tenant') ~= name then
-    repair('entry ' .. id .. ' is listed under a tenant whose it is not', 'ZREM', P .. 'tenant:' .. name, id)
+    repair('entry ' .. shown(id) .. ' is listed under a tenant whose it is not', 'ZREM', P .. 'tenant:' .. name, id)
   end
 end
 function checks.user(id)
   if entry(id, 'user') ~= name then
-    repair('entry ' .. id .. ' is listed under a user whose it is not', 'SREM', P .. 'user:' .. name, id)
+    repair('entry ' .. shown(id) .. ' is listed under a user whose it is not', 'SREM', P .. 'user:' .. name, id)
   end
 end
 function checks.partition(id)
   if entry(id, 'partition') ~= name or redis.call('HLEN', P .. 'states:' .. id) == 0 then
-    note('entry ', id, ' is listed in a partition without a state there')
+    note('entry ', shown(id), ' is listed in a partition without a state there')
     if mending then leave_partition(id, name) end
   end
 end
@@ -172,7 +189,7 @@ function checks.partitions(digest)
 end
 function checks.images(id)
   if (tonumber(entry(id, 'image_bytes') or '') or 0) <= 0 then
-    repair('picture of unknown entry ' .. id, 'ZREM', P .. 'images', id)
+    repair('picture of unknown entry ' .. shown(id), 'ZREM', P .. 'images', id)
   end
 end
 function checks.order(member)
@@ -180,7 +197,7 @@ function checks.order(member)
   local raw = id and redis.call('HGET', P .. 'states:' .. id, level)
   local s = raw and readable(raw, id, level)
   if not s or s.member ~= member then
-    local key = id and '(' .. id .. ', ' .. level .. ')' or '?'
+    local key = id and '(' .. shown(id) .. ', ' .. shown(level) .. ')' or '?'
     repair('state ' .. key .. ' is in the eviction order only', 'ZREM', P .. 'order', member)
   end
 end
@@ -190,7 +207,9 @@ function checks.exact(key)
     repair('an exact key leads to no picture', 'DEL', P .. 'exact:' .. key)
   end
 end
-for i = 5, #ARGV do checks[kind](ARGV[i]) end
+for i = 5, #ARGV do
+  if listed(ARGV[i]) then checks[kind](ARGV[i]) end
+end
 return notes
 """
 )

@@ -21,6 +21,7 @@ def level_of(log_snr: float) -> int:
 _FINAL_LOG_SNR = 1000.0
 FINAL_LEVEL = level_of(_FINAL_LOG_SNR)
 """The name of a clean latent among an entry's levels; no noise level comes near it."""
+_MOST = 2**63
 
 
 def level_of_ref(ref: StateRef) -> int:
@@ -74,10 +75,23 @@ class StateRecord:
 
     @classmethod
     def parse(cls, raw: bytes) -> "StateRecord":
-        """Read a record; ValueError or TypeError when it is malformed."""
+        """Read a record, whatever a later version adds to it; ValueError or TypeError when it is malformed."""
         fields = json.loads(raw)
+        if not isinstance(fields, dict):
+            raise TypeError("a record is an object")
         levels = fields.pop("levels", ())
-        return cls(**fields, levels=tuple((float(snr), float(skip), bool(pred)) for snr, skip, pred in levels))
+        known = {name: fields[name] for name in cls.__slots__ if name in fields}
+        record = cls(**known, levels=tuple((float(snr), float(skip), bool(pred)) for snr, skip, pred in levels))
+        record._check()
+        return record
+
+    def _check(self) -> None:
+        numbers = (self.log_snr, self.skip, self.nbytes, self.created, self.saved_seconds, self.page)
+        if not all(isinstance(number, int | float) and abs(number) < _MOST for number in numbers):
+            raise ValueError("a number is none")
+        if not isinstance(self.member, str):
+            raise TypeError("a name is none")
+        parse_member(self.member)
 
     def worth(self, full_seconds: float, page: int) -> "StateRecord":
         """Return it with what a resume saves of a run of `full_seconds`, and the need it answers."""
@@ -118,10 +132,28 @@ def parse_member(member: str) -> tuple[int, int]:
     return int(entry_id), int(level)
 
 
+def try_number(raw: bytes | str) -> int | None:
+    """Return the whole number that `raw` writes, as the catalogue writes ids and levels; None for anything else."""
+    try:
+        number = int(raw)
+    except ValueError:
+        return None
+    written = str(number)
+    return number if raw in (written, written.encode()) and abs(number) < _MOST else None
+
+
 def parse_states(fields: Mapping[bytes, bytes]) -> tuple[StateRecord, ...]:
-    """Return the records in a states hash, shallowest first (its other fields are counters)."""
-    records = [StateRecord.parse(value) for name, value in fields.items() if b":" not in name]
-    return tuple(sorted(records, key=lambda record: record.skip))
+    """Return the readable records in a states hash, shallowest first (its other fields are counters)."""
+    records = [try_record(value) for name, value in fields.items() if b":" not in name]
+    return tuple(sorted((record for record in records if record), key=lambda record: record.skip))
+
+
+def try_record(raw: bytes) -> StateRecord | None:
+    """Read a record; None when it is malformed."""
+    try:
+        return StateRecord.parse(raw)
+    except (ValueError, TypeError):
+        return None
 
 
 def entry_fields(entry: CacheEntry, image: StoredImage) -> list[str | bytes | int | float]:
@@ -155,8 +187,8 @@ SUMMARY_FIELDS = ("tenant", "prompt", "created", "seed", "steps", "depth", "uses
 def parse_summary(
     entry_id: int, values: Sequence[Any], states: Mapping[bytes, bytes], ttl: float
 ) -> EntrySummary | None:
-    """Return the summary from SUMMARY_FIELDS' values, or None when the entry is gone."""
-    if values[0] is None:
+    """Return the summary from SUMMARY_FIELDS' values, or None when the entry is gone, or lacks some of them."""
+    if any(value is None for value in values):
         return None
     _, prompt, created, seed, steps, depth, uses, image_bytes = values
     return EntrySummary(

@@ -15,6 +15,8 @@ from cache_store.types import Float32Array
 log = logging.getLogger(__name__)
 
 _KNOWN_SECONDS = 60.0
+_DELETE_SECONDS = 30.0
+_BATCH = 50
 
 
 async def rebuild_index(catalogue: Catalogue, growth: Growth, reshelver: Reshelver) -> PartitionedIndex:
@@ -60,24 +62,40 @@ async def sweep(parts: Parts, exclusive: asyncio.Lock, *, whole: bool, older_tha
 
     Args:
         parts: of the store to sweep.
-        exclusive: the writer's lock; held while a page of objects is judged and deleted, so that whatever the clocks
+        exclusive: the writer's lock; held while a few objects are judged and deleted, so that whatever the clocks
             say no write of this service's is taken for one that was given up.
         whole: whether the object store belongs to this catalogue alone, so that other parts go too.
         older_than: younger objects may belong to a write under way elsewhere.
 
     Returns:
         How many were deleted.
+
+    Raises:
+        CacheUnavailable: catalogue or object store went away; some may remain.
     """
     objects = parts.objects
     count = 0
     async for page in objects.names(None if whole else objects.store_id, older_than=older_than):
-        async with exclusive:
-            async with parts.redis(_KNOWN_SECONDS):
-                known = await known_among(parts, page)
-            orphans = [name for name in page if name not in known]
-            for name in orphans:
-                await objects.delete(name)
-        count += len(orphans)
+        orphans = await _unknown(parts, page)
+        for start in range(0, len(orphans), _BATCH):
+            async with exclusive:
+                count += await _delete(parts, await _unknown(parts, orphans[start : start + _BATCH]))
     if count:
         log.info("swept away %d objects of interrupted writes", count)
     return count
+
+
+async def _unknown(parts: Parts, names: Sequence[str]) -> list[str]:
+    """Return those of `names` that the catalogue does not know."""
+    if not names:
+        return []
+    async with parts.redis(_KNOWN_SECONDS):
+        known = await known_among(parts, names)
+    return [name for name in names if name not in known]
+
+
+async def _delete(parts: Parts, names: Sequence[str]) -> int:
+    async with parts.files(_DELETE_SECONDS), asyncio.TaskGroup() as group:
+        for name in names:
+            group.create_task(parts.objects.delete(name))
+    return len(names)

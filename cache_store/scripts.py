@@ -33,6 +33,15 @@ local function emit(kind, id, level, detail)
   redis.call('XADD', P .. 'events', 'MAXLEN', '~', '100000', seq,
              'kind', kind, 'id', id, 'level', level, 'detail', detail, 'at', time[1] .. '.' .. time[2])
 end
+local function decoded(raw)
+  -- A record that damage has made unreadable says nothing; what follows from it is left to the repair.
+  local ok, state = pcall(cjson.decode, raw)
+  return ok and type(state) == 'table' and state or {}
+end
+local function whole_number(value)
+  value = tonumber(value)
+  return value and value % 1 == 0 and math.abs(value) < 2 ^ 53 and value or 0
+end
 local function leave_partition(id, partition)
   redis.call('SREM', P .. 'partition:' .. partition, id)
   if redis.call('EXISTS', P .. 'partition:' .. partition) == 0 then
@@ -62,10 +71,10 @@ local function drop_state(id, level, reason)
   local key = P .. 'states:' .. id
   local raw = redis.call('HGET', key, level)
   if not raw then return 0 end
-  local state = cjson.decode(raw)
+  local state = decoded(raw)
   redis.call('HDEL', key, level, level .. ':u', level .. ':l')
-  redis.call('ZREM', P .. 'order', state.member)
-  redis.call('HINCRBY', P .. 'totals', 'state_bytes', -state.nbytes)
+  if type(state.member) == 'string' then redis.call('ZREM', P .. 'order', state.member) end
+  redis.call('HINCRBY', P .. 'totals', 'state_bytes', string.format('%.0f', 0 - whole_number(state.nbytes)))
   redis.call('HINCRBY', P .. 'evictions', reason, 1)
   emit('evict', id, level, reason)
   settle(id)
@@ -77,7 +86,7 @@ local function drop_image(id, reason)
   if f[1] == false or f[1] == '0' then return 0 end
   redis.call('HSET', key, 'image_bytes', '0')
   redis.call('ZREM', P .. 'images', id)
-  redis.call('HINCRBY', P .. 'totals', 'image_bytes', -tonumber(f[1]))
+  redis.call('HINCRBY', P .. 'totals', 'image_bytes', string.format('%.0f', 0 - whole_number(f[1])))
   redis.call('HINCRBY', P .. 'evictions', reason, 1)
   if f[2] and redis.call('GET', P .. 'exact:' .. f[2]) == id then redis.call('DEL', P .. 'exact:' .. f[2]) end
   emit('evict', id, 'image', reason)
@@ -151,7 +160,8 @@ if not raw then return 0 end
 local now = redis.call('INCR', P .. 'clock')
 redis.call('HINCRBY', key, level .. ':u', 1)
 redis.call('HSET', key, level .. ':l', string.format('%.0f', now))
-redis.call('ZADD', P .. 'order', 'XX', string.format('%.0f', now), cjson.decode(raw).member)
+local member = decoded(raw).member
+if type(member) == 'string' then redis.call('ZADD', P .. 'order', 'XX', string.format('%.0f', now), member) end
 redis.call('HINCRBY', P .. 'entry:' .. id, 'uses', 1)
 emit('touch', id, level, '')
 return 1
@@ -184,6 +194,8 @@ if leased <= 0 then
   leased = 0
   drop_state(ARGV[2], ARGV[3], ARGV[4])
 end
+-- A lease about to end must not read as none.
+if leased > 0 then leased = math.max(leased, 0.001) end
 return {string.format('%.3f', leased), redis.call('HLEN', P .. 'states:' .. ARGV[2])}
 """
 )

@@ -69,7 +69,9 @@ class Upkeep:
         self._caretaker = Caretaker(self._repair_slowly)
         self._late: asyncio.Task[None] | None = None
         self._opened = time.time()
-        self._swept = False
+        self._connected = False
+        self._sweeping = asyncio.Lock()
+        self._swept = ""  # the catalogue whose start was swept
 
     def start(self) -> None:
         """Begin to collect and to repair."""
@@ -86,13 +88,17 @@ class Upkeep:
         await self._collector.close()
 
     async def sweep(self) -> None:
-        """After a (re)connection: delete objects of writes that were interrupted."""
-        if self._swept:  # the connection was lost: Redis may have been, too
+        """After a connection: delete objects of writes that were interrupted; after later ones, have all repaired."""
+        if self._connected:  # the connection was lost: Redis may have been, too
             self._caretaker.ask()
-        older_than = self._opened if self._alone and not self._swept else time.time() - _ORPHAN_SECONDS
-        if await self._parts.link.wait_available(_CONNECT_SECONDS):
+        self._connected = True
+        async with self._sweeping:
+            store_id = self._parts.objects.store_id
+            if self._swept == store_id or not await self._parts.link.wait_available(_CONNECT_SECONDS):
+                return
+            older_than = self._opened if self._alone and not self._swept else time.time() - _ORPHAN_SECONDS
             await recovery.sweep(self._parts, self._exclusive, whole=self._alone, older_than=older_than)
-            self._swept = True
+            self._swept = store_id
 
     async def evict(self, evictor: Evictor, byte_budget: int) -> None:
         """Evict behind a write; what leases kept above the budget goes once they have ended."""

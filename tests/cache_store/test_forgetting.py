@@ -142,3 +142,17 @@ def test_ranges_are_half_open(before: float | None, after: float | None, created
     assert not selection.matches("bert", "", created)
     entry = replace(Make().entry(1), created=created)
     assert selection.matches_queued(entry, created) == inside
+
+
+async def test_writers_do_not_wait_for_the_walk(store: CacheStore, make, monkeypatch) -> None:
+    await remember(store, make, 1)
+    choose = store._upkeep.forgetter._choose
+
+    async def write_meanwhile(selection: Selection) -> list[int]:
+        await remember(store, make, 2)
+        return await choose(selection)
+
+    monkeypatch.setattr(store._upkeep.forgetter, "_choose", write_meanwhile)
+    async with asyncio.timeout(5):
+        assert await store.clear("anna") >= 1
+    assert await store.check_integrity() == []

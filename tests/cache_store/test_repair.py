@@ -13,7 +13,10 @@ from store_nouns import Make, until
 
 from cache_store import CacheStore, Selection, StoreConfig, user_digest
 from cache_store.catalogue import PREFIX
+from cache_store.events import Event, Mark
 from cache_store.integrity import Manner
+from cache_store.mending import CatalogueMender
+from cache_store.mending_scripts import MEND_MEMBERS
 from cache_store.records import parse_member
 from policies.eviction import Item
 
@@ -348,3 +351,94 @@ async def test_a_start_after_a_crash_repairs_by_itself(open_store, make, tmp_pat
     await until(repaired)
     await store.flush()
     assert await store.check_integrity() == []
+
+
+async def test_a_history_too_long_for_the_walk_leaves_only_the_sums(store: CacheStore, make, monkeypatch) -> None:
+    broken = await Broken(store, make).fill()
+    await broken.wrong_totals()
+    await broken.lost_entry()
+    judge = CatalogueMender._judge
+
+    async def outrun(self: CatalogueMender, kind: str, name: str, members: list[str]) -> list[str]:
+        if kind == "partitions":
+            await broken.call("XTRIM", "events", "MAXLEN", 0)
+        return await judge(self, kind, name, members)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CatalogueMender, "_judge", outrun)
+        mended = await store.repair()
+    assert any("incomplete" in line for line in mended)
+    assert not any("counted" in line for line in mended)
+    assert store._link.available
+
+
+async def test_sums_follow_the_walk(store: CacheStore, make, monkeypatch) -> None:
+    monkeypatch.setattr("cache_store.mending._KEEP_UP_SECONDS", 0.0)
+    broken = await Broken(store, make).fill()
+    await broken.wrong_totals()
+    seen = []
+    events_after = store._parts.catalogue.events_after
+
+    async def watched(mark: Mark) -> list[Event]:
+        seen.append(mark.sequence)
+        return await events_after(mark)
+
+    measure = CatalogueMender._measure
+
+    async def write_too(self: CatalogueMender, entry_ids: list[int]) -> list[str]:
+        if len(seen) < 3:
+            await store._remover.clear_entry(broken.ids[len(seen)])
+        return await measure(self, entry_ids)
+
+    monkeypatch.setattr(store._parts.catalogue, "events_after", watched)
+    monkeypatch.setattr(CatalogueMender, "_measure", write_too)
+    assert any("counted" in line for line in await store.repair())
+    assert len(set(seen)) > 1
+    assert await store.check_integrity() == []
+
+
+async def test_the_index_is_compared_without_reading_embeddings(store: CacheStore, make, monkeypatch) -> None:
+    broken = await Broken(store, make).fill()
+    await broken.not_in_the_index()
+    await broken.in_the_index_only()
+    monkeypatch.setattr(store._parts.catalogue, "embeddings", None)
+    assert len(await store.repair()) == 2
+    assert await store.check_integrity() == []
+
+
+async def test_evictions_elsewhere_are_no_disagreement(store: CacheStore, make, monkeypatch) -> None:
+    broken = await Broken(store, make).fill()
+    for task in store._follower._tasks:
+        task.cancel()
+    catch_up_all, left = store._follower.catch_up_all, [(broken.ids[0], broken.level(0.1))]
+
+    async def then_elsewhere() -> None:
+        await catch_up_all()
+        if left:
+            async with store._parts.redis():
+                await store._parts.catalogue.drop_state(*left.pop(), "lru")
+
+    monkeypatch.setattr(store._follower, "catch_up_all", then_elsewhere)
+    problems = await store.repair()
+    assert not left
+    assert [line for line in problems if "policy" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "member"),
+    [
+        ("tenant", "bert", "5"),
+        ("user", BOB, "5"),
+        ("partition", "p", "5"),
+        ("partitions", "", "p"),
+        ("order", "", "1:5:5"),
+        ("images", "", "5"),
+        ("entries", "", "x"),
+        ("exact", "", "e"),
+    ],
+)
+async def test_what_left_a_list_since_it_was_read_is_no_disagreement(
+    store: CacheStore, kind: str, name: str, member: str
+) -> None:
+    for mend in (0, 1):
+        assert await store._link.script(MEND_MEMBERS, PREFIX, mend, kind, name, member) == []

@@ -102,7 +102,7 @@ class Evictor:
         async with self._parts.redis():
             remains = await self._parts.catalogue.remains(*victim)
         if await self._remover.drop_state(victim, ranking.policy.name, evict=True):
-            ranking.policy.remove(victim)  # its event comes later, and changes nothing
+            ranking.evicted(victim)
             self._remember(victim, remains)
         return True  # one that is leased elsewhere is pinned now: another is next
 

@@ -332,8 +332,7 @@ class CacheStore:
             raise StoreConfigError(f"unknown eviction policy {name!r}; known: {', '.join(sorted(POLICIES))}")
         async with self._exclusive:
             await self._follower.catch_up_all()
-            async with self._parts.redis(seconds=600.0):
-                await self._parts.ranking.rebuild(self._parts.catalogue, name)
+            await self._follower.rerank(name)
 
     @property
     def eviction(self) -> str:

@@ -311,7 +311,7 @@ class CacheStore:
             if not await self._recorder.write(memory):
                 return False
             try:
-                await self._upkeep.evict(self._evictor, self._config.byte_budget)
+                await self._upkeep.evict(self._evictor)
             except CacheUnavailable as error:
                 log.warning("eviction was interrupted: %s", error)
         return True

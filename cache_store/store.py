@@ -296,9 +296,15 @@ class CacheStore:
         Returns:
             False when the queue is full: the write is dropped, and counted.
         """
-        accepted = self._writer.offer(Memory(entry, tuple(states), image, self._queued + 1, final))
-        self._queued += accepted
-        return accepted
+        return self.try_remember(entry, states, image, final) is not None
+
+    def try_remember(
+        self, entry: CacheEntry, states: Sequence[NoiseState], image: StoredImage, final: FinalState | None = None
+    ) -> asyncio.Future[bool] | None:
+        """As `remember`, for those who wait: return what tells in the end whether it was written, None = no room."""
+        written = self._writer.try_offer(Memory(entry, tuple(states), image, self._queued + 1, final))
+        self._queued += written is not None
+        return written
 
     async def _write(self, memory: Memory) -> bool:
         # A short absence of Redis (a restart) is worth waiting for; a long one is not.

@@ -7,9 +7,10 @@ from cache_store.ghosts import Ghost
 from cache_store.parts import Parts
 from cache_store.ram import Key
 from cache_store.records import parse_embedding
-from policies.eviction import Item
 
-_BATCH = 64
+MOST_VICTIMS = 256
+"""States evicted in one run: whoever writes waits that long and no longer."""
+MOST_PICTURES = 64
 
 
 class Remover:
@@ -63,7 +64,7 @@ class Remover:
 
 
 class Evictor:
-    """Evicts whom the policy names until states and pictures are within their budgets."""
+    """Evicts whom the policy names until states and pictures are within their budgets, a batch at a time."""
 
     def __init__(
         self, parts: Parts, remover: Remover, follower: Follower, *, state_budget: int, image_budget: int
@@ -75,53 +76,69 @@ class Evictor:
         self._state_budget = state_budget
         self._image_budget = image_budget
 
-    async def run(self) -> None:
-        """Evict until within both budgets; pinned states stay, even if that means staying above."""
+    async def run(self) -> float | None:
+        """Evict towards both budgets; pinned states stay, even if that means staying above.
+
+        Returns:
+            In how many seconds to go on: at once if a batch was not enough, once leases have ended if only leased
+            states are left to go; None when there is nothing more to do before the next write.
+        """
         await self._follower.catch_up_all()
-        while await self._state_bytes() > self._state_budget:
-            if not await self._evict_state():
-                break
-        while await self._image_bytes() > self._image_budget:
-            if not await self._evict_images():
-                break
+        states, images = await self._excess()
+        if states <= 0 and images <= 0:
+            return None
+        more_states = await self._evict_states(states)
+        more_images = await self._evict_images(images)
+        states, images = await self._excess()
+        if (states > 0 and more_states) or (images > 0 and more_images):
+            return 0.0
+        wait = self._parts.pins.leased_seconds
+        return wait if states > 0 and wait > 0 else None
 
-    async def _state_bytes(self) -> int:
+    async def _excess(self) -> tuple[int, int]:
+        """Return the bytes of states and of pictures above their budgets."""
         async with self._parts.redis():
-            return (await self._parts.catalogue.totals()).state_bytes
+            totals = await self._parts.catalogue.totals()
+        return totals.state_bytes - self._state_budget, totals.image_bytes - self._image_budget
 
-    async def _image_bytes(self) -> int:
-        async with self._parts.redis():
-            return (await self._parts.catalogue.totals()).image_bytes
+    async def _evict_states(self, excess: int) -> bool:
+        """Evict a batch, or as much as `excess` bytes; False when nobody is left to go."""
+        for _ in range(MOST_VICTIMS):
+            if excess <= 0:
+                break
+            freed = await self._try_evict_state()
+            if freed is None:
+                return False
+            excess -= freed
+        return True
 
-    async def _evict_state(self) -> bool:
-        """Evict the policy's next victim; False when there is none."""
+    async def _try_evict_state(self) -> int | None:
+        """Evict the policy's next victim; return the bytes that frees, or None when there is no victim."""
         ranking = self._parts.ranking
         victim = ranking.policy.victim(self._parts.pins)
         if victim is None:
-            return False
+            return None
         async with self._parts.redis():
             remains = await self._parts.catalogue.remains(*victim)
-        if await self._remover.drop_state(victim, ranking.policy.name, evict=True):
-            ranking.policy.remove(victim)  # its event comes later, and changes nothing
-            self._remember(victim, remains)
-        return True  # one that is leased elsewhere is pinned now: another is next
-
-    def _remember(self, key: Key, remains: tuple[str, bytes | None, Item] | None) -> None:
+        if not await self._remover.drop_state(victim, ranking.policy.name, evict=True):
+            return 0  # one that is leased elsewhere is pinned now: another is next
+        ranking.evicted(victim)
         if remains is None:
-            return
+            return 0
         partition, raw, item = remains
         vector = parse_embedding(raw)
         if vector is not None:
-            self._parts.ghosts.add(partition, vector, Ghost(key[0], item.page, item.saved_seconds))
+            self._parts.ghosts.add(partition, vector, Ghost(victim[0], item.page, item.saved_seconds))
+        return item.nbytes
 
-    async def _evict_images(self) -> int:
-        """Evict up to a batch of pictures; return how many."""
+    async def _evict_images(self, excess: int) -> bool:
+        """Evict up to a batch of pictures; False when there was none."""
+        if excess <= 0:
+            return True
         async with self._parts.redis():
-            worst = await self._parts.catalogue.worst_images(_BATCH)
-        count = 0
+            worst = await self._parts.catalogue.worst_images(MOST_PICTURES)
         for entry_id in worst:
-            if await self._image_bytes() <= self._image_budget:
+            if (await self._excess())[1] <= 0:
                 break
             await self._remover.drop_image(entry_id, "image_budget")
-            count += 1
-        return count
+        return bool(worst)

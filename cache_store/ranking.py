@@ -5,7 +5,9 @@ from collections.abc import Iterable, Sequence
 
 from cache_store.catalogue import Catalogue, Holding
 from cache_store.events import Event
-from policies.eviction import EvictionPolicy, Parsimonious, make_eviction
+from policies.eviction import EvictionPolicy, Key, Parsimonious, make_eviction
+
+_PAGE = 500
 
 
 class Ranking:
@@ -17,6 +19,8 @@ class Ranking:
     def __init__(self, name: str, budget: int) -> None:
         """Rank by the policy called `name`, for a store of `budget` bytes; ValueError when there is none."""
         self.policy: EvictionPolicy = make_eviction(name, budget)
+        # Evicted here, before the event says so: a crash of Redis may undo it.
+        self._unconfirmed: set[Key] = set()
 
     @property
     def queries(self) -> int:
@@ -29,6 +33,20 @@ class Ranking:
         held = [holding async for page in catalogue.all_states() for holding in page]
         self.policy = await asyncio.to_thread(_fill, fresh, held)
 
+    def evicted(self, key: Key) -> None:
+        """Let go of a state that was evicted here; its event comes later, and changes nothing."""
+        self.policy.remove(key)
+        self._unconfirmed.add(key)
+
+    async def reconcile(self, catalogue: Catalogue) -> None:
+        """Take in again what was evicted here and is there all the same, all events having been applied."""
+        doubtful = sorted(self._unconfirmed)
+        for start in range(0, len(doubtful), _PAGE):
+            entries = sorted({entry_id for entry_id, _ in doubtful[start : start + _PAGE]})
+            for holding in await catalogue.states_of(entries):
+                self.policy.add(holding.key, holding.item, holding.uses)
+        self._unconfirmed.clear()
+
     def apply(self, events: Sequence[Event], added: Iterable[Holding]) -> None:
         """Tell the policy what happened, in order; `added` are the states that the added entries hold now."""
         arrivals: dict[int, list[Holding]] = {}
@@ -40,7 +58,11 @@ class Ranking:
                     self.policy.add(holding.key, holding.item)
             elif event.level is not None:
                 key = (event.entry_id, event.level)
-                self.policy.use(key) if event.kind == "touch" else self.policy.remove(key)
+                if event.kind == "touch":
+                    self.policy.use(key)
+                else:
+                    self.policy.remove(key)
+                    self._unconfirmed.discard(key)
 
 
 def _fill(policy: EvictionPolicy, held: list[Holding]) -> EvictionPolicy:

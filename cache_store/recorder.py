@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from redis.exceptions import ResponseError
 
 from cache_store.codec import Codec
 from cache_store.parts import Parts
@@ -78,9 +79,10 @@ class Recorder:
         try:
             async with self._parts.redis():
                 return await self._parts.catalogue.commit(entry, records, image, now)
-        except CacheUnavailable:
-            # It may have been committed all the same; only a fresh look at the catalogue can tell.
-            self._parts.link.renew("the fate of a write is unknown")
+        except CacheUnavailable as error:
+            if not isinstance(error.__cause__, ResponseError):  # that is Redis refusing it: out of memory, for one
+                # It may have been committed all the same; only a fresh look at the catalogue can tell.
+                self._parts.link.renew("the fate of a write is unknown")
             raise
 
     async def _number(self, entry: CacheEntry) -> tuple[CacheEntry, int] | None:

@@ -89,10 +89,3 @@ def renoised(final: FinalState, entry_id: int, level: int) -> NoiseState:
         depth=final.depth,
         approximated=final.approximated,
     )
-
-
-def decoded(data: bytes, entry_id: int, ref: StateRef, *, trusted: bool) -> NoiseState:
-    """Return the noise state `ref` names from the bytes of its object; CorruptState when they are not its."""
-    if ref.form == "final":
-        return renoised(decode_final(data, entry_id, trusted=trusted), entry_id, level_of(ref.log_snr))
-    return decode_state(data, entry_id, level_of(ref.log_snr), trusted=trusted)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 
@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 Guard = Callable[[], AbstractAsyncContextManager[None]]
 """Around calls to the catalogue: the link's, or nothing while a connection is being prepared."""
+
+Learn = Callable[[Sequence[Event]], Awaitable[None]]
+"""Told of each page of events once the index has taken it in."""
 
 _ADD = 16
 """Vectors added while a search waits, at most."""
@@ -45,20 +48,23 @@ class IndexReplica:
         self.source = ""
         """How it was last brought up: "held", "snapshot" or "catalogue"."""
 
-    async def recover(self, mark: Mark) -> Mark:
+    async def recover(self, mark: Mark, learn: Learn) -> Mark:
         """Bring the index up to date after a (re)connection; return the mark it is at.
 
         Args:
             mark: of the last event that was applied to what the index holds now.
+            learn: told of the events that what it holds now is caught up by; of no other way to bring it up.
         """
         store = self._parts.objects.store_id
-        held = await self._try_held(mark) if store == self._store else None
+        if store != self._store:
+            self._store, self._saved = "", Mark()
+        held = await self._try_held(mark, learn) if self._store else None
         reached = held or await self._try_snapshot(store) or await self._rebuild()
         self._store = store
         return reached
 
-    async def _try_held(self, mark: Mark) -> Mark | None:
-        reached = await self._try_catch_up(mark)
+    async def _try_held(self, mark: Mark, learn: Learn) -> Mark | None:
+        reached = await self._try_catch_up(mark, learn)
         if reached is None:
             return None
         # Our own changes are in the index before their events are: a crash may have undone them.
@@ -86,11 +92,13 @@ class IndexReplica:
             self._saved, self.source = Mark(origin.sequence, origin.stamp), "snapshot"
         return reached
 
-    async def _try_catch_up(self, mark: Mark) -> Mark | None:
+    async def _try_catch_up(self, mark: Mark, learn: Learn | None = None) -> Mark | None:
         """Apply all events after `mark`; None when they cannot be had."""
         try:
             while events := await self._parts.catalogue.events_after(mark):
                 await self.apply(events, nullcontext)
+                if learn:
+                    await learn(events)
                 mark = events[-1].mark
         except HistoryLost as error:
             log.info("the index is not caught up: %s", error)
@@ -102,7 +110,7 @@ class IndexReplica:
         mark = await parts.catalogue.last_event()
         fresh = await recovery.rebuild_index(parts.catalogue, parts.index.growth, self._reshelver)
         await parts.thread.run(parts.index.replace, fresh)
-        self.source = "catalogue"
+        self._saved, self.source = Mark(), "catalogue"
         return mark
 
     async def apply(self, events: Sequence[Event], guard: Guard) -> None:

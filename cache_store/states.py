@@ -124,6 +124,11 @@ def decode_final(data: bytes, entry_id: int, *, trusted: bool = False) -> FinalS
         raise CorruptState(f"malformed: {type(error).__name__}") from error
 
 
+def verify(data: bytes) -> None:
+    """Do nothing if the file is whole, as its checksum says; CorruptState otherwise."""
+    _verified_metadata(data)
+
+
 def _levels(rows: list[list[Any]], tensors: Tensors, codec: Codec) -> tuple[NoiseLevel, ...]:
     count = sum(bool(predicted) for *_, predicted in rows)
     stacked = read_only(unpack("predictions", tensors, codec)) if count else None

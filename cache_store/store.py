@@ -14,6 +14,7 @@ from cache_store.config import StoreConfig, StoreConfigError
 from cache_store.data_dir import FileLock, RunMarker, claim
 from cache_store.eviction import Evictor, Remover
 from cache_store.expiry import Lifetimes
+from cache_store.flights import Flights
 from cache_store.follower import Follower
 from cache_store.ghosts import Ghosts
 from cache_store.link import RedisLink, connect
@@ -27,7 +28,7 @@ from cache_store.redis_server import PrivateRedis
 from cache_store.renoise import read_state
 from cache_store.replica import IndexReplica
 from cache_store.selection import Selection
-from cache_store.states import CorruptState
+from cache_store.states import CorruptState, verify
 from cache_store.types import (
     CacheEntry,
     CacheUnavailable,
@@ -103,6 +104,7 @@ class CacheStore:
             alone=config.redis_url is None and config.object_url is None,
             marker=self._marker,
         )
+        self._files = Flights(self._file)
         self._lifetimes = Lifetimes()
         self._background = Background()
         self._server: PrivateRedis | None = None
@@ -200,8 +202,11 @@ class CacheStore:
         vector = checked_embedding(embedding)
         if vector is None:
             raise CacheUnavailable("not a finite unit embedding")
+        if not self._link.available:
+            raise CacheUnavailable("redis is away")
+        # Outside the link's guard: that the index is slow says nothing about Redis.
+        ids = await self._nearest(signature.digest, vector, limit, deadline)
         async with self._link.guard(deadline):
-            ids = await self._nearest(signature.digest, vector, limit)
             found = await self._parts.catalogue.candidates(signature.digest, ids, vector, limit)
         self._lease(found)
         return [candidate for candidate, _ in found]
@@ -213,14 +218,20 @@ class CacheStore:
                 self._lifetimes.note(candidate.entry_id, left)
             if self._config.lease_seconds:
                 keys = [(candidate.entry_id, level_of_ref(ref)) for ref in candidate.states]
-                self._parts.pins.lease(keys, self._config.lease_seconds)
+                self._parts.pins.lease(dict.fromkeys(keys), self._config.lease_seconds)
 
-    async def _nearest(self, partition: str, vector: Float32Array, limit: int) -> list[int]:
+    async def _nearest(self, partition: str, vector: Float32Array, limit: int, deadline: float) -> list[int]:
         parts = self._parts
         try:
-            near = await parts.thread.search(parts.index.search, partition, vector, limit + SPARE_NEIGHBOURS)
+            async with asyncio.timeout_at(deadline):
+                near = await parts.thread.search(parts.index.search, partition, vector, limit + SPARE_NEIGHBOURS)
+        except TimeoutError as error:
+            raise CacheUnavailable("the index did not answer in time") from error
         except ValueError as error:
             raise CacheUnavailable("embedding of another dimension") from error
+        except Exception as error:
+            log.error("the index cannot be searched: %s", type(error).__name__)
+            raise CacheUnavailable(f"index fault: {type(error).__name__}") from error
         return [entry_id for entry_id, _ in near]
 
     async def load(self, entry_id: int, state: StateRef) -> NoiseState | None:
@@ -231,19 +242,42 @@ class CacheStore:
         Raises:
             CacheUnavailable: the object store cannot answer now.
         """
-        key = (entry_id, level_of_ref(state))
+        key, deadline = (entry_id, level_of_ref(state)), self._deadline()
         with self._parts.pins.hold(key):
             self._parts.pins.release(key)
             if not await self._alive(entry_id):
                 return None
-            held = self._parts.ram.get(key)
-            if held is not None:
-                return self._verify(key, state, held, trusted=True)
-            if not self._parts.objects.store_id:
-                raise CacheUnavailable("the catalogue has not been reached yet")
-            async with self._parts.objects.guard(self._deadline()):
-                data = await self._parts.objects.get(self._parts.objects.state_path(*key))
-            return self._verify(key, state, data)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await self._read(key, state)
+            except TimeoutError as error:
+                raise CacheUnavailable("a state was not read in time") from error
+            except CorruptState as error:
+                log.warning("noise state %d of entry %d is forgotten: %s", key[1], key[0], error)
+                self._corrupt += 1
+                self._background.run(self._remover.drop_state(key, "corrupt"))
+                return None
+
+    async def _read(self, key: Key, ref: StateRef) -> NoiseState:
+        held = self._parts.ram.get(key)
+        if held is not None and ref.form == "trajectory":  # takes less time than asking a thread
+            return read_state(held, key[0], ref, trusted=True)
+        data = held if held is not None else await self._files.join(key)
+        state = await asyncio.to_thread(read_state, data, key[0], ref, trusted=True)
+        self._parts.ram.put(key, data)
+        return state
+
+    async def _file(self, key: Key) -> bytes:
+        """Return a verified file; read once, however many of the levels it serves are asked for."""
+        objects = self._parts.objects
+        if not objects.store_id:
+            raise CacheUnavailable("the catalogue has not been reached yet")
+        async with objects.guard(self._deadline()):
+            data = await objects.get(objects.state_path(*key))
+        if data is None:
+            raise CorruptState("missing")
+        await asyncio.to_thread(verify, data)
+        return data
 
     async def _alive(self, entry_id: int) -> bool:
         """Return whether an entry is within its time; one just found is known to be."""
@@ -254,19 +288,6 @@ class CacheStore:
             return known
         async with self._link.guard(self._deadline()):
             return bool(await self._parts.catalogue.fresh([entry_id]))
-
-    def _verify(self, key: Key, ref: StateRef, data: bytes | None, *, trusted: bool = False) -> NoiseState | None:
-        try:
-            if data is None:
-                raise CorruptState("missing")
-            state = read_state(data, key[0], ref, trusted=trusted)
-        except CorruptState as error:
-            log.warning("noise state %d of entry %d is forgotten: %s", key[1], key[0], error)
-            self._corrupt += 1
-            self._background.run(self._remover.drop_state(key, "corrupt"))
-            return None
-        self._parts.ram.put(key, data)
-        return state
 
     async def touch(self, entry_id: int, state: StateRef) -> None:
         """Count one use of a state, for the eviction policy. Raises CacheUnavailable."""
@@ -297,9 +318,15 @@ class CacheStore:
         Returns:
             False when the queue is full: the write is dropped, and counted.
         """
-        accepted = self._writer.offer(Memory(entry, tuple(states), image, self._queued + 1, final))
-        self._queued += accepted
-        return accepted
+        return self.try_remember(entry, states, image, final) is not None
+
+    def try_remember(
+        self, entry: CacheEntry, states: Sequence[NoiseState], image: StoredImage, final: FinalState | None = None
+    ) -> asyncio.Future[bool] | None:
+        """As `remember`, for those who wait: return what tells in the end whether it was written, None = no room."""
+        written = self._writer.try_offer(Memory(entry, tuple(states), image, self._queued + 1, final))
+        self._queued += written is not None
+        return written
 
     async def _write(self, memory: Memory) -> bool:
         # A short absence of Redis (a restart) is worth waiting for; a long one is not.
@@ -312,7 +339,7 @@ class CacheStore:
             if not await self._recorder.write(memory):
                 return False
             try:
-                await self._upkeep.evict(self._evictor, self._config.byte_budget)
+                await self._upkeep.evict(self._evictor)
             except CacheUnavailable as error:
                 log.warning("eviction was interrupted: %s", error)
         return True
@@ -333,8 +360,7 @@ class CacheStore:
             raise StoreConfigError(f"unknown eviction policy {name!r}; known: {', '.join(sorted(POLICIES))}")
         async with self._exclusive:
             await self._follower.catch_up_all()
-            async with self._parts.redis(seconds=600.0):
-                await self._parts.ranking.rebuild(self._parts.catalogue, name)
+            await self._follower.rerank(name)
 
     @property
     def eviction(self) -> str:

@@ -25,6 +25,7 @@ _RECONNECT_SECONDS = 60.0
 _ORPHAN_SECONDS = 3600.0
 _REPAIR_PAUSE_SECONDS = 0.02
 _MOST_LOGGED = 20
+_EVICT_AGAIN_SECONDS = 5.0
 
 
 class Upkeep:
@@ -84,6 +85,7 @@ class Upkeep:
         """Stop all of it."""
         if self._late:
             self._late.cancel()
+            await asyncio.gather(self._late, return_exceptions=True)
         await self._caretaker.close()
         await self._collector.close()
 
@@ -100,27 +102,24 @@ class Upkeep:
             await recovery.sweep(self._parts, self._exclusive, whole=self._alone, older_than=older_than)
             self._swept = store_id
 
-    async def evict(self, evictor: Evictor, byte_budget: int) -> None:
-        """Evict behind a write; what leases kept above the budget goes once they have ended."""
-        await evictor.run()
-        wait = self._parts.pins.leased_seconds
-        if wait <= 0 or (self._late and not self._late.done()):
-            return
-        async with self._parts.redis():
-            totals = await self._parts.catalogue.totals()
-        if totals.state_bytes > byte_budget:
-            self._late = asyncio.create_task(self._evict_late(evictor, wait))
+    async def evict(self, evictor: Evictor) -> None:
+        """Evict a batch behind a write; the rest, and what leases keep above the budget, goes later."""
+        wait = await evictor.run()
+        if wait is not None and (self._late is None or self._late.done()):
+            self._late = asyncio.create_task(self._evict_late(evictor, wait), name="late-eviction")
 
-    async def _evict_late(self, evictor: Evictor, wait: float) -> None:
-        while wait > 0:
+    async def _evict_late(self, evictor: Evictor, wait: float | None) -> None:
+        while wait is not None:
             await asyncio.sleep(wait)
             try:
-                async with self._exclusive:
-                    await evictor.run()
-                    wait = self._parts.pins.leased_seconds
+                async with self._exclusive:  # writes that wait for it take turns with these batches
+                    wait = await evictor.run()
             except CacheUnavailable as error:
-                log.debug("eviction is left to the next write: %s", error)
-                return
+                log.debug("late eviction was put off: %s", error)
+                wait = _EVICT_AGAIN_SECONDS
+            except Exception as error:
+                log.warning("late eviction failed: %s", type(error).__name__)
+                wait = _EVICT_AGAIN_SECONDS
 
     async def check(self, *, scrub: bool) -> list[str]:
         """See `CacheStore.check_integrity`."""

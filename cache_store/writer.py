@@ -16,7 +16,7 @@ class WriteBehind(Generic[T]):
     def __init__(self, handle: Callable[[T], Awaitable[bool]], size: int) -> None:
         """Let up to `size` items wait; `handle` returns whether it wrote the item."""
         self._handle = handle
-        self._queue: asyncio.Queue[T] = asyncio.Queue(size)
+        self._queue: asyncio.Queue[tuple[T, asyncio.Future[bool]]] = asyncio.Queue(size)
         self._worker: asyncio.Task[None] | None = None
         self.dropped = 0
 
@@ -34,16 +34,14 @@ class WriteBehind(Generic[T]):
         """Begin to write."""
         self._worker = asyncio.create_task(self._work(), name="cache-writer")
 
-    def offer(self, item: T) -> bool:
-        """Queue an item; False (and counted) when the queue is full or closed."""
-        try:
-            if self.full:
-                raise asyncio.QueueFull
-            self._queue.put_nowait(item)
-        except asyncio.QueueFull:
+    def try_offer(self, item: T) -> "asyncio.Future[bool] | None":
+        """Queue an item; return what tells in the end whether it was written, None (and counted) without room."""
+        if self.full:
             self.dropped += 1
-            return False
-        return True
+            return None
+        written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((item, written))
+        return written
 
     async def flush(self) -> None:
         """Wait until everything queued so far has been written or lost."""
@@ -63,14 +61,26 @@ class WriteBehind(Generic[T]):
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
         self.dropped += self.pending
+        while not self._queue.empty():
+            _settle(self._queue.get_nowait()[1], done=False)
+            self._queue.task_done()
 
     async def _work(self) -> None:
         while True:
-            item = await self._queue.get()
+            item, written = await self._queue.get()
+            done = False
             try:
-                self.dropped += not await self._handle(item)
+                done = await self._handle(item)
+                self.dropped += not done
             except Exception as error:
                 self.dropped += 1
                 log.warning("a cache write was lost: %s", type(error).__name__)
             finally:
+                del item  # not to be held until the next one comes
+                _settle(written, done=done)
                 self._queue.task_done()
+
+
+def _settle(written: "asyncio.Future[bool]", *, done: bool) -> None:
+    if not written.done():  # whoever waited for it may have given up
+        written.set_result(done)

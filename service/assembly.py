@@ -86,7 +86,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         await embedder.start()
     table = _table(settings, engine.info, embedder.digest) if settings.matching == "calibrated" else None
     memory = Memory(store, embedder, max_depth=settings.max_depth, form=settings.state_form, table=table)
-    after_engine.push_async_callback(memory.flush)
+    after_engine.push_async_callback(memory.close)
     planner = Planner(
         store,
         embedder,

@@ -20,6 +20,9 @@ from service.types import Plan
 
 log = logging.getLogger(__name__)
 
+Written = asyncio.Future[bool] | None
+_CLOSE_SECONDS = 10.0
+
 
 class Memory:
     """Writes finished runs to the store and counts uses, in tasks of its own.
@@ -76,7 +79,7 @@ class Memory:
         if not remembers(plan.request):
             return False
         promised = self._store.accepting
-        self._behind(self._remember(plan, result, png))
+        self._behind(self._written(self._remember(plan, result, png)))
         return promised
 
     async def flush(self) -> None:
@@ -84,20 +87,33 @@ class Memory:
         while self._tasks:
             await asyncio.gather(*self._tasks)
 
+    async def close(self) -> None:
+        """Let what was noted get into the store, for a few seconds; the rest is lost."""
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.flush()
+        except TimeoutError:
+            log.warning("gave up writes to the cache at shutdown")
+
     def _behind(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(_never_raises(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _remember(self, plan: Plan, result: JobResult, png: bytes | None) -> None:
+    async def _written(self, remembering: Coroutine[Any, Any, Written]) -> None:
+        """Wait for one's own write only, and hold neither latents nor picture meanwhile: the store's queue does."""
+        written = await remembering
+        if written is None:
+            log.warning("cache write dropped: the write queue is full")
+        else:
+            await written
+
+    async def _remember(self, plan: Plan, result: JobResult, png: bytes | None) -> Written:
         data = png if png is not None else await asyncio.to_thread(encode, result.image)
         height, width = result.image.shape[:2]
         entry = await self._entry(plan, result)
         states, final = self._kept(result)
-        if not self._store.remember(entry, states, StoredImage(data, width, height), final):
-            log.warning("cache write dropped: the write queue is full")
-            return
-        await self._store.flush()
+        return self._store.try_remember(entry, states, StoredImage(data, width, height), final)
 
     def _kept(self, result: JobResult) -> tuple[list[NoiseState], FinalState | None]:
         adequate, judged_at = self._adequate, self._judged_at

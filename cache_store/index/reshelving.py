@@ -52,8 +52,8 @@ class Reshelver:
 
     async def _remake(self, index: PartitionedIndex, partition: str) -> bool:
         started = time.monotonic()
-        old = await self._thread.run(index.shelf, partition)
-        journal = await self._thread.run(index.begin, partition)
+        # In one go: between the two the partition might be emptied and filled anew.
+        old, journal = await self._thread.run(lambda: (index.shelf(partition), index.begin(partition)))
         if old is None or journal is None:
             return False
         try:

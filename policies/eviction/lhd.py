@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 from collections.abc import Container
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,6 +18,7 @@ _SAMPLE = 64
 _LEARN_EVERY = 500
 _FADE = 0.98
 _PRIOR_EVENTS = 5.0
+_FORGOTTEN = 0.5
 
 Counts = NDArray[np.float64]
 
@@ -60,6 +62,7 @@ class LHD(EvictionPolicy):
         self._used: dict[tuple[int, int], Counts] = {}
         self._left: dict[tuple[int, int], Counts] = {}
         self._density: dict[tuple[int, int], list[float]] = {}
+        self._members: Counter[tuple[int, int]] = Counter()
         self._chosen: Key | None = None
 
     def add(self, key: Key, item: Item, uses: int = 0) -> None:
@@ -70,7 +73,7 @@ class LHD(EvictionPolicy):
         self._places[key] = len(self._keys)
         self._keys.append(key)
         gain = item.saved_seconds / max(item.nbytes, 1)
-        self._states[key] = _State(self._now, uses, self._kind(key[1], uses), gain)
+        self._states[key] = _State(self._now, uses, self._enter(key[1], uses), gain)
 
     def use(self, key: Key) -> None:
         """See `EvictionPolicy.use`."""
@@ -81,7 +84,8 @@ class LHD(EvictionPolicy):
         self._used[state.kind][_age(self._now - state.since)] += 1
         state.since = self._now
         state.uses += 1
-        state.kind = self._kind(key[1], state.uses)
+        self._members[state.kind] -= 1
+        state.kind = self._enter(key[1], state.uses)
 
     def remove(self, key: Key) -> None:
         """See `EvictionPolicy.remove`."""
@@ -90,6 +94,7 @@ class LHD(EvictionPolicy):
             return
         self._chosen = None
         self._left[state.kind][_age(self._now - state.since)] += 1
+        self._members[state.kind] -= 1
         place, last = self._places.pop(key), self._keys.pop()
         if last != key:
             self._keys[place] = last
@@ -117,8 +122,10 @@ class LHD(EvictionPolicy):
                 least, found = worth, key
         return found
 
-    def _kind(self, level: int, uses: int) -> tuple[int, int]:
+    def _enter(self, level: int, uses: int) -> tuple[int, int]:
+        """Count one state more in the class that it belongs to now."""
         kind = (level, min(uses, _MOST_USES))
+        self._members[kind] += 1
         if kind not in self._density:
             self._used[kind], self._left[kind] = np.zeros(_AGES), np.zeros(_AGES)
             self._density[kind] = (1.0 / _MIDDLE).tolist()
@@ -143,6 +150,13 @@ class LHD(EvictionPolicy):
             self._density[kind] = (hits / waits).tolist()
             self._used[kind] *= _FADE
             self._left[kind] *= _FADE
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop the classes that nobody is in and whose counts have faded: there is no end to new noise levels."""
+        for kind in list(self._density):
+            if not self._members[kind] and self._used[kind].sum() + self._left[kind].sum() < _FORGOTTEN:
+                del self._density[kind], self._used[kind], self._left[kind], self._members[kind]
 
     def __len__(self) -> int:
         """See `EvictionPolicy.__len__`."""

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from cache_store import CacheStore
+from cache_store import CacheStore, eviction, upkeep
 from cache_store.catalogue import PREFIX
 from cache_store.config import StoreConfigError
 from cache_store.states import encode_state
+from cache_store.types import CacheUnavailable
 from policies.eviction import POLICIES
 
 
@@ -75,7 +76,7 @@ async def test_who_stays(open_store, make, state_bytes: int, policy: str, surviv
 
 
 async def test_holes_and_entries_without_states(open_store, make, state_bytes: int) -> None:
-    store = await open_store(byte_budget=int(state_bytes * 5.5))
+    store = await open_store(byte_budget=int(state_bytes * 5.5), eviction="lcbfu")
     first = await add(store, make, 1)
     summary = await store.entry(first, "anna")
     await store.touch(first, summary.states[2])
@@ -209,3 +210,73 @@ async def test_what_was_evicted_and_comes_back_is_regretted(open_store, make, st
     assert len(store._parts.ghosts) == 1  # the second's
     await store.clear("anna")
     assert len(store._parts.ghosts) == 0
+
+
+async def settled(store: CacheStore) -> None:
+    late = store._upkeep._late
+    if late:
+        async with asyncio.timeout(20):
+            await late
+
+
+async def test_a_lowered_budget_is_reached_in_batches(open_store, make, state_bytes: int, monkeypatch) -> None:
+    """The write that finds the store far above its budget evicts a batch; the rest goes behind other writes."""
+    monkeypatch.setattr(eviction, "MOST_VICTIMS", 4)
+    monkeypatch.setattr(eviction, "MOST_PICTURES", 2)
+    store = await open_store()
+    for seed in range(1, 7):
+        await add(store, make, seed)
+    await store.close()
+    size = len(make.image.data)
+    store = await open_store(byte_budget=int(state_bytes * 7.5), image_budget=size)
+    runs, run = [], store._evictor.run
+
+    async def counted() -> float | None:
+        before = (await store.stats()).states
+        wait = await run()
+        runs.append(before - (await store.stats()).states)
+        return wait
+
+    monkeypatch.setattr(store._evictor, "run", counted)
+    await add(store, make, 7)
+    await settled(store)
+    stats = await store.stats()
+    assert (stats.states, stats.image_bytes) == (7, size)
+    assert max(runs) == 4
+    assert sum(runs) == 28
+    assert await store.check_integrity() == []
+
+
+async def test_late_eviction_outlives_faults(open_store, make, state_bytes: int, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(eviction, "MOST_VICTIMS", 2)
+    monkeypatch.setattr(upkeep, "_EVICT_AGAIN_SECONDS", 0.05)
+    store = await open_store()
+    await add(store, make, 1)
+    await store.close()
+    store = await open_store(byte_budget=int(state_bytes * 1.5))
+    run, faults = store._evictor.run, [RuntimeError("secret prompt"), CacheUnavailable("away"), MemoryError()]
+    calls = 0
+
+    async def failing() -> float | None:
+        nonlocal calls
+        calls += 1
+        if calls > 1 and faults:
+            raise faults.pop()
+        return await run()
+
+    monkeypatch.setattr(store._evictor, "run", failing)
+    await add(store, make, 2)
+    await settled(store)
+    assert faults == []
+    assert (await store.stats()).states == 1
+    assert "late eviction failed: RuntimeError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_closing_ends_a_late_eviction(open_store, make, state_bytes: int, monkeypatch) -> None:
+    monkeypatch.setattr(eviction, "MOST_VICTIMS", 1)
+    store = await open_store(byte_budget=0)
+    await add(store, make, 1)
+    late = store._upkeep._late
+    await store.close()
+    assert late.done()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -351,3 +352,22 @@ async def test_object_store_faults_are_unavailability_not_corruption(open_store,
 def test_config_is_frozen(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         StoreConfig(tmp_path).eviction = "lru"  # type: ignore[misc]
+
+
+async def test_a_slow_index_does_not_cost_the_connection(open_store, make) -> None:
+    store = await open_store(timeout_seconds=0.2)
+    assert store.remember(make.entry(1), make.states(1), make.image)
+    await store.flush()
+    go_on = threading.Event()
+    busy = asyncio.create_task(store._parts.thread.run(go_on.wait, 20.0))
+    await asyncio.sleep(0.1)
+    try:
+        for _ in range(5):
+            with pytest.raises(CacheUnavailable, match="the index did not answer in time"):
+                await store.search(make.signature, make.vector(1))
+        assert store._link.available
+        assert len(await store.recent("anna")) == 1
+    finally:
+        go_on.set()
+        await busy
+    assert len(await store.search(make.signature, make.vector(1))) == 1

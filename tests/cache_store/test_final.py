@@ -1,5 +1,6 @@
 """Clean latents in the store: one object that serves several levels, the same states every time."""
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
@@ -154,3 +155,28 @@ def test_records_of_before_clean_latents_are_read_and_written_alike(make) -> Non
 
 def test_forms_default_to_what_they_were(tmp_path) -> None:
     assert StoreConfig(tmp_path).codec == "fp16"
+
+
+async def test_levels_asked_for_together_are_read_once(open_store, make, monkeypatch) -> None:
+    store = await open_store(ram_bytes=0)
+    final = await remember_final(store, make)
+    (found,) = await store.search(make.signature, make.vector(1))
+    assert len(store._parts.pins._leases) == 1
+    objects, reads = store._parts.objects, []
+    original = objects.get
+
+    async def counted(path: str) -> bytes | None:
+        reads.append(path)
+        return await original(path)
+
+    monkeypatch.setattr(objects, "get", counted)
+    given_up = asyncio.create_task(store.load(found.entry_id, found.states[0]))
+    await asyncio.sleep(0)
+    loading = asyncio.gather(*(store.load(found.entry_id, ref) for ref in found.states))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    for state, at in zip(await loading, final.levels, strict=True):
+        np.testing.assert_array_equal(state.latent, renoised(final, found.entry_id, level_of(at.log_snr)).latent)
+    assert len(reads) == 1
+    assert await store.load(found.entry_id, found.states[0]) is not None
+    assert len(reads) == 2

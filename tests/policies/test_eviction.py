@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.eviction import POLICIES, EvictionPolicy, Item, Key, make_eviction
+from policies.eviction import POLICIES, EvictionPolicy, Item, Key, lhd, make_eviction
 
 BUDGET = 1000
 Step = tuple[str, Key, int]
@@ -222,3 +222,15 @@ def test_s3_fifo_remembers_the_need_and_not_the_entry() -> None:
 def test_unknown_name_says_what_exists() -> None:
     with pytest.raises(ValueError, match="unknown eviction policy 'nope'; known: fifo, gdsf, lcbfu"):
         make_eviction("nope", BUDGET)
+
+
+def test_lhd_forgets_noise_levels_that_nobody_has_any_more(monkeypatch) -> None:
+    monkeypatch.setattr(lhd, "_FADE", 0.5)
+    policy = lhd.LHD(BUDGET)
+    for number in range(30_000):
+        policy.add((number, number // 100), Item(0.3, 1.0, 100, number))
+        if number >= 10:
+            policy.remove((number - 10, (number - 10) // 100))
+    assert len(policy) == 10
+    assert policy.victim() is not None
+    assert len(policy._density) < 70

@@ -1,9 +1,12 @@
+import asyncio
 import io
 import json
 import logging
 import socket
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -97,14 +100,18 @@ class FakeEmbedder:
 class FakeWriter:
     """A store that is there or not, and takes what it is given."""
 
-    def __init__(self, accepting: bool) -> None:
+    def __init__(self, accepting: bool, *, slow: bool = False) -> None:
         self.accepting = accepting
+        self.slow = slow
+        self.writes: list[asyncio.Future[bool]] = []
 
-    def remember(self, *_: object) -> bool:
-        return self.accepting
-
-    async def flush(self) -> None:
-        pass
+    def try_remember(self, *_: object) -> asyncio.Future[bool] | None:
+        if not self.accepting:
+            return None
+        self.writes.append(asyncio.get_running_loop().create_future())
+        if not self.slow:
+            self.writes[-1].set_result(True)
+        return self.writes[-1]
 
 
 @pytest.mark.parametrize("accepting", [True, False])
@@ -112,6 +119,42 @@ async def test_a_run_is_called_stored_only_where_the_store_takes_it(accepting: b
     memory = Memory(FakeWriter(accepting), FakeEmbedder(), max_depth=3)  # type: ignore[arg-type]
     assert memory.note_run(plan(), result(), None) is accepting
     await memory.flush()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_a_run_waits_for_its_own_write_only_and_lets_go_of_its_picture() -> None:
+    store = FakeWriter(accepting=True, slow=True)
+    memory = Memory(store, FakeEmbedder(), max_depth=3)  # type: ignore[arg-type]
+    held = []
+    for _ in range(2):
+        run = result()
+        held.append(weakref.ref(run.image))
+        memory.note_run(plan(), run, b"png")
+        del run
+    await until(lambda: len(store.writes) == 2)
+    assert [ref() for ref in held] == [None, None]
+    assert memory.pending == 2
+    store.writes[1].set_result(True)
+    await until(lambda: memory.pending == 1)
+    store.writes[0].set_result(False)
+    await memory.flush()
+    assert memory.pending == 0
+
+
+async def test_shutting_down_waits_for_writes_within_bounds(monkeypatch) -> None:
+    monkeypatch.setattr("service.memory._CLOSE_SECONDS", 0.1)
+    memory = Memory(FakeWriter(accepting=True, slow=True), FakeEmbedder(), max_depth=3)  # type: ignore[arg-type]
+    memory.note_run(plan(), result(), b"png")
+    async with asyncio.timeout(5):
+        await memory.close()
+    assert memory.pending == 0
 
 
 def test_the_api_process_does_without_the_models_libraries() -> None:

@@ -120,7 +120,7 @@ class Follower:
 
     async def catch_up(self) -> int:
         """Apply the next page of events; return how many there were."""
-        async with self._turn:  # the loop and the evictor both catch up, and a use counts once
+        async with self._turn:
             async with self._parts.redis():
                 try:
                     events = await self._parts.catalogue.events_after(self._mark)

@@ -99,7 +99,6 @@ class Catalogue:
         self._ttl = ttl
         self._lease = lease
         self._store_id = ""
-        self._run_id = ""
 
     async def open(self) -> str:
         """Return the store's identity, given to it now if it is new, and skip ids that a crash may have lost."""
@@ -108,23 +107,13 @@ class Catalogue:
         base = _ID_FLOOR + secrets.randbelow(2**52 - _ID_FLOOR)
         found = await self._link.script(scripts.OPEN, PREFIX, secrets.token_hex(8), base, _ID_FLOOR, _ID_GAP)
         self._store_id = str(found.decode())
-        self._run_id = await self._running()
         return self._store_id
 
-    async def _running(self) -> str:
-        """Return the name Redis gave itself at its start."""
-        return str((await self._link.call("INFO", "server"))["run_id"])
-
     async def check_identity(self) -> None:
-        """Raise StoreLost when this is no longer the database that was opened: emptied, or a Redis started anew.
-
-        The client reconnects by itself when a connection was idle, so a quick restart would go unnoticed.
-        """
+        """Raise StoreLost when this is no longer the database that was opened."""
         found = await self._link.call("GET", PREFIX + "store")
         if found is None or found.decode() != self._store_id:
             raise StoreLost("the catalogue was replaced")
-        if await self._running() != self._run_id:
-            raise StoreLost("redis was started again")
 
     async def new_id(self) -> int:
         """Return an entry id never handed out before."""

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
 from cache_store.types import CacheUnavailable
@@ -40,6 +41,9 @@ def connect(url: str | None, socket_path: str | None) -> Redis:
 class RedisLink:
     """Talks to Redis while it is there, fails at once while it is not.
 
+    The client replaces a broken connection by itself, so each new one must be to the same run of Redis: one that
+    was started anew may have forgotten the last second, ids that it gave out among it.
+
     A lost connection, or three timeouts in a row, opens the circuit: every call then raises
     `CacheUnavailable` without waiting, until a background task has reached Redis again and `prepare` (which
     rebuilds what this process keeps in memory) has succeeded.
@@ -57,6 +61,8 @@ class RedisLink:
         """
         self._client = client
         self._execute: Callable[..., Awaitable[Any]] = client.execute_command
+        client.connection_pool.connection_kwargs["redis_connect_func"] = self._greet
+        self._run_id = b""
         self._prepare = prepare
         self._check = check
         self._up = asyncio.Event()
@@ -157,6 +163,16 @@ class RedisLink:
             self._up.clear()
             self._down.set()
 
+    async def _greet(self, connection: Connection) -> None:
+        """Make a new connection ready. Raises ConnectionLost when it leads to another run of Redis."""
+        await connection.on_connect()
+        await connection.send_command("INFO", "server")
+        info: bytes = await connection.read_response(disable_decoding=True)
+        run_id = info.partition(b"run_id:")[2].partition(b"\r\n")[0]
+        if self._run_id and run_id != self._run_id:
+            raise ConnectionLost("redis was started again")
+        self._run_id = run_id
+
     async def _keep(self) -> None:
         backoff = _FIRST_BACKOFF
         while True:
@@ -186,6 +202,7 @@ class RedisLink:
     async def _reconnect(self) -> bool:
         try:
             await self._client.connection_pool.disconnect()
+            self._run_id = b""
             async with asyncio.timeout(_PING_SECONDS):
                 await self._execute("PING")
             await self._prepare()

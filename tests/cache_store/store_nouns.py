@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +18,12 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 15.0)
             if await condition():
                 return
             await asyncio.sleep(0.05)
+
+
+def append_only_file(data_dir: Path) -> Path:
+    """Return the file to which the private Redis appends."""
+    old = data_dir / "redis" / "appendonly.aof"  # Redis 6
+    return old if old.exists() else max((data_dir / "redis" / "appendonlydir").glob("*.incr.aof"))
 
 
 class Make:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from store_nouns import until
+from store_nouns import append_only_file, until
 
 from cache_store import CacheStore, CacheUnavailable, StoreConfig, StoreConfigError
 
@@ -59,6 +59,32 @@ async def test_killed_redis_is_noticed_at_once_and_comes_back(store: CacheStore,
     await remember(store, make, 2)
     assert len(await store.recent("anna")) == 2
     assert await store.check_integrity() == []
+
+
+async def test_a_restart_nobody_saw_is_noticed_by_the_next_call(store: CacheStore, make) -> None:
+    await remember(store, make, 1)
+    gone, restarts = store._server.pid, store._server.restarts
+    for task in (store._link._keeper, *store._follower._tasks):  # which would see it within a second
+        task.cancel()
+    kill_redis(store)
+
+    async def serves_again() -> bool:
+        if store._server.restarts == restarts or store._server.pid == gone:
+            return False
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_unix_connection(store._server.socket_path)
+            writer.close()
+            return True
+        return False
+
+    await until(serves_again)
+    assert store._link.available
+    with pytest.raises(CacheUnavailable):
+        await store.recent("anna")
+    assert not store._link.available
+    store._link.start()
+    await until(available(store))
+    await store.recent("anna")
 
 
 async def test_a_write_during_a_restart_of_redis_is_not_lost(store: CacheStore, make) -> None:
@@ -113,7 +139,7 @@ async def test_an_unreadable_catalogue_is_set_aside(open_store, make, tmp_path: 
     store = await open_store()
     await remember(store, make, 1)
     await store.close()
-    log = tmp_path / "data" / "redis" / "appendonly.aof"
+    log = append_only_file(tmp_path / "data")
     data = log.read_bytes()
     log.write_bytes(data[:30] + b"rubbish" + data[37:])
 
@@ -124,7 +150,7 @@ async def test_an_unreadable_catalogue_is_set_aside(open_store, make, tmp_path: 
     await remember(store, make, 2)
     assert [summary.seed for summary in await store.recent("anna")] == [2]
     assert await store.check_integrity() == []
-    assert len(list(log.parent.glob("appendonly.aof.broken-*"))) == 1
+    assert len(list((tmp_path / "data" / "redis").glob("appendonly*.broken-*"))) == 1
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
 
 

@@ -92,7 +92,6 @@ async def test_what_the_policy_has_learned_outlives_a_reconnection(open_store, m
 
 
 @pytest.mark.parametrize("followed", [True, False])
-@pytest.mark.xfail(reason="the cut log sometimes comes back empty: cause not found, see issue 5", strict=False)
 async def test_an_eviction_that_a_crash_undid_is_undone_in_the_policy(open_store, make, followed: bool) -> None:
     budget = int(len(encode_state(2**50, make.state(1, 0.3))) * 5.5)
     store = await open_store(eviction="fifo", byte_budget=budget)

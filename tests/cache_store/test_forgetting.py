@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from store_nouns import Make
+from store_nouns import Make, append_only_file
 
 from cache_store import CacheStore, Selection, user_digest
 
@@ -121,7 +121,7 @@ async def test_no_user_name_is_stored(store: CacheStore, make, tmp_path: Path) -
     await remember(store, make, 1, user=user_digest("anna", "bob@example.org"))
     assert "user" not in repr((await store.recent("anna"))[0])
     await asyncio.sleep(1.2)
-    log = (tmp_path / "data" / "redis" / "appendonly.aof").read_bytes()
+    log = append_only_file(tmp_path / "data").read_bytes()
     assert b"secret prompt" in log
     assert b"example.org" not in log
 

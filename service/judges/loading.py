@@ -1,0 +1,37 @@
+"""From a judge's name to a judge."""
+
+import importlib
+
+from service.judges.base import Judge, JudgeError
+from service.judges.clip import ClipJudge
+
+_CLIP = "clip:"
+
+
+def load_judge(name: str, device: str = "cpu") -> Judge:
+    """Return a judge.
+
+    Args:
+        name: "clip:MODEL" for CLIP and scorers of its form (PickScore), by folder or hub id; or "module:function" of
+            one's own, called without arguments, that returns a `Judge`.
+        device: where a network of ours runs.
+
+    Raises:
+        JudgeError: there is no such judge, or it cannot be loaded.
+    """
+    if name.startswith(_CLIP):
+        return ClipJudge.load(name.removeprefix(_CLIP), device)
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        raise JudgeError(f'a judge is "clip:MODEL" or "module:function", not {name!r}')
+    try:
+        made = vars(importlib.import_module(module))[function]()
+    except ImportError as error:
+        raise JudgeError(f"judge {name!r}: {error}") from error
+    except KeyError:
+        raise JudgeError(f"judge {name!r}: {module} has no {function!r}") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise JudgeError(f"judge {name!r} cannot be loaded: {error}") from error
+    if not isinstance(made, Judge):
+        raise JudgeError(f"judge {name!r}: {function} returns a {type(made).__name__}, not a Judge")
+    return made

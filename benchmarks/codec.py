@@ -21,11 +21,11 @@ from benchmarks.codec_forms import BASELINE, WAYS, Costs, Way, keep, point_of, s
 from benchmarks.codec_sheet import Row, draw_sheet
 from benchmarks.facts import Floats, mean_interval, ratio_interval
 from benchmarks.features.pictures import psnr
+from benchmarks.resume_trials import MODEL, prompt_similarity
 from policies.matching.table import ThresholdRow, ThresholdTable
 from service.embedder import Embedder
 from service.engine.base import JobResult, JobSpec, ResumePoint
 from service.settings import Settings
-from training.calibrate import MODEL, prompt_similarity
 from training.lab import Lab, RunSettings, jobs, resumed
 from training.loop import DIT_FOLDER
 from training.pairs import Pair, sample_pairs

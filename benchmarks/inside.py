@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from benchmarks.facts import Floats
 from benchmarks.n_star import FULL, REFERENCE, StepSweep
+from benchmarks.resume_trials import Trial, prompt_similarity
 from policies.matching.table import ThresholdRow, ThresholdTable
 from service.embedder import Embedder
 from service.engine.base import JobResult, JobSpec, ResumePoint
-from training.calibrate import Trial, prompt_similarity
 from training.lab import Lab, RunSettings, jobs, nearest_state, resume_point, resumed
 from training.pairs import Pair, sample_pairs
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from benchmarks.facts import Floats, mean_interval, ratio_interval
-from training.calibrate import MODEL
+from benchmarks.resume_trials import MODEL
 from training.lab import Lab, RunSettings, jobs
 from training.scenes import Caption, caption, sample_scene
 

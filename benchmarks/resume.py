@@ -17,9 +17,10 @@ import numpy as np
 from benchmarks.facts import Floats, mean_interval, ratio_interval
 from benchmarks.inside import Inside, accepted, measure_inside
 from benchmarks.n_star import FULL, QUICK_GRID, REFERENCE, StepSweep, held_out, sweep_steps
+from benchmarks.resume_trials import MODEL, Trial, run_trials
 from policies.matching.table import ThresholdTable
+from service.calibrate.matching.trials import distinct_levels
 from service.embedder import Embedder
-from training.calibrate import MODEL, Trial, distinct_levels, run_trials
 from training.lab import Lab, RunSettings, jobs
 from training.pairs import Pair, sample_pairs
 from training.scenes import Caption
@@ -53,12 +54,13 @@ def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
         trials = run_trials(lab, embedder, pairs, RunSettings(n_star, solver, lab.info.default_guidance), skips)
         base = _baselines(lab, sweep, pairs, trials, skips)
         inside = measure_inside(lab, embedder, table, sweep, BLOCK, wanted)
-        captions = held_out(24 if quick else 96)
-        coarse = _star_scores(lab, captions, sweep)
-    with Lab(str(MODEL), dtype="float32", quiet=quiet) as lab:
-        served = _star_scores(lab, captions, sweep)
+    captions = held_out(24 if quick else 96)
+    scores = []
+    for dtype in ("bfloat16", "float32"):
+        with Lab(str(MODEL), dtype=dtype, quiet=quiet) as lab:
+            scores.append(_star_scores(lab, captions, sweep))
     report = _report(sweep, trials, base, inside, table, len(pairs))
-    return report | {"bfloat16_over_float32": ratio_interval(coarse, served)}
+    return report | {"bfloat16_over_float32": ratio_interval(*scores)}
 
 
 def _sweep(lab: Lab, *, quick: bool) -> StepSweep:

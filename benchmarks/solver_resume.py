@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.facts import Floats, mean_interval, ratio_interval, statistic_interval
+from benchmarks.resume_trials import MODEL
 from service.engine.base import Condition, Pipeline, Rows
 from service.engine.job import capture_steps
 from service.engine.levels import Grid
 from service.engine.loading import load_pipeline
 from service.engine.solvers import SOLVERS, Memory, Solver, plan_step, step
-from training.calibrate import MODEL
 from training.judge import Judge
 from training.pairs import Pair, sample_pairs
 from training.scenes import Caption

@@ -64,6 +64,42 @@ def calibrate_features(
     run_features(Request(chosen, policy, solver, steps, guidance, *size, prompts, samples, seed, branch, out, *place))
 
 
+@calibration.command("matching")
+def calibrate_matching(
+    model: Annotated[str | None, typer.Option(help="Folder of a diffusers pipeline, or a hub id.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="clip:MODEL, or module:function of your own. Default: the model's.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prompt log, one a line, or .jsonl of source, target. Default: matching_pairs.jsonl there."
+        ),
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Pairs of prompts.")] = 600,
+    bound: Annotated[float, typer.Option(help="Largest bad-hit rate.")] = 0.01,
+    confidence: Annotated[float, typer.Option(help="With which the bound is shown.")] = 0.9,
+    visible: Annotated[float | None, typer.Option(help="Loss of score a user sees. Default: the judge's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="N. Default: the model's.")] = None,
+    solver: Annotated[str | None, typer.Option(help="Default: the model's.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale. Default: the model's.")] = None,
+    levels: Annotated[str, typer.Option(help="Shares of the steps to skip.")] = "0.1,0.2,0.3,0.4,0.5",
+    quick: Annotated[bool, typer.Option(help="64 pairs only: to see that it works.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the model's.")] = None,
+    device: Annotated[str, typer.Option(help="Torch device: auto, cpu, cuda, …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16; serve with the same.")] = "auto",
+    quantise: Annotated[str, typer.Option(help="none or int8; serve with the same.")] = "none",
+    batch: Annotated[int, typer.Option(help="Rows per joint batch.")] = 16,
+) -> None:
+    """Measure how deep a neighbour's run may be entered, and write the threshold table that is served by."""
+    chosen = model or _settings().model
+    from service.calibrate.matching.command import Request, run_matching
+
+    sampling = (steps, solver, guidance, levels, quick)
+    what = (prompts, pairs, bound, confidence, visible)
+    run_matching(Request(chosen, judge, *what, *sampling, out, device, dtype, quantise, batch))
+
+
 @app.command()
 def simulate(
     log: Annotated[Path, typer.Argument(help="Prompt log: CSV, TSV, JSON Lines (.gz too), Parquet, or own log.")],

@@ -1,9 +1,14 @@
-"""Pairs of prompts as a user's session produces them: a scene, and then a rewording or an edit of it."""
+"""Pairs of prompts as a user's session produces them: a scene, and then a rewording or an edit of it.
+
+`python -m training.pairs` writes those that `headstart calibrate matching` fits the shipped tables on.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from service.calibrate.matching.pairs import SHIPPED, MatchPair, write_pairs
 from training.scenes import EDIT_KINDS, Caption, Scene, caption, edit, sample_scene
 
 # What follows a prompt in a session: the same again, other words, or one thing changed; each kind of edit is there
@@ -11,6 +16,9 @@ from training.scenes import EDIT_KINDS, Caption, Scene, caption, edit, sample_sc
 SESSION_MIX: dict[str, float] = {"retry": 0.2, "wording": 0.3} | {
     kind: 0.5 / (len(EDIT_KINDS) - 1) for kind in EDIT_KINDS if kind != "wording"
 }
+
+
+TUNING_SEED, TUNING_PAIRS = 1001, 800
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +72,16 @@ def _distance(a: list[str], b: list[str]) -> int:
         for j, other in enumerate(b, start=1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other))
     return row[-1]
+
+
+def main() -> None:
+    """Write the pairs beside both shipped models; repeats tell nothing, so there are none."""
+    mix = {kind: odds for kind, odds in SESSION_MIX.items() if kind != "retry"}
+    drawn = sample_pairs(TUNING_SEED, TUNING_PAIRS, mix)
+    pairs = [MatchPair(pair.source.text, pair.target.text, pair.kind) for pair in drawn]
+    for model in ("scenes-unet", "scenes-dit"):
+        write_pairs(pairs, Path("models") / model / SHIPPED)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 from benchmarks.features.lab import BATCH, FeatureLab
 from benchmarks.features.systems import System
+from benchmarks.resume_trials import prompt_similarity
 from policies.matching.table import ThresholdRow, ThresholdTable
 from service.embedder import Embedder
 from service.engine.base import CapturedState, JobResult, ResumePoint
-from training.calibrate import prompt_similarity
 from training.lab import nearest_state, resume_point
 from training.pairs import Pair, sample_pairs
 from training.scenes import Caption

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from itertools import count, cycle, islice
 from statistics import fmean
 
+from benchmarks.resume_trials import MODEL
 from policies.features.choice import FeatureChoice
-from training.calibrate import MODEL
 from training.pairs import Pair, sample_pairs
 
 BLOCK = 20

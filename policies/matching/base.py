@@ -65,6 +65,8 @@ class Attempt:
             against source prompt, at this state) with which the resume may go on from this state.
         deeper: states of the same entry to go on from instead, deepest first; the first whose bound
             the divergence at `state` meets is taken.
+        expected: share of the steps that it is expected to save, what the gate costs taken off; attempts are
+            tried in this order.
     """
 
     entry_id: int
@@ -72,6 +74,7 @@ class Attempt:
     similarity: float
     max_divergence: float
     deeper: tuple[Deeper, ...] = field(default=())
+    expected: float = 0.0
 
     @property
     def deepest_skip(self) -> float:

@@ -7,8 +7,9 @@ from policies.matching.table import ThresholdTable
 class GatedTableMatching(TableMatching):
     """Similarity proposes by a profiled table; the engine's divergence gate disposes.
 
-    Looks at every candidate, so that holes in the first do not matter, and proposes the deepest states
-    first. Only states with a stored prediction qualify: without one the gate has nothing to compare.
+    Looks at every candidate, so that holes in the first do not matter, and proposes first what promises to save most:
+    steps saved times the chance that the gate lets it pass. Only states with a stored prediction qualify: without one
+    the gate has nothing to compare.
     """
 
     def __init__(self, table: ThresholdTable, *, max_attempts: int = 3, veto: bool = True) -> None:
@@ -19,4 +20,5 @@ class GatedTableMatching(TableMatching):
             needs_prediction=True,
             veto=veto,
             judged_at=table.judged_at,
+            step_share=table.step_share,
         )

@@ -37,6 +37,7 @@ class TableMatching(MatchingPolicy):
         veto: whether the lexical veto removes candidates.
         judged_at: level whose state the gate judges other prompts at, whatever level is resumed at; None = each
             level at itself.
+        step_share: one step as a share of the run, what a refused attempt costs.
         clearly_shallower: after a refused state, how much less of the run the next state of the same
             prompt must skip; a slightly earlier state of a misfit is a misfit too.
     """
@@ -46,6 +47,7 @@ class TableMatching(MatchingPolicy):
     needs_prediction: bool
     veto: bool
     judged_at: float | None = None
+    step_share: float = 0.0
     clearly_shallower: float = 0.15
 
     def choose(
@@ -56,7 +58,7 @@ class TableMatching(MatchingPolicy):
         min_similarity: float = 0.0,
         max_skip: float = 1.0,
     ) -> MatchDecision:
-        """Return the attempts for `prompt`, deepest first; see `MatchingPolicy.choose`."""
+        """Return the attempts for `prompt`, most promising first; see `MatchingPolicy.choose`."""
         limits = Limits(prompt, min_similarity, max_skip)
         vetoed = [self.veto and _vetoes(prompt, candidate) for candidate in candidates]
         allowed = [candidate for candidate, out in zip(candidates, vetoed, strict=True) if not out]
@@ -66,7 +68,7 @@ class TableMatching(MatchingPolicy):
         return MatchDecision((), self._why_nothing(candidates, allowed, limits))
 
     def _usable(self, candidates: Iterable[Candidate], limits: Limits) -> list[Attempt]:
-        """Return every state that meets all bounds, most steps saved first, then most similar."""
+        """Return every state that meets all bounds, most expected savings first, then most similar."""
         usable: list[Attempt] = []
         for candidate in candidates:
             # The same text needs no early judgement: any of its states shows the same picture.
@@ -74,15 +76,19 @@ class TableMatching(MatchingPolicy):
                 usable += self._at_own_level(candidate, limits)
             else:
                 usable += self._judged_early(candidate, limits, self.judged_at)
-        return sorted(usable, key=lambda a: (-a.deepest_skip, -a.similarity, a.entry_id, -a.state.log_snr))
+        return sorted(usable, key=lambda a: (-a.expected, -a.similarity, a.entry_id, -a.state.log_snr))
 
     def _at_own_level(self, candidate: Candidate, limits: Limits) -> list[Attempt]:
         """Every state that meets its own level's bounds is an attempt of its own."""
-        return [
-            Attempt(candidate.entry_id, state, candidate.similarity, bounds.max_divergence)
-            for state, bounds in self._bounded(candidate, limits)
-            if state.has_prediction or not self.needs_prediction
-        ]
+        same = candidate.prompt == limits.prompt
+        found = []
+        for state, bounds in self._bounded(candidate, limits):
+            if state.has_prediction or not self.needs_prediction:
+                chance = 1.0 if same else bounds.chance(candidate.similarity)
+                gain = chance * state.skip - (1.0 - chance) * self.step_share
+                attempt = Attempt(candidate.entry_id, state, candidate.similarity, bounds.max_divergence, (), gain)
+                found.append(attempt)
+        return found
 
     def _judged_early(self, candidate: Candidate, limits: Limits, level: float) -> list[Attempt]:
         """One attempt: enter at the judging level, and go on from the deepest state the divergence there allows.
@@ -96,14 +102,26 @@ class TableMatching(MatchingPolicy):
         judge = min(near, key=lambda state: abs(state.skip - level))
         bounded = self._bounded(candidate, limits)
         here = [bounds.max_divergence for state, bounds in bounded if state == judge]
-        deeper = sorted(
-            (Deeper(state, bounds.max_divergence) for state, bounds in bounded if state.skip > judge.skip),
-            key=lambda rung: -rung.state.skip,
-        )
-        if not (here or deeper):
+        below = sorted((pair for pair in bounded if pair[0].skip > judge.skip), key=lambda pair: -pair[0].skip)
+        if not (here or below):
             return []
+        rungs = below + [pair for pair in bounded if pair[0] == judge]
+        gain = self._expected([(state.skip, bounds.chance(candidate.similarity)) for state, bounds in rungs], judge)
+        deeper = tuple(Deeper(state, bounds.max_divergence) for state, bounds in below)
         # A judging level that the table leaves out is none to stay at.
-        return [Attempt(candidate.entry_id, judge, candidate.similarity, here[0] if here else 0.0, tuple(deeper))]
+        stay = here[0] if here else 0.0
+        return [Attempt(candidate.entry_id, judge, candidate.similarity, stay, deeper, gain)]
+
+    def _expected(self, rungs: Sequence[tuple[float, float]], judge: StateRef) -> float:
+        """Expected share of steps saved by (skip, chance of getting at least there), deepest first.
+
+        The step spent on judging is lost unless the run goes on from the very state it was judged at.
+        """
+        gain, passed = 0.0, 0.0
+        for skip, chance in rungs:
+            gain += max(chance - passed, 0.0) * (skip - (self.step_share if skip > judge.skip else 0.0))
+            passed = max(passed, chance)
+        return gain - (1.0 - passed) * self.step_share
 
     def _bounded(self, candidate: Candidate, limits: Limits) -> list[tuple[StateRef, ThresholdRow]]:
         """The states of a candidate that table and request allow, each with its bounds."""

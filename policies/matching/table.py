@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +32,14 @@ class ThresholdRow:
         skip: share of the steps skipped, in (0, 1).
         min_similarity: smallest cosine of the prompt embeddings that may be tried; above 1 = never.
         max_divergence: largest divergence with which a resume may go on; infinity = no gate.
+        acceptance: (similarity, chance) with ascending similarity: how often the gate lets a candidate of that
+            similarity go on from here; linear in between, flat beyond. Empty = always.
     """
 
     skip: float
     min_similarity: float
     max_divergence: float
+    acceptance: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0.0 < self.skip < 1.0:
@@ -44,6 +48,20 @@ class ThresholdRow:
             raise TableError(f"min_similarity must be at least -1, got {self.min_similarity}")
         if not self.max_divergence >= 0.0:
             raise TableError(f"max_divergence must not be negative, got {self.max_divergence}")
+        if any(not 0.0 <= chance <= 1.0 for _, chance in self.acceptance):
+            raise TableError("chances of acceptance must lie in [0, 1]")
+        if any(right[0] <= left[0] for left, right in itertools.pairwise(self.acceptance)):
+            raise TableError("similarities of acceptance must ascend")
+
+    def chance(self, similarity: float) -> float:
+        """Return how likely the gate is to let a candidate of this similarity go on from here, in [0, 1]."""
+        if not self.acceptance:
+            return 1.0
+        above = bisect_left(self.acceptance, (similarity, 0.0))
+        if above in (0, len(self.acceptance)):
+            return self.acceptance[min(above, len(self.acceptance) - 1)][1]
+        (left, low), (right, high) = self.acceptance[above - 1 : above + 1]
+        return low + (high - low) * (similarity - left) / (right - left)
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,8 @@ class ThresholdTable:
             at; None = each level at itself.
         adequate_form: the most compact form of what is kept of a run that was measured to serve as well as its states
             themselves, within these bounds (`python -m benchmarks codec`): one of FORMS.
+        step_share: one step of the profiled runs as a share of them (1 / N): what an attempt costs that the gate
+            refuses or sends deeper; 0 = not known.
     """
 
     rows: tuple[ThresholdRow, ...]
@@ -66,12 +86,15 @@ class ThresholdTable:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     judged_at: float | None = None
     adequate_form: str = "trajectory"
+    step_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.judged_at is not None and not 0.0 < self.judged_at < 1.0:
             raise TableError(f"judged_at must lie in (0, 1), got {self.judged_at}")
         if self.adequate_form not in FORMS:
             raise TableError(f"adequate_form must be one of {', '.join(FORMS)}, got {self.adequate_form!r}")
+        if not 0.0 <= self.step_share <= 1.0:
+            raise TableError(f"step_share must lie in [0, 1], got {self.step_share}")
         missing = [name for name in REQUIRED_KEY if not self.key.get(name)]
         if missing:
             raise TableError(f"the key of a threshold table needs {', '.join(missing)}")
@@ -106,7 +129,7 @@ class ThresholdTable:
         level = data.get("judged_at")
         judged_at = None if level is None else float(level)
         form = str(data.get("adequate_form", "trajectory"))
-        return cls(rows, key, data.get("metadata", {}), judged_at, form)
+        return cls(rows, key, data.get("metadata", {}), judged_at, form, float(data.get("step_share", 0.0)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the table as standard JSON (no infinities)."""
@@ -116,6 +139,7 @@ class ThresholdTable:
             "key": dict(self.key),
             "judged_at": self.judged_at,
             "adequate_form": self.adequate_form,
+            "step_share": self.step_share,
             "rows": [_row_to_json(row) for row in self.rows],
             "metadata": dict(self.metadata),
         }
@@ -156,18 +180,23 @@ def bounds_at(rows: tuple[ThresholdRow, ...], skip: float) -> ThresholdRow | Non
         around = []
     if not around:
         return None
+    strictest = min(around, key=lambda row: row.max_divergence)
     return ThresholdRow(
         skip=skip,
         min_similarity=max(row.min_similarity for row in around),
-        max_divergence=min(row.max_divergence for row in around),
+        max_divergence=strictest.max_divergence,
+        acceptance=strictest.acceptance,
     )
 
 
 def _row_from_json(row: Mapping[str, Any]) -> ThresholdRow:
     bound = row["max_divergence"]
-    return ThresholdRow(float(row["skip"]), float(row["min_similarity"]), math.inf if bound is None else float(bound))
+    acceptance = tuple((float(similarity), float(chance)) for similarity, chance in row.get("acceptance", ()))
+    limit = math.inf if bound is None else float(bound)
+    return ThresholdRow(float(row["skip"]), float(row["min_similarity"]), limit, acceptance)
 
 
-def _row_to_json(row: ThresholdRow) -> dict[str, float | None]:
+def _row_to_json(row: ThresholdRow) -> dict[str, Any]:
     bound = None if math.isinf(row.max_divergence) else row.max_divergence
-    return {"skip": row.skip, "min_similarity": row.min_similarity, "max_divergence": bound}
+    shown = {"skip": row.skip, "min_similarity": row.min_similarity, "max_divergence": bound}
+    return shown | ({"acceptance": [list(knot) for knot in row.acceptance]} if row.acceptance else {})

@@ -1,11 +1,22 @@
 """From a judge's name to a judge."""
 
 import importlib
+import json
+from pathlib import Path
 
 from service.judges.base import Judge, JudgeError
 from service.judges.clip import ClipJudge
 
 _CLIP = "clip:"
+
+
+def shipped_judge(model: str) -> str | None:
+    """Return the name of the judge that a model's `headstart.json` names ("judge"), None if it names none."""
+    try:
+        named = json.loads((Path(model) / "headstart.json").read_text("utf-8")).get("judge")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return named if isinstance(named, str) else None
 
 
 def load_judge(name: str, device: str = "cpu") -> Judge:

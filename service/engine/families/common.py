@@ -89,7 +89,7 @@ def to_pictures(images: Tensor) -> ImageArray:
 def own_defaults(folder: Path, solvers: tuple[str, ...]) -> dict[str, Any]:
     """Read the optional `headstart.json` beside the model.
 
-    Keys: image_size, max_size (pixels), default_steps, default_guidance, default_solver.
+    Keys: image_size, max_size (pixels), default_steps, default_guidance, default_solver; `judge` is not read here.
 
     Args:
         folder: of the model.

@@ -1,0 +1,1 @@
+"""Calibration of matching: how deep may a neighbour's run be entered?"""

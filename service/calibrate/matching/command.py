@@ -1,0 +1,230 @@
+"""`headstart calibrate matching`: which states may serve which prompts, measured on the deployed model."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import numpy as np
+import typer
+
+from policies.matching.table import ThresholdTable
+from service.calibrate.driver import CalibrationError
+from service.calibrate.files import writable_folder
+from service.calibrate.jobs import JobRunner, RunSettings
+from service.calibrate.matching.fit import Bound, LevelFit, fit_table, hits_needed
+from service.calibrate.matching.pairs import MatchPair, neighbouring_pairs, read_pairs
+from service.calibrate.matching.pictures import Strips, contact_sheet, plot
+from service.calibrate.matching.trials import BLOCK, Experiment, Notebook, distinct_levels
+from service.embedder import Embedder
+from service.engine import EngineConfig
+from service.engine.base import EngineStartError, ModelInfo
+from service.engine.quantise import Quantise
+from service.judges import JudgeError, load_judge, shipped_judge
+
+BAD_INPUT, FAILED = 2, 1
+TABLE = "matching.json"
+QUICK_PAIRS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The command line; None = the model's own default."""
+
+    model: str
+    judge: str | None
+    prompts: Path | None
+    pairs: int
+    bound: float
+    confidence: float
+    visible: float | None
+    steps: int | None
+    solver: str | None
+    guidance: float | None
+    levels: str
+    quick: bool
+    out: Path | None
+    device: str
+    dtype: str
+    quantise: str
+    batch: int
+
+
+def run_matching(request: Request) -> None:
+    """Calibrate, and write table, plot and contact sheet.
+
+    Raises:
+        typer.Exit: it cannot be done; why was said in one line.
+    """
+    try:
+        levels = _levels(request.levels)
+        _check(request)
+        given = read_pairs(request.prompts, request.model)
+        folder = writable_folder(request.out or _beside(request.model), request.model)
+        judge = load_judge(_judge_name(request), "cpu" if request.device == "auto" else request.device)
+    except (CalibrationError, JudgeError) as error:
+        _stop(error, BAD_INPUT)
+    embedder = Embedder()
+    pairs, similarity = _pairs(given, embedder, QUICK_PAIRS if request.quick else request.pairs)
+    config = EngineConfig(
+        model=request.model,
+        kind="local",
+        device=request.device,
+        dtype=request.dtype,
+        quantise=cast(Quantise, request.quantise),
+        max_batch=request.batch,
+    )
+    try:
+        runner = JobRunner(config)
+    except EngineStartError as error:
+        _stop(error, FAILED)
+    with runner:
+        run = _settings(request, runner.info, levels)
+        bound = Bound(request.bound, request.confidence, judge.loss if request.visible is None else request.visible)
+        strips = Strips(folder / "matching_pairs")
+        lab = Experiment(runner, judge, run, pictures=strips.keep)
+        about = _about(request, run, runner.info, judge.name)
+        try:
+            notebook = Notebook(folder / "matching_trials.jsonl", about, pairs)
+            _fill(notebook, lab, pairs, similarity)
+        except (CalibrationError, RuntimeError) as error:
+            _stop(error, FAILED)
+        key = _key(runner.info, embedder.digest)
+    if not any(math.isfinite(trial.early) for trial in notebook.trials):
+        _stop("no pair is alike enough, or the judge can read none of these prompts: nothing is learned", FAILED)
+    about |= {
+        "pairs": len(notebook.done),
+        "bound": bound.rate,
+        "confidence": bound.confidence,
+        "visible": bound.visible,
+    }
+    table, fits = fit_table(notebook.trials, bound, key, about, run.steps)
+    table.save(folder / TABLE)
+    _draw(notebook, pairs, table, bound, strips, folder)
+    _say(fits, bound, table, folder / TABLE)
+
+
+def _beside(model: str) -> Path | None:
+    return Path(model) if Path(model).is_dir() else None
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    try:
+        levels = tuple(sorted({float(part) for part in text.split(",")}))
+    except ValueError:
+        raise CalibrationError(f"levels are shares of the steps with commas between, not {text!r}") from None
+    if not all(0.0 < level < 1.0 for level in levels):
+        raise CalibrationError(f"levels must lie in (0, 1), got {text}")
+    return levels
+
+
+def _check(request: Request) -> None:
+    for name, value in (("bound", request.bound), ("confidence", request.confidence)):
+        if not 0.0 < value < 1.0:
+            raise CalibrationError(f"{name} must lie in (0, 1), got {value}")
+    if request.pairs < 1 or request.batch < 1:
+        raise CalibrationError("pairs and batch must be at least 1")
+
+
+def _judge_name(request: Request) -> str:
+    """The judge that was asked for, or the one that ships with the model."""
+    if request.judge:
+        return request.judge
+    shipped = shipped_judge(request.model)
+    if shipped is None:
+        raise CalibrationError(
+            "this model names no judge: give one with --judge, as clip:openai/clip-vit-base-patch32"
+        )
+    return shipped
+
+
+def _pairs(
+    given: Sequence[MatchPair] | Sequence[str], embedder: Embedder, count: int
+) -> tuple[tuple[MatchPair, ...], list[float]]:
+    """The first `count` pairs and the similarity of each."""
+    prompts = [entry for entry in given if isinstance(entry, str)]
+    pairs = tuple(entry for entry in given if isinstance(entry, MatchPair))[:count]
+    if prompts:
+        with typer.progressbar(prompts, label="embedding", file=sys.stderr) as bar:
+            vectors = np.stack([embedder.embed_now(prompt) for prompt in bar])
+        pairs = neighbouring_pairs(prompts, vectors, count, seed=0)
+    sources = np.stack([embedder.embed_now(pair.source) for pair in pairs])
+    targets = np.stack([embedder.embed_now(pair.target) for pair in pairs])
+    return pairs, [float(value) for value in (sources * targets).sum(axis=1)]
+
+
+def _settings(request: Request, info: ModelInfo, levels: tuple[float, ...]) -> RunSettings:
+    steps = info.default_steps if request.steps is None else request.steps
+    solver = info.solvers[0] if request.solver is None else request.solver
+    if solver not in info.solvers:
+        _stop(f"unknown solver {solver!r}; this model has {', '.join(info.solvers)}", BAD_INPUT)
+    kept = distinct_levels(levels, steps)
+    if not kept:
+        _stop(f"a run of {steps} steps has no state at {request.levels}", BAD_INPUT)
+    return RunSettings(steps, solver, info.default_guidance if request.guidance is None else request.guidance, kept)
+
+
+def _about(request: Request, run: RunSettings, info: ModelInfo, judge: str) -> dict[str, Any]:
+    return {
+        "judge": judge,
+        "steps": run.steps,
+        "solver": run.solver,
+        "guidance": run.guidance_scale,
+        "levels_tried": list(run.capture),
+        "model": info.weights_digest,
+        "dtype": info.dtype,
+        "quantise": request.quantise,
+    }
+
+
+def _key(info: ModelInfo, embedder: str) -> dict[str, str]:
+    key = {"weights_digest": info.weights_digest, "embedder_digest": embedder, "schedule": info.schedule}
+    return key | ({"dtype": info.dtype} if info.quantised else {})
+
+
+def _fill(notebook: Notebook, lab: Experiment, pairs: Sequence[MatchPair], similarity: Sequence[float]) -> None:
+    """Run what the notebook does not hold yet."""
+    left = [
+        (n, pair, float(s))
+        for n, (pair, s) in enumerate(zip(pairs, similarity, strict=True))
+        if n not in notebook.done
+    ]
+    label = f"{lab.run.solver}, {lab.run.steps} steps, {len(left)} pairs"
+    with typer.progressbar(length=len(left) * lab.jobs_per_pair, label=label, file=sys.stderr) as bar:
+        for start in range(0, len(left), BLOCK):
+            block = left[start : start + BLOCK]
+            notebook.add([number for number, _, _ in block], lab.trials(block, bar.update))
+
+
+def _draw(
+    notebook: Notebook, pairs: Sequence[MatchPair], table: ThresholdTable, bound: Bound, strips: Strips, folder: Path
+) -> None:
+    prompts = [(pair.source, pair.target) for pair in pairs]
+    sheet = contact_sheet(strips, notebook.trials, prompts, table, bound)
+    if sheet is not None:
+        sheet.save(folder / "matching_sheet.png")
+    try:
+        plot(notebook.trials, table, bound, folder / "matching.png")
+    except ImportError:
+        typer.echo("no plot: matplotlib is not installed", err=True)
+
+
+def _say(fits: Sequence[LevelFit], bound: Bound, table: ThresholdTable, path: Path) -> None:
+    for fit in fits:
+        rate = f"bad-hit rate {fit.rate:.2%} of {fit.hits}, at most {fit.upper:.2%} at {bound.confidence:.0%}"
+        typer.echo(f"{fit.skip:6.1%} skipped: divergence <= {fit.max_divergence:.3f} ({rate})")
+    if table.rows:
+        typer.echo(f"similarity >= {table.rows[0].min_similarity:.3f}; written to {path}")
+        return
+    typer.echo(
+        f"no level keeps a bad-hit rate of {bound.rate:.1%} at {bound.confidence:.0%}: only the same text is served. "
+        f"That takes {hits_needed(bound)} hits at least; more pairs, or a laxer --bound.",
+        err=True,
+    )
+
+
+def _stop(error: object, code: int) -> NoReturn:
+    typer.echo(f"headstart: {error}", err=True)
+    raise typer.Exit(code)

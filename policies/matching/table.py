@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 FORMAT = "headstart-threshold-table"
-VERSION = 2
+VERSION = 3
 REQUIRED_KEY = ("weights_digest", "embedder_digest", "schedule")
 FORMS = ("trajectory", "final-noise", "final")
 _SAME_LEVEL = 0.005

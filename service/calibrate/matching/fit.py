@@ -26,22 +26,31 @@ _GRID = 24
 _ROUNDING = 1e-4  # equal prompts may score a little under 1 in another library's arithmetic
 
 
-def excess(trials: Sequence[Trial], visible: float) -> NDArray[np.float64]:
+def excess_of(
+    hit: NDArray[np.float64], one: NDArray[np.float64], two: NDArray[np.float64], visible: float
+) -> NDArray[np.float64]:
     """How much worse than a second full run each hit is: -1, -1/2, 0, 1/2 or 1.
 
     Half the number of full runs (there are two) that it is visibly below, less half the number of full runs that are
     visibly below the other one. Its mean is the bad-hit rate.
+
+    Args:
+        hit: scores of the hits.
+        one: of a full run of the same prompt each.
+        two: of another full run, from other noise.
+        visible: loss that a user sees; exactly that much is not seen.
     """
-    hit, one, two = (np.array([scores_of(t)[i] for t in trials], dtype=float) for i in range(3))
-    least = visible + 1e-9  # a loss of exactly `visible` is not seen
+    least = visible + 1e-9
     bad = (one - hit > least).astype(float) + (two - hit > least)
-    chance = (np.abs(one - two) > least).astype(float)
-    return np.asarray((bad - chance) / 2)
+    return np.asarray((bad - (np.abs(one - two) > least)) / 2)
 
 
-def scores_of(trial: Trial) -> tuple[float, float, float]:
-    """The scores of the hit and of both full runs."""
-    return trial.resumed, trial.full, trial.other
+def excess(trials: Sequence[Trial], visible: float) -> NDArray[np.float64]:
+    """`excess_of` trials."""
+    hit = np.array([trial.resumed for trial in trials], dtype=float)
+    one = np.array([trial.full for trial in trials], dtype=float)
+    two = np.array([trial.other for trial in trials], dtype=float)
+    return excess_of(hit, one, two, visible)
 
 
 def upper_limit(found: NDArray[np.float64], confidence: float) -> float:

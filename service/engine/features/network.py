@@ -43,6 +43,8 @@ class Network:
         inputs: makes the denoiser's arguments.
         channels: of the output that count; what some models give beyond them is a learned variance. None = all.
         pairs: guidance takes a second row; False for models that are told the scale, or have no guidance.
+        unguided: what the last output would have been without guidance, float32 [B, ...]; None if no row had any, or
+            not all rows were computed.
     """
 
     denoiser: Any
@@ -51,10 +53,12 @@ class Network:
     inputs: MakeInputs
     channels: int | None = None
     pairs: bool = True
+    unguided: Tensor | None = None
     _profiles: dict[tuple[int, int], Profile] = field(default_factory=dict)
 
     def output(self, rows: Rows) -> Tensor:
         """Return the guided output of the denoiser, float32 [B, ...]."""
+        self.unguided = None
         runs = rows.features or (None,) * len(rows.latents)
         if any(isinstance(run, BackendRun) for run in runs):
             return self._borrowed(rows, runs)
@@ -115,6 +119,9 @@ class Network:
         if any(run is not None and run.recipe.at(Guidance) for run in runs):
             unconditional = self._unconditional(guided, paired, rows, runs, conditional[places], unconditional)
         scale = rows.guidance[guided].view(-1, *[1] * (output.dim() - 1))
+        if len(live) == len(rows.latents):
+            self.unguided = conditional.clone()
+            self.unguided[places] = unconditional
         conditional[places] = unconditional + scale * (conditional[places] - unconditional)
         return conditional
 

@@ -406,6 +406,13 @@ class Pipeline(Protocol):
     def predict(self, rows: Rows) -> Tensor:
         """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
 
+    def differentiable(self, rows: Rows) -> Tensor:
+        """Return what `predict` does, with the gradients the rows' latents ask for (probes; never the loop).
+
+        Conditions must not have been made in inference mode: clone those of `encode`. Rows with feature caching have
+        no gradient.
+        """
+
     def decode(self, latents: Tensor) -> ImageArray:
         """Return uint8 [B, H, W, 3] pictures of clean latents [B, C, h, w]."""
 

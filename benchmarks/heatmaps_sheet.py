@@ -15,19 +15,21 @@ from training.judge import Judge
 from training.judge.maps import as_input, target_of
 from training.loop import JUDGE_FOLDER
 
-COUNT = 6
+COUNT = 4
 SHOWN = ("smooth grad-cam++", "smooth grad-cam++, as printed", "grad-cam++", "grad-cam", "hirescam")
 
 
 def draw_sheet(path: Path, count: int = COUNT) -> None:
-    """Write a PNG with a row per scene: the picture, the true outline of its first thing, a map per method."""
+    """Write a PNG with a row per thing: picture, true outline, and per method why it has that shape."""
     network, known = Judge.load(JUDGE_FOLDER)._network, methods()
-    figure, grid = plt.subplots(count, 2 + len(SHOWN), figsize=(1.75 * (2 + len(SHOWN)), 1.95 * count), dpi=80)
-    for row, case in zip(grid, drawn_cases(count, seed=5), strict=True):
-        target = target_of({"a.shape": case.scene.things[0].shape})
+    asked = [(case, number) for case in drawn_cases(count, seed=5) for number in range(len(case.masks))]
+    size = (1.75 * (2 + len(SHOWN)), 1.95 * len(asked))
+    figure, grid = plt.subplots(len(asked), 2 + len(SHOWN), figsize=size, dpi=80)
+    for row, (case, number) in zip(grid, asked, strict=True):
+        target = target_of({f"{'ab'[number]}.shape": case.scene.things[number].shape})
         row[0].imshow(case.picture)
-        row[0].set_title(_words(case), fontsize=6)
-        row[1].imshow(case.masks[0], cmap="gray")
+        row[0].set_title(_words(case, number), fontsize=6)
+        row[1].imshow(case.masks[number], cmap="gray")
         row[1].set_title("true outline", fontsize=6)
         for axis, name in zip(row[2:], SHOWN, strict=True):
             made: Any = known[name](network, as_input(case.picture), target)
@@ -40,9 +42,9 @@ def draw_sheet(path: Path, count: int = COUNT) -> None:
     plt.close(figure)
 
 
-def _words(case: Case) -> str:
+def _words(case: Case, number: int) -> str:
     things = [f"{thing.size} {thing.colour} {thing.shape}" for thing in case.scene.things]
-    return f"why a {case.scene.things[0].shape}?\n" + ",\n".join(things)
+    return f"why a {case.scene.things[number].shape}?\n" + ",\n".join(things)
 
 
 def main() -> None:

@@ -9,6 +9,9 @@ gradient of S at x_m by A^k, and bars for means over m of Y_m g_m^p (p = 1, 2, 3
 
 Grad-CAM++ (Chattopadhyay et al. 2018, arXiv 1710.11063) is the case n = 1, sigma = 0. Its second and third
 derivatives of exp(S) are exp(S) g^2 and exp(S) g^3 where S is piecewise linear in A.
+
+Its weights are never negative, so where features are not negative either, maps may hardly depend on what is asked.
+Check on the network at hand with randomised weights (Adebayo et al. 2018) before you read anything into them.
 """
 
 from collections.abc import Callable

@@ -262,6 +262,21 @@ def test_maps_change_with_the_networks_weights(judge: MappingJudge, cases: list[
     assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
 
 
+def test_what_explains_a_hit_depends_on_what_is_asked_and_smooth_grad_cam_pp_does_not(
+    judge: MappingJudge, cases: list[Case]
+) -> None:
+    """The reason why `explain_maps` is HiResCAM: with random heads Smooth Grad-CAM++ draws the same map."""
+    network = judge._judge._network
+    other = randomised(network, "heads")
+
+    def agreement(name: str) -> float:
+        pairs = [(shape_map(network, case, name), shape_map(other, case, name)) for case in cases]
+        return float(np.nanmean([rank_agreement(*pair) for pair in pairs]))
+
+    assert agreement("hirescam") < 0.6
+    assert agreement("grad-cam++") > 0.9
+
+
 def test_the_judge_of_the_scenes_explains_and_still_judges(judge: MappingJudge) -> None:
     named = load_judge("training.judge.maps:scenes")
     assert isinstance(named, MappingJudge)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from service.judges.heatmap import Heatmap, HeatmapError, Smoothing, Target, smooth_grad_cam_pp
+from service.judges.heatmap import Heatmap, HeatmapError, Target, hires_cam
 from training.judge.by_text import TextJudge
 from training.judge.by_text import scenes as judge_of_scenes
 from training.judge.network import JudgeNetwork
@@ -17,11 +17,14 @@ from training.scenes.reading import read_caption
 from training.scenes.spec import ATTRIBUTE_VALUES
 
 _NAMES = tuple(ATTRIBUTE_VALUES)
-SMOOTHING = Smoothing(samples=8, sigma=0.1)
 
 
 class MappingJudge(TextJudge):
-    """The scenes' judge, with `explain_maps` (a `service.judges.heatmap.Explainer`)."""
+    """The scenes' judge, with `explain_maps` (a `service.judges.heatmap.Explainer`).
+
+    The maps are HiResCAM's: in `python -m benchmarks heatmaps` those of Smooth Grad-CAM++ do not depend on what is
+    asked of this network.
+    """
 
     def explain_maps(
         self, cached: NDArray[np.uint8], delivered: NDArray[np.uint8], prompt: str
@@ -54,7 +57,7 @@ class MappingJudge(TextJudge):
         if picture.shape != (128, 128, 3) or picture.dtype != np.uint8:
             raise HeatmapError(f"pictures must be RGB of 128 pixels square, not {list(picture.shape)}")
         network = self._judge._network
-        return smooth_grad_cam_pp(network, explained_layer(network), as_input(picture), target_of(wanted), SMOOTHING)
+        return hires_cam(network, explained_layer(network), as_input(picture), target_of(wanted))
 
 
 def scenes() -> MappingJudge:

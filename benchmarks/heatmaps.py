@@ -38,8 +38,8 @@ from training.scenes.masks import thing_masks
 from training.scenes.spec import THING_ATTRIBUTES
 
 SEED = 20_240
-SCENES, QUICK_SCENES = 60, 12
-SANE_SCENES, QUICK_SANE_SCENES = 20, 4
+SCENES, QUICK_SCENES = 40, 12
+SANE_SCENES, QUICK_SANE_SCENES = 10, 4
 SIDE = 128
 CELLS = 16
 FOUND = 0.5

@@ -16,6 +16,7 @@ NAMES = (
     "eviction",
     "features",
     "features_batching",
+    "heatmaps",
     "lookup",
     "n_star",
     "n_star_dit",

@@ -11,6 +11,8 @@ from service.settings import Settings, SettingsError, load_settings, settings_ta
 app = typer.Typer(help="Text-to-image serving with approximate caching.", no_args_is_help=True, add_completion=False)
 calibration = typer.Typer(help="Measure what approximations need to know of a model.", no_args_is_help=True)
 app.add_typer(calibration, name="calibrate")
+probes = typer.Typer(help="Find out what a model is like, without a cache.", no_args_is_help=True)
+app.add_typer(probes, name="probe")
 
 BAD_SETTINGS = 2
 START_FAILED = 1
@@ -98,6 +100,30 @@ def calibrate_matching(
     sampling = (steps, solver, guidance, levels, quick)
     what = (prompts, pairs, bound, confidence, visible)
     run_matching(Request(chosen, judge, *what, *sampling, out, device, dtype, quantise, batch))
+
+
+@probes.command("smoothness")
+def probe_smoothness(
+    model: Annotated[str | None, typer.Option(help="Folder of a diffusers pipeline, or a hub id.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="One prompt a line. Default: the model's features/prompts.txt.")
+    ] = None,
+    pairs: Annotated[int | None, typer.Option(help="Pairs of prompts. Default: 16.")] = None,
+    steps: Annotated[int | None, typer.Option(help="N. Default: the model's.")] = None,
+    solver: Annotated[str | None, typer.Option(help="A deterministic one. Default: the model's first.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale. Default: the model's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Of the first noise; the next ones follow.")] = 700_001,
+    device: Annotated[str, typer.Option(help="Torch device: auto, cpu, cuda, …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    quick: Annotated[bool, typer.Option(help="4 pairs, at most 8 steps.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the report here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw it here (needs matplotlib).")] = None,
+) -> None:
+    """Measure how smoothly a model maps noise and prompts to pictures: ISTD, variation, resume sensitivity."""
+    chosen = model or _settings().model
+    from service.probe.command import Request, run_smoothness
+
+    run_smoothness(Request(chosen, prompts, pairs, steps, solver, guidance, seed, device, dtype, quick, json, plot))
 
 
 @app.command()

@@ -412,6 +412,13 @@ class Pipeline(Protocol):
         None if no row had any, or not all rows were computed.
         """
 
+    def differentiable(self, rows: Rows) -> Tensor:
+        """Return what `predict` does, with the gradients the rows' latents ask for (probes; never the loop).
+
+        Conditions must not have been made in inference mode: clone those of `encode`. Rows with feature caching have
+        no gradient.
+        """
+
     def decode(self, latents: Tensor) -> ImageArray:
         """Return uint8 [B, H, W, 3] pictures of clean latents [B, C, h, w]."""
 

@@ -224,7 +224,9 @@ class StepLoop:
         """Let the gate judge, keep states, step the rows, and see to rows that went wrong."""
         signatures = _signatures(jobs, made.denoised)
         values = {
-            row: job.judge(signatures[row], _influence(job, row, made)) for row, job in enumerate(jobs) if job.gated_now
+            row: job.judge(signatures[row], _influence(job, row, made))
+            for row, job in enumerate(jobs)
+            if job.gated_now
         }
         stepped, corrected, updates = step_rows(jobs, made.latents, made.denoised)
         finite = torch.isfinite(stepped).flatten(1).all(1).tolist()

@@ -87,8 +87,7 @@ def _single_place(layout: str, radius: float) -> tuple[float, float]:
 
 
 def _draw(picture: Field, thing: Thing, centre: tuple[float, float], rng: np.random.Generator) -> Field:
-    radius = RADII[thing.size] * float(rng.uniform(0.95, 1.05))
-    angle = float(rng.uniform(-0.16, 0.16))
+    radius, angle = _pose(thing, rng)
     x, y = _local(centre, radius, angle)
     distance = SDFS[thing.shape](x, y) * np.float32(radius)
     shadow_centre = (centre[0] + 0.16 * radius, centre[1] + 0.24 * radius)
@@ -97,6 +96,11 @@ def _draw(picture: Field, thing: Thing, centre: tuple[float, float], rng: np.ran
     shaded = picture * (1 - np.float32(0.5) * softness)[..., None]
     body = _shade(_paint(thing, x, y, radius), distance, BEVELS[thing.shape] * radius)
     return mix(shaded, body, np.clip(np.float32(0.5) - distance, 0, 1))
+
+
+def _pose(thing: Thing, rng: np.random.Generator) -> tuple[float, float]:
+    """Radius in pixels and angle in radians of one drawing of a thing."""
+    return RADII[thing.size] * float(rng.uniform(0.95, 1.05)), float(rng.uniform(-0.16, 0.16))
 
 
 def _local(centre: tuple[float, float], radius: float, angle: float) -> tuple[Field, Field]:

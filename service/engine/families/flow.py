@@ -130,6 +130,10 @@ class RectifiedFlow(ABC):
     @torch.inference_mode()
     def predict(self, rows: Rows) -> Tensor:
         """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
+        return self.differentiable(rows)
+
+    def differentiable(self, rows: Rows) -> Tensor:
+        """Return what `predict` does, with the gradients the rows' latents ask for."""
         self._adapters.use(rows.loras)
         return clean_from_flow(self._velocity(self.network.output(rows), rows), rows)
 

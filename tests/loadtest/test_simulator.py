@@ -100,7 +100,7 @@ def test_texts_that_differ_in_numbers_are_vetoed() -> None:
     texts = ("two cats", "three cats", "two cats again")
     vectors = np.ones((3, 1), np.float32)
     work = Workload("veto", np.arange(3, dtype=np.int32), vectors, texts)
-    table = Matching("veto", fixed(0.5, States().skips).rows, veto=True)
+    table = Matching("veto", fixed(0.5, States().skips).rows, veto=frozenset({"numbers"}))
     on = make_ground(work, find_neighbours(work, floor=0.3), headstart(table))
     assert unbounded(on).levels.tolist() == [MISS, MISS, 4]
 

@@ -18,6 +18,7 @@ from training.scenes import Caption, Scene, caption, sample_scene
 from training.scenes.spec import COLOURS, SHAPES, Thing, is_novel
 
 PER_KIND, CONTROLS, WORDINGS = 32, 120, 12
+QUICK = {"per_kind": 6, "wordings": 3}
 FLOORS = (0.75, 0.9, 0.95)
 CONTROL = "wording"
 _ENOUGH_WORDINGS = 4000
@@ -175,7 +176,7 @@ def rewordings(embed: Embed, seed: int = 0, *, count: int = CONTROLS) -> list[Ad
 def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
     """Report cosines, what a threshold lets through and what the veto catches, by kind of pair."""
     embedder = Embedder()
-    pairs = adversarial_pairs(embedder.embed_many, per_kind=8 if quick else PER_KIND)
+    pairs = adversarial_pairs(embedder.embed_many, **QUICK if quick else {})
     control = rewordings(embedder.embed_many, count=40 if quick else CONTROLS)
     rows = [_row(kind, [pair for pair in pairs if pair.kind == kind]) for kind in ADVERSARIAL]
     everything, harmless = _row("all adversarial", pairs), _row(CONTROL, control)

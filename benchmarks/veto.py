@@ -134,9 +134,9 @@ def microseconds(pairs: Sequence[TextPair]) -> dict[str, float]:
     """Time a pair takes with all kinds, both texts read afresh: mean and 99th percentile."""
     taken = []
     for one, other in pairs:
-        started = time.perf_counter()
+        started = time.thread_time()
         veto_reasons(one, other)
-        taken.append(1e6 * (time.perf_counter() - started))
+        taken.append(1e6 * (time.thread_time() - started))
     return {"mean": float(np.mean(taken)), "p99": float(np.percentile(taken, 99))}
 
 

@@ -44,6 +44,8 @@ def _swap_colours(prompt: str) -> str | None:
         return None
     first = found[0]
     between = prompt[first.end() : other.start()]
+    if not re.search(r"\b(?!and\b|or\b)\w+", between):
+        return None  # "red and blue balloons" are "blue and red balloons"
     return prompt[: first.start()] + other[0].lower() + between + first[0].lower() + prompt[other.end() :]
 
 
@@ -145,7 +147,7 @@ EDITS: dict[str, Edit] = {
 """Edits that change what must be seen."""
 
 REWORDINGS: dict[str, Edit] = {
-    "lower case": _if_changed(str.lower),
+    "lower case": _if_changed(lambda prompt: prompt if QUOTED.search(prompt) else prompt.lower()),
     "image of": lambda prompt: (
         "an image of " + _lowered(prompt) if prompt.lower().startswith(("a ", "an ", "the ")) else None
     ),

@@ -239,9 +239,9 @@ def test_a_pair_takes_microseconds() -> None:
     pairs = [(prompt, other) for _, prompt, other in CHANGED]
     best = float("inf")
     for _ in range(5):
-        started = time.perf_counter()
+        started = time.thread_time()
         for prompt, other in pairs:
             veto_reasons(prompt, other)
-        best = min(best, (time.perf_counter() - started) / len(pairs))
-    # 40 µs on an idle core of 2026; the bound leaves room for a busy machine.
+        best = min(best, (time.thread_time() - started) / len(pairs))
+    # The aim is 100 µs; the bound leaves room for a busy machine.
     assert best < 500e-6

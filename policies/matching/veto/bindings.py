@@ -21,14 +21,14 @@ class Bound:
         return bool(self.values)
 
 
-def bind(pairs: Iterable[tuple[str, str]], uncounted: frozenset[str] = frozenset()) -> Bound:
-    """Return the values of (value, noun) pairs; "" is no noun, and values of `uncounted` are only bound."""
+def bind(pairs: Iterable[tuple[str, Iterable[str]]], uncounted: frozenset[str] = frozenset()) -> Bound:
+    """Return the values of (value, nouns) pairs; "" is no noun, and values of `uncounted` are only bound."""
     values: list[str] = []
     nouns: dict[str, set[str]] = {}
-    for value, noun in pairs:
+    for value, said_of in pairs:
         if value not in uncounted:
             values.append(value)
-        if noun:
+        for noun in filter(None, said_of):
             nouns.setdefault(noun, set()).add(value)
     return Bound(tuple(sorted(values)), tuple(sorted((noun, frozenset(found)) for noun, found in nouns.items())))
 

@@ -11,27 +11,12 @@ _PHRASES = {"instead": "of", "rather": "than", "free": "of", "devoid": "of", "la
 _IDIOMS = frozenset({("not", "only"), ("not", "just"), ("nothing", "but"), ("no", "matter"), ("or", "not")})
 _FILLERS = word_set("a an the any of in on for is are being single")
 _FREE = re.compile(r"(\w+)\s?[-‑]\s?free\b")
+_NOT = re.compile(r"n['’]t\b", re.IGNORECASE)
 _LESS = {
     f"{thing}less": thing
-    for thing in [
-        "cloud",
-        "leaf",
-        "tree",
-        "window",
-        "text",
-        "head",
-        "face",
-        "hair",
-        "tooth",
-        "wing",
-        "wheel",
-        "shirt",
-        "sleeve",
-        "strap",
-        "moon",
-        "star",
-    ]
+    for thing in word_set("cloud leaf tree window text head face hair tooth wing wheel shirt sleeve strap moon star")
 }
+_TRIGGERS = _NEGATORS | _PHRASES.keys() | _LESS.keys()
 
 
 def read(text: Text) -> frozenset[str]:
@@ -40,7 +25,9 @@ def read(text: Text) -> frozenset[str]:
     "Without trees or people", "no trees, no people" and "neither trees nor people" read the same; so do "a cloudless
     sky", "a sky free of clouds" and "a cloud-free sky".
     """
-    free = (singular(thing) for thing in _FREE.findall(text.prompt.lower())) if "free" in text.all_words else ()
+    if _TRIGGERS.isdisjoint(text.vocabulary) and not _NOT.search(text.prompt):
+        return frozenset()
+    free = (singular(thing) for thing in _FREE.findall(text.prompt.lower())) if "free" in text.vocabulary else ()
     return frozenset([*_negated(text.all_words), *free])
 
 

@@ -16,13 +16,13 @@ _TENS = {
     "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
 }  # fmt: skip
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 1_000_000}
-_NUMBER_WORDS = _ONES.keys() | _TENS.keys() | _SCALES.keys()
+_NUMBER_WORDS = frozenset(_ONES.keys() | _TENS.keys() | _SCALES.keys())
 # A pair of these is one thing.
 _PAIRED = word_set(
     "glasses sunglasses spectacles goggles pants trousers jeans shorts scissors headphones binoculars tights"
 )
-# A star has so many points unless it is said otherwise.
-_USUAL = (5, "pointed")
+# Said or not, it is the same: a star has five points, and a "three quarters view" is a view.
+_USUAL = frozenset({(5, "pointed"), (3, "quarter"), (3, "quarters")})
 # "one circle" and "a circle" ask for the same picture.
 _SAME_AS_NONE = frozenset({"1"})
 
@@ -32,6 +32,8 @@ def read(text: Text) -> Bound:
 
     Words count ("three", "two dozen", "twenty-five"); resolutions, dimensions and lenses ("8k", "3d", "50mm") do not.
     """
+    if _NUMBER_WORDS.isdisjoint(text.vocabulary) and not _DIGITS.search(text.prompt):
+        return Bound()
     return bind(_numbers(text.all_words), _SAME_AS_NONE)
 
 
@@ -40,22 +42,22 @@ def conflict(one: Bound, other: Bound) -> bool:
     return one.values != other.values or bound_otherwise(one, other)
 
 
-def _numbers(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _numbers(words: Sequence[str]) -> Iterator[tuple[str, tuple[str]]]:
     """(number, noun) in order."""
     place = 0
     while place < len(words):
         word = words[place]
         if word in _NUMBER_WORDS:
             number, place = _spelled(words, place)
-            if number and (number, *words[place : place + 1]) != _USUAL:
-                yield str(number), _counted(words, place)
+            if number and (number, *words[place : place + 1]) not in _USUAL:
+                yield str(number), (_counted(words, place),)
             continue
         place += 1
-        if any(character.isdigit() for character in word):
+        found = _DIGITS.findall(word.replace(",", ""))
+        if found:
             following = _SCALES.get(words[place], 1) if place < len(words) else 1
             place += following > 1
-            for digits in _DIGITS.findall(word.replace(",", "")):
-                yield _scaled(digits, following), _counted(words, place)
+            yield from ((_scaled(digits, following), (_counted(words, place),)) for digits in found)
 
 
 def _spelled(words: Sequence[str], place: int) -> tuple[int, int]:

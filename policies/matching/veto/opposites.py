@@ -3,7 +3,7 @@
 from collections import Counter
 
 from policies.matching.veto.bindings import Bound, bind
-from policies.matching.veto.words import Text, head_after, singular
+from policies.matching.veto.words import Text, head_after
 
 _PAIRS = (
     ("small little tiny miniature", "large big huge giant gigantic enormous massive"),
@@ -26,13 +26,17 @@ _PAIRS = (
 )
 _OPPOSITE = {sides[way].split()[0]: sides[1 - way].split()[0] for sides in _PAIRS for way in (0, 1)}
 _MEANS = {word: side.split()[0] for sides in _PAIRS for side in sides for word in side.split()}
+_MEANS |= {f"{word}s": meaning for word, meaning in _MEANS.items()} | {"men": "man", "women": "woman"}
+_KNOWN = frozenset(_MEANS)
 
 
 def read(text: Text) -> Bound:
     """Return the words of a prompt that have an opposite, one for synonyms, bound to what they are said of."""
     words = text.words
-    found = ((_MEANS.get(word) or _MEANS.get(singular(word)), place) for place, word in enumerate(words))
-    return bind((meaning, head_after(words, place + 1)) for meaning, place in found if meaning)
+    if _KNOWN.isdisjoint(text.vocabulary):
+        return Bound()
+    found = [(_MEANS[word], place) for place, word in enumerate(words) if word in _KNOWN]
+    return bind((meaning, [head_after(words, place + 1)]) for meaning, place in found)
 
 
 def conflict(one: Bound, other: Bound) -> bool:

@@ -40,9 +40,9 @@ class Relation:
 
 def read(text: Text) -> frozenset[Relation]:
     """Return the relations of a prompt, all turned the same way round."""
-    if _TRIGGERS.isdisjoint(text.words):
+    if _TRIGGERS.isdisjoint(text.vocabulary):
         return frozenset()
-    line = " ".join(text.words)
+    line = " ".join(text.all_words)
     matches = list(_RELATION.finditer(line))
     relations = set()
     for place, match in enumerate(matches):

@@ -40,9 +40,9 @@ class Placed:
 
 def read(text: Text) -> frozenset[Placed]:
     """Return the spots a prompt names, each with the words that go before it (after it, at the start of a part)."""
-    if _TRIGGERS.isdisjoint(text.words):
+    if _TRIGGERS.isdisjoint(text.vocabulary):
         return frozenset()
-    line = " ".join(text.words)
+    line = " ".join(text.all_words)
     found = sorted(
         (match for pattern in _PATTERNS for match in pattern.finditer(line) if _is_spot(match)),
         key=lambda match: (match.start(), -match.end()),

@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import lru_cache
 
 QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|«([^»]+)»|„([^“”]+)[“”]|「([^」]+)」|(?<!\w)['‘]([^'’]+)['’](?!\w)")
-_TOKEN = re.compile(r"\d+(?:[.,]\d+)*[^\W_]*|[^\W_]+(?:['’][^\W\d_]+)?|[,.;:!?()|\[\]]")
+_MARKS = re.compile(r"[\"“«„「'‘]")
+_TOKEN = re.compile(r"[^\W\d_][^\W_]*(?:['’][^\W\d_]+)?|\d+(?:[.,]\d+)*[^\W_]*|[,.;:!?()|/\[\]]")
+_DIGIT = re.compile(r"\d")
 # Some logs put a space between all digits ("1 9 7 0 s, 8 k").
 _SPACED_DIGITS = re.compile(r"\b\d(?: \d)+\b")
-# Resolutions, dimensions, lenses, weights of a word and command-line flags count nothing in the picture.
+# Resolutions, dimensions, fractions (a "3/4 view"), lenses, weights of a word and command-line flags: they count
+# nothing in the picture.
 _TAG = re.compile(
-    r"--\w+(?:\s+[\d.:]+)?|\b\d+\s?(?:[kpd]|mm|fps|mp)\b|\bf\s?/\s?\d+(?:\.\s?\d+)?|\biso\s?\d+|:\d+(?:\.\d+)?(?=\s*\))",
+    r"--\w+(?:\s+[\d.:]+)?|\b\d+\s?(?:[kpd]|mm|fps|mp)\b|\b\d\s?/\s?\d\b|\bf\s?/\s?\d+(?:\.\s?\d+)?|\biso\s?\d+|:\d+(?:\.\d+)?(?=\s*\))",
     re.IGNORECASE,
 )
 
@@ -50,32 +53,38 @@ _LINKS = STOPS | word_set(
 
 
 class Text:
-    """A prompt and its words, split when first asked for."""
+    """A prompt and its words.
+
+    Attributes:
+        prompt: the text itself.
+        quotations: the texts in quotation marks.
+        all_words: words and punctuation in lower case, without technical tags; quoted text too.
+        words: the same without quoted text.
+        vocabulary: the set of `all_words`, to see at a glance that there is nothing to read.
+    """
+
+    __slots__ = ("_untagged", "all_words", "prompt", "quotations", "vocabulary", "words")
 
     def __init__(self, prompt: str) -> None:
         self.prompt = prompt
+        self._untagged = _without_tags(prompt) if _DIGIT.search(prompt) else prompt
+        self.quotations = _quotations(prompt) if _MARKS.search(prompt) else []
+        self.all_words: list[str] = _TOKEN.findall(self._untagged.lower())
+        self.words = [token.lower() for token in self.tokens()] if self.quotations else self.all_words
+        self.vocabulary = frozenset(self.all_words)
 
-    @cached_property
     def tokens(self) -> list[str]:
-        """Words and punctuation in their own case, without quoted text and technical tags."""
-        return _TOKEN.findall(QUOTED.sub(" , ", self._untagged))
+        """Return the words and punctuation in their own case, without quoted text."""
+        return _TOKEN.findall(QUOTED.sub(" , ", self._untagged) if self.quotations else self._untagged)
 
-    @cached_property
-    def words(self) -> list[str]:
-        """The tokens in lower case."""
-        return [token.lower() for token in self.tokens]
 
-    @cached_property
-    def all_words(self) -> list[str]:
-        """The words in lower case, those of quoted text too."""
-        return [token.lower() for token in _TOKEN.findall(self._untagged)]
+def _quotations(prompt: str) -> list[str]:
+    return [next(part for part in match if part) for match in QUOTED.findall(prompt)]
 
-    @cached_property
-    def _untagged(self) -> str:
-        if not any(character.isdigit() for character in self.prompt):
-            return self.prompt
-        joined = _SPACED_DIGITS.sub(lambda match: match[0].replace(" ", ""), self.prompt)
-        return _TAG.sub(" ", joined)
+
+def _without_tags(prompt: str) -> str:
+    joined = _SPACED_DIGITS.sub(lambda match: match[0].replace(" ", ""), prompt)
+    return _TAG.sub(" ", joined)
 
 
 def is_mark(word: str) -> bool:
@@ -83,6 +92,8 @@ def is_mark(word: str) -> bool:
     return not word[0].isalnum()
 
 
+# Prompts share most of their words.
+@lru_cache(maxsize=4096)
 def singular(word: str) -> str:
     """Return `word` without a plural or possessive ending; wrong at times, but the same each time."""
     word = word.removesuffix("'s").removesuffix("’s")
@@ -107,13 +118,19 @@ def content(words: Iterable[str]) -> frozenset[str]:
 
 def head_after(words: Sequence[str], start: int, limit: int = 4) -> str:
     """Return the head noun of the phrase that goes on at `start` ("rubber ball on …" -> ball), or ""."""
-    head = ""
-    for place in range(start, min(start + limit, len(words))):
-        word = words[place]
-        if word in STOPS or is_mark(word) or (head and (word in COLOURS or _is_verb(words, place))):
+    phrase = phrase_after(words, start, limit)
+    return phrase[-1] if phrase else ""
+
+
+def phrase_after(words: Sequence[str], start: int, limit: int = 4) -> list[str]:
+    """Return the words of the phrase that goes on at `start`, its head noun last ("rubber ball on …")."""
+    end = start
+    while end < min(start + limit, len(words)):
+        word = words[end]
+        if word in STOPS or is_mark(word) or (end > start and (word in COLOURS or _is_verb(words, end))):
             break
-        head = word
-    return singular(head)
+        end += 1
+    return [singular(word) for word in words[start:end]]
 
 
 def noun_before(words: Sequence[str], end: int, limit: int = 6) -> str:

@@ -38,6 +38,8 @@ COLOURS = {
     "gold": "gold", "golden": "gold", "silver": "silver",
 }  # fmt: skip
 _SIZES = {"little": "small", "tiny": "small", "big": "large", "huge": "large"}
+# After a noun, these belong to what follows: "a ball left of …".
+_NO_NOUNS = frozenset({*COLOURS, "left", "right"})
 _IRREGULAR = {
     "men": "man", "women": "woman", "children": "child", "geese": "goose", "mice": "mouse", "feet": "foot",
     "teeth": "tooth", "leaves": "leaf", "wolves": "wolf", "knives": "knife", "shelves": "shelf", "gloves": "glove",
@@ -127,7 +129,7 @@ def phrase_after(words: Sequence[str], start: int, limit: int = 4) -> list[str]:
     end = start
     while end < min(start + limit, len(words)):
         word = words[end]
-        if word in STOPS or is_mark(word) or (end > start and (word in COLOURS or _is_verb(words, end))):
+        if word in STOPS or is_mark(word) or (end > start and (word in _NO_NOUNS or _is_verb(words, end))):
             break
         end += 1
     return [singular(word) for word in words[start:end]]

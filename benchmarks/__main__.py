@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.facts import machine_facts
 
 NAMES = (
+    "adversarial",
     "batching",
     "codec",
     "crash",
@@ -26,6 +27,7 @@ NAMES = (
     "soak",
     "solver_resume",
     "store",
+    "veto",
 )
 
 

@@ -19,6 +19,7 @@ from benchmarks.facts import interval
 from benchmarks.features.tables import features_batching_table, features_summary, features_table
 from benchmarks.lookup_table import lookup_summary, lookup_table
 from benchmarks.store_table import store_table
+from benchmarks.veto_table import adversarial_table, veto_table
 from policies.features.methods import methods_table
 from service.settings import settings_table
 
@@ -289,6 +290,7 @@ def solver_resume_table(report: Report) -> list[str]:
 INSIDE = ("resume_30pct", "full_nstar", "scratch_70pct", "full_50", "neighbour")
 # The README has room for the answers, not for the sweep and the checks.
 OUTSIDE_README = (
+    "adversarial",
     "codec",
     "eviction",
     "n_star",
@@ -301,6 +303,7 @@ OUTSIDE_README = (
     "soak",
     "solver_resume",
     "store",
+    "veto",
 )
 SUMMARIES: dict[str, Callable[[Report], list[str]]] = {
     "batching": batching_summary,
@@ -314,6 +317,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "n_star_dit": ("And for the transformer?", n_star_table),
     "resume": ("Does resuming beat fewer steps?", resume_table),
     "replay": ("Is a log of sessions served cheaper?", replay_table),
+    "adversarial": ("Which pairs does similarity get wrong?", adversarial_table),
+    "veto": ("What does the lexical veto see in real prompts?", veto_table),
     "overhead": ("What does the cache cost?", overhead_table),
     "batching": ("What is joining every request's steps worth?", batching_table),
     "features": ("What is feature caching worth?", features_table),

@@ -19,7 +19,7 @@ from loadtest.simulator.neighbours import Neighbours
 from policies.matching import PAPER_ROWS, TableError, ThresholdRow, ThresholdTable
 from policies.matching.ranking import can_judge
 from policies.matching.table import bounds_at
-from policies.matching.veto import negations, numbers, quotations
+from policies.matching.veto import DEFAULT_KINDS, Reading, conflicts, read
 
 Masks = NDArray[np.uint8]
 
@@ -37,14 +37,14 @@ class Matching:
         rows: bounds per level; the divergence bound is not looked at.
         strict: whether a similarity equal to a bound is too small, as in the paper.
         judged_at: level whose state must be there too before another text's run may be resumed, or None.
-        veto: whether texts that differ in numbers, negations or quotations never match.
+        veto: the kinds of words in which texts that contradict each other never match; empty = no veto.
     """
 
     name: str
     rows: tuple[ThresholdRow, ...]
     strict: bool = False
     judged_at: float | None = None
-    veto: bool = False
+    veto: frozenset[str] = frozenset()
 
     @property
     def floor(self) -> float:
@@ -77,7 +77,7 @@ class Matching:
             other[near.starts[:-1]] = False
             masks[other] &= np.uint8(0xFF & -self.judge_bit(skips))  # nothing shallower than where it was judged
         if self.veto and prompts is not None:
-            masks[_vetoed(near, prompts)] = 0
+            masks[_vetoed(near, prompts, self.veto)] = 0
         return masks
 
 
@@ -104,15 +104,15 @@ def load_matching(path: Path) -> Matching:
         raise MatchingError(f"{path} cannot be read: {error.strerror}") from None
     except TableError as error:
         raise MatchingError(str(error)) from None
-    return Matching("calibrated", table.rows, judged_at=table.judged_at, veto=True)
+    return Matching("calibrated", table.rows, judged_at=table.judged_at, veto=DEFAULT_KINDS)
 
 
-def _vetoed(near: Neighbours, prompts: Sequence[str]) -> NDArray[np.bool_]:
-    """Pairs that the lexical veto parts: equal words of one meaning get equal numbers, which compare fast."""
-    kinds: dict[object, int] = {}
-    of = np.empty(len(prompts), np.int32)
-    for text, prompt in enumerate(prompts):
-        words = tuple(frozenset(read(prompt).items()) for read in (numbers, negations, quotations))
-        of[text] = kinds.setdefault(words, len(kinds))
+def _vetoed(near: Neighbours, prompts: Sequence[str], kinds: frozenset[str]) -> NDArray[np.bool_]:
+    """Pairs that the lexical veto parts; texts that read the same share a number, so each comparison is made once."""
+    numbered: dict[Reading, int] = {}
+    of = np.array([numbered.setdefault(read(prompt, kinds), len(numbered)) for prompt in prompts], np.int64)
     rows = np.repeat(np.arange(len(prompts)), np.diff(near.starts))
-    return np.asarray(of[rows] != of[near.texts])
+    pairs, where = np.unique(np.stack([of[rows], of[near.texts]], axis=1), axis=0, return_inverse=True)
+    readings = list(numbered)
+    parted = [bool(conflicts(readings[one], readings[other], kinds)) for one, other in pairs.tolist()]
+    return np.array(parted, bool)[where.reshape(-1)]

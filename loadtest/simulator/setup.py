@@ -98,7 +98,7 @@ def modm(matching: Matching = PAPER, states: States | None = None) -> Setup:
     base = states or States()
     final = replace(base, form="final", nbytes=round(IMAGE_IN_STATES * base.nbytes))
     # Nothing judges a re-noised picture, and no other state has to be there.
-    bare = replace(matching, judged_at=None, veto=False)
+    bare = replace(matching, judged_at=None, veto=frozenset())
     return Setup("modm", bare, final, candidates=1, admission="everything", max_depth=2**30)
 
 

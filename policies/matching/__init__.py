@@ -5,7 +5,7 @@ from policies.matching.gated import GatedTableMatching
 from policies.matching.none import NoMatching
 from policies.matching.paper import PAPER_ROWS, PaperTableMatching
 from policies.matching.table import TableError, ThresholdRow, ThresholdTable
-from policies.matching.veto import lexical_veto
+from policies.matching.veto import lexical_veto, veto_reasons
 
 POLICIES = ("gated", "paper", "none")
 """The names `make_matching` knows."""
@@ -46,4 +46,5 @@ __all__ = [
     "ThresholdTable",
     "lexical_veto",
     "make_matching",
+    "veto_reasons",
 ]

@@ -2,6 +2,7 @@
 
 from policies.matching.ranking import TableMatching
 from policies.matching.table import ThresholdTable
+from policies.matching.veto import DEFAULT_KINDS
 
 
 class GatedTableMatching(TableMatching):
@@ -12,8 +13,12 @@ class GatedTableMatching(TableMatching):
     the gate has nothing to compare.
     """
 
-    def __init__(self, table: ThresholdTable, *, max_attempts: int = 3, veto: bool = True) -> None:
-        """Match by `table`, proposing at most `max_attempts` states."""
+    def __init__(self, table: ThresholdTable, *, max_attempts: int = 3, veto: frozenset[str] = DEFAULT_KINDS) -> None:
+        """Match by `table`, proposing at most `max_attempts` states; `veto`: kinds of words (`veto.KINDS`).
+
+        Raises:
+            ValueError: no kind of veto has such a name.
+        """
         super().__init__(
             rows=table.rows,
             max_attempts=max_attempts,

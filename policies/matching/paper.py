@@ -26,7 +26,7 @@ class PaperTableMatching(TableMatching):
         rows = tuple(
             ThresholdRow(row.skip, math.nextafter(row.min_similarity, 2.0), row.max_divergence) for row in PAPER_ROWS
         )
-        super().__init__(rows=rows, max_attempts=1, needs_prediction=False, veto=False)
+        super().__init__(rows=rows, max_attempts=1, needs_prediction=False, veto=frozenset())
 
     def choose(
         self,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from policies.matching.base import Attempt, Candidate, Deeper, MatchDecision, MatchingPolicy, StateRef
 from policies.matching.table import ThresholdRow, bounds_at
-from policies.matching.veto import lexical_veto, negations, numbers, quotations
+from policies.matching.veto import Reading, checked_kinds, conflicts, read, says_nothing
 
 # A run of another length has its judging state a little off the profiled level. Earlier is the safe side: predictions
 # part further there.
@@ -34,7 +34,7 @@ class TableMatching(MatchingPolicy):
         rows: bounds per level, shallowest first.
         max_attempts: most attempts proposed; every refused one costs the request one denoising step.
         needs_prediction: whether a state without a stored prediction (nothing to gate on) is unusable.
-        veto: whether the lexical veto removes candidates.
+        veto: the kinds of words by which the lexical veto removes candidates; empty = no veto.
         judged_at: level whose state the gate judges other prompts at, whatever level is resumed at; None = each
             level at itself.
         step_share: one step as a share of the run, what a refused attempt costs.
@@ -45,10 +45,13 @@ class TableMatching(MatchingPolicy):
     rows: tuple[ThresholdRow, ...]
     max_attempts: int
     needs_prediction: bool
-    veto: bool
+    veto: frozenset[str]
     judged_at: float | None = None
     step_share: float = 0.0
     clearly_shallower: float = 0.15
+
+    def __post_init__(self) -> None:
+        checked_kinds(self.veto)
 
     def choose(
         self,
@@ -60,12 +63,19 @@ class TableMatching(MatchingPolicy):
     ) -> MatchDecision:
         """Return the attempts for `prompt`, most promising first; see `MatchingPolicy.choose`."""
         limits = Limits(prompt, min_similarity, max_skip)
-        vetoed = [self.veto and _vetoes(prompt, candidate) for candidate in candidates]
-        allowed = [candidate for candidate, out in zip(candidates, vetoed, strict=True) if not out]
+        allowed = self._allowed(prompt, candidates)
         attempts = self._pick(self._usable(allowed, limits), allowed)
         if attempts:
             return MatchDecision(attempts, "match")
         return MatchDecision((), self._why_nothing(candidates, allowed, limits))
+
+    def _allowed(self, prompt: str, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates that the veto leaves."""
+        # With nothing found, or only the same text, there is nothing to compare.
+        if not self.veto or all(candidate.prompt == prompt for candidate in candidates):
+            return list(candidates)
+        reading = read(prompt, self.veto)
+        return [one for one in candidates if one.prompt == prompt or not _vetoes(reading, one, self.veto)]
 
     def _usable(self, candidates: Iterable[Candidate], limits: Limits) -> list[Attempt]:
         """Return every state that meets all bounds, most expected savings first, then most similar."""
@@ -157,8 +167,8 @@ class TableMatching(MatchingPolicy):
         return "no-states" if any(candidate.similarity >= floor for candidate in allowed) else "low-similarity"
 
 
-def _vetoes(prompt: str, candidate: Candidate) -> bool:
+def _vetoes(reading: Reading, candidate: Candidate, kinds: frozenset[str]) -> bool:
     if candidate.prompt is not None:
-        return lexical_veto(prompt, candidate.prompt)
+        return bool(conflicts(reading, read(candidate.prompt, kinds), kinds))
     # The text is unknown: only a prompt without any such words is safe to match.
-    return any(read(prompt) for read in (numbers, negations, quotations))
+    return not says_nothing(reading)

@@ -17,7 +17,8 @@ from loadtest.simulator.study import Row, Size, ceiling, compare, make_ground, n
 from loadtest.simulator.synthetic import synthetic_workload
 from loadtest.simulator.workload import Workload, numbered
 from policies.eviction import POLICIES, make_eviction
-from policies.matching import Candidate, PaperTableMatching, StateRef
+from policies.matching import Candidate, PaperTableMatching, StateRef, lexical_veto
+from policies.matching.veto import KINDS
 
 SAMPLE = Path("loadtest/sample_log.jsonl")
 
@@ -100,9 +101,28 @@ def test_texts_that_differ_in_numbers_are_vetoed() -> None:
     texts = ("two cats", "three cats", "two cats again")
     vectors = np.ones((3, 1), np.float32)
     work = Workload("veto", np.arange(3, dtype=np.int32), vectors, texts)
-    table = Matching("veto", fixed(0.5, States().skips).rows, veto=True)
+    table = Matching("veto", fixed(0.5, States().skips).rows, veto=frozenset({"numbers"}))
     on = make_ground(work, find_neighbours(work, floor=0.3), headstart(table))
     assert unbounded(on).levels.tolist() == [MISS, MISS, 4]
+
+
+def test_the_veto_of_the_simulator_is_that_of_the_policy() -> None:
+    texts = (
+        "a red ball left of a box",
+        "a box left of a red ball",
+        "a blue ball left of a box",
+        "two balls",
+        "a ball",
+    )
+    work = Workload("veto", np.arange(5, dtype=np.int32), np.ones((5, 1), np.float32), texts)
+    near = find_neighbours(work, floor=0.3)
+    for kinds in (frozenset({"colours"}), frozenset({"relations", "numbers"}), KINDS):
+        masks = Matching("veto", fixed(0.5, States().skips).rows, veto=kinds).masks(near, States().skips, texts)
+        rows = np.repeat(np.arange(5), np.diff(near.starts))
+        expected = [
+            not lexical_veto(texts[one], texts[other], kinds) for one, other in zip(rows, near.texts, strict=True)
+        ]
+        assert (masks > 0).tolist() == expected
 
 
 def test_requests_with_seeds_are_exact_repeats_or_full_runs() -> None:

@@ -176,6 +176,16 @@ class TestGated:
         assert self.policy.choose("a red circle", [hashed]).reason == "match"
         assert self.policy.choose("two red circles", [hashed]).reason == "veto"
 
+    def test_the_kinds_of_words_that_veto_can_be_chosen(self) -> None:
+        swapped = [candidate(1, 0.99, 0.3, prompt="a blue ball and a red box")]
+        prompt = "a red ball and a blue box"
+        assert self.policy.choose(prompt, swapped).reason == "match"
+        assert GatedTableMatching(TABLE, veto=frozenset({"colours"})).choose(prompt, swapped).reason == "veto"
+        three = [candidate(1, 0.99, 0.3, prompt="three circles")]
+        assert GatedTableMatching(TABLE, veto=frozenset()).choose("two circles", three).reason == "match"
+        with pytest.raises(ValueError, match="unknown kind of veto 'smells'"):
+            GatedTableMatching(TABLE, veto=frozenset({"smells"}))
+
 
 class TestPaper:
     @pytest.mark.parametrize(

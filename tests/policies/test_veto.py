@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.matching import lexical_veto
+from policies.matching import lexical_veto, veto_reasons
+from policies.matching.veto import DEFAULT_KINDS, KINDS, checked_kinds, read, says_nothing
 
 
 @pytest.mark.parametrize(
@@ -44,12 +45,40 @@ def test_let_through(prompt: str, other: str) -> None:
     assert not lexical_veto(prompt, other)
 
 
-WORDS = st.lists(st.sampled_from(["two", "no", "3", '"hi"', "'ho'", "cat", "isn't", "”", "“", "8k", "."])).map(
-    " ".join
-)
+VOCABULARY = """
+    two no 3 "hi" 'ho' cat isn't ” “ 8k . , red blue ball box left right of the on above behind and Paris Rome large
+    small in front corner top from below that is with dogs
+"""
+WORDS = st.lists(st.sampled_from(VOCABULARY.split())).map(" ".join)
+KIND_SETS = st.sets(st.sampled_from(sorted(KINDS))).map(frozenset)
 
 
-@given(st.one_of(WORDS, st.text()), st.one_of(WORDS, st.text()))
-def test_symmetric_and_never_of_itself(prompt: str, other: str) -> None:
-    assert lexical_veto(prompt, other) == lexical_veto(other, prompt)
-    assert not lexical_veto(prompt, prompt)
+@given(st.one_of(WORDS, st.text()), st.one_of(WORDS, st.text()), KIND_SETS)
+def test_symmetric_and_never_of_itself(prompt: str, other: str, kinds: frozenset[str]) -> None:
+    assert veto_reasons(prompt, other, kinds) == veto_reasons(other, prompt, kinds)
+    assert lexical_veto(prompt, other, kinds) == bool(veto_reasons(prompt, other, kinds))
+    assert veto_reasons(prompt, prompt, kinds) == ()
+
+
+@given(WORDS, WORDS, KIND_SETS)
+def test_each_kind_judges_for_itself(prompt: str, other: str, kinds: frozenset[str]) -> None:
+    alone = {kind for kind in kinds if lexical_veto(prompt, other, frozenset({kind}))}
+    assert set(veto_reasons(prompt, other, kinds)) == alone
+
+
+def test_kinds_that_are_off_see_nothing() -> None:
+    pair = ("a red ball left of a blue box", "a blue box left of a red ball")
+    assert veto_reasons(*pair) == ("relations",)
+    assert not lexical_veto(*pair, kinds=DEFAULT_KINDS)
+    assert not lexical_veto("two cats", "no cats", kinds=frozenset())
+
+
+def test_unknown_kinds_are_named() -> None:
+    with pytest.raises(ValueError, match=r"unknown kind of veto 'smells'; known: numbers, negation"):
+        checked_kinds({"numbers", "smells"})
+
+
+def test_a_prompt_that_says_nothing_of_a_kind_is_known() -> None:
+    assert says_nothing(read("a calm lake", KINDS))
+    assert not says_nothing(read("a calm lake on the left", KINDS))
+    assert says_nothing(read("a calm lake on the left", DEFAULT_KINDS))

@@ -48,6 +48,10 @@ class TableMatching(MatchingPolicy):
     judged_at: float | None = None
     clearly_shallower: float = 0.15
 
+    def objections(self, prompt: str, candidate: Candidate) -> tuple[str, ...]:
+        """Return the lexical veto's."""
+        return ("veto",) if self.veto and _vetoes(prompt, candidate) else ()
+
     def choose(
         self,
         prompt: str,
@@ -58,8 +62,7 @@ class TableMatching(MatchingPolicy):
     ) -> MatchDecision:
         """Return the attempts for `prompt`, deepest first; see `MatchingPolicy.choose`."""
         limits = Limits(prompt, min_similarity, max_skip)
-        vetoed = [self.veto and _vetoes(prompt, candidate) for candidate in candidates]
-        allowed = [candidate for candidate, out in zip(candidates, vetoed, strict=True) if not out]
+        allowed = [candidate for candidate in candidates if not self.objections(prompt, candidate)]
         attempts = self._pick(self._usable(allowed, limits), allowed)
         if attempts:
             return MatchDecision(attempts, "match")

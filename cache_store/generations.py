@@ -111,7 +111,7 @@ class Generations:
 
     async def forget(self, selection: Selection) -> int:
         """Forget the records a selection names, those still waiting to be written here too; return how many."""
-        self._forgotten.append((time.monotonic(), selection))
+        self._note(selection)
         forgotten = 0
         async for page in self._named(selection):
             fields = ("tenant", "user", "created")
@@ -146,14 +146,18 @@ class Generations:
         if not generations:
             return 0
         # One of them may be known by its entry, and not yet written itself.
-        self._forgotten.append((time.monotonic(), frozenset(generations)))
+        self._note(frozenset(generations))
         return int(await self._link.script(_FORGET, PREFIX, *generations))
 
-    def _forgotten_since(self, record: GenerationRecord) -> bool:
+    def _note(self, forgotten: Selection | frozenset[str]) -> None:
+        """Keep in mind what was forgotten, for records that wait to be written."""
         now = time.monotonic()
         while self._forgotten and now - self._forgotten[0][0] > _MOST_WAIT_SECONDS:
             self._forgotten.popleft()
-        late = now - record.noted > _MOST_WAIT_SECONDS
+        self._forgotten.append((now, forgotten))
+
+    def _forgotten_since(self, record: GenerationRecord) -> bool:
+        late = time.monotonic() - record.noted > _MOST_WAIT_SECONDS
         return late or any(when >= record.noted and _means(forgotten, record) for when, forgotten in self._forgotten)
 
 

@@ -1,9 +1,9 @@
 """Is every answered picture drawn again bit for bit, and what does that cost?
 
-Random requests go through the real service over HTTP, several at once: sizes, step counts, solvers, guidance, seeds,
-feature caching, repeats, and neighbours that hang up in the middle of their run. Then every picture is replayed, again
-several at once, and its pixels are compared with the first answer's here, not by the service. The store of `tiny`
-holds the states of some fifty generations only, so that many sources have to be drawn again from their own records.
+Random requests go through the real service over HTTP, several at once: sizes, step counts, solvers, guidance,
+seeds, feature caching, repeats, and neighbours that hang up in the middle of their run. Then every picture is
+replayed, again several at once, and its pixels are compared with the first answer's here, not by the service. The store
+of `tiny` holds the states of some fifty generations only: many sources have to be drawn again from their records.
 
 * `tiny`: a model of random weights that resumes whatever is similar, drawn batch-invariant: the count;
 * `shipped`: scenes-unet with its own threshold table, batch-invariant;

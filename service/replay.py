@@ -95,11 +95,13 @@ class _Errand:
         tenant: for whom; sources are looked for among its own records alone.
         deadline: time.monotonic() at which it is given up.
         runs: how many there were.
+        made: states made again, by entry and digest.
     """
 
     tenant: str
     deadline: float
-    runs: int = field(default=0)
+    runs: int = 0
+    made: dict[tuple[int, str], NoiseState] = field(default_factory=dict)
 
 
 class Replayer:
@@ -205,7 +207,11 @@ class Replayer:
 
     async def _state(self, used: StateUsed, errand: _Errand) -> NoiseState:
         """Return a state bit for bit: the stored one, or made again."""
-        return await self._stored(used, errand) or await self._made_again(used, errand)
+        key = (used.entry_id, used.sha256)
+        known = errand.made.get(key) or await self._stored(used, errand)
+        if known is None:
+            known = errand.made[key] = await self._made_again(used, errand)
+        return known
 
     async def _stored(self, used: StateUsed, errand: _Errand) -> NoiseState | None:
         entry = await self._store.entry(used.entry_id, errand.tenant)

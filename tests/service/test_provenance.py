@@ -171,7 +171,8 @@ def test_a_watched_picture_tells_its_generation(client: Client) -> None:
 def small(request, resuming_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A server with room for the states of a few generations."""
     folder = tmp_path_factory.mktemp("small")
-    room = {"model": str(resuming_model), "threads": "1", "state_bytes": "40000", "batch_invariant": "true"}
+    room = {"model": str(resuming_model), "threads": "1", "state_bytes": "50000", "eviction": "fifo"}
+    room["batch_invariant"] = "true"
     with live(folder, **room, **FORMS[request.param]) as server:
         client = Client(server)
         yield client
@@ -191,12 +192,17 @@ def _flood(client: Client, entry: str) -> None:
 
 def test_evicted_sources_are_drawn_again(small: Client) -> None:
     chain = [small.draw("a green glass bottle on a shelf")]
-    for prompt in ("a green glass bottle on a high shelf", "a green glass bottle on the high shelf"):
+    # Entered early, so that it leaves states of its own, which the last one is nearest to.
+    for prompt, deepest in (
+        ("a green glass bottle on a high shelf", 0.25),
+        ("the green glass bottle on a high shelf", 1),
+    ):
         small.settle()
-        chain.append(small.draw(prompt, cache={"mode": "approximate", "min_similarity": 0.8}))
+        chain.append(small.draw(prompt, cache={"mode": "approximate", "max_skip_ratio": deepest}))
     assert [one["cache"]["verdict"] for one in chain] == ["MISS", "APPROX", "APPROX"]
     records = [_record(small, one) for one in chain]
     small.settle()
+    assert [len(record["lineage"]) for record in records] == [0, 1, 2]
     _assert_identical(chain[-1], _replay(small, chain[-1]))
     for record in records[:2]:
         _flood(small, record["entry"])

@@ -157,7 +157,7 @@ def run(*, quick: bool = False, quiet: bool = False) -> dict[str, Any]:
 
 def _part(model: str, count: int, sides: tuple[int, ...], quiet: bool, **settings: str) -> dict[str, Any]:
     chosen = {"batch_invariant": "true", "threads": "1", "store_timeout_seconds": "10", **settings}
-    with live_service(model=model, **chosen) as url:
+    with live_service(model=model, patience_seconds=PATIENCE, **chosen) as url:
         started = time.perf_counter()
         tally = asyncio.run(_draw_and_replay(url, count, sides))
     if not quiet:

@@ -232,7 +232,7 @@ async def _draw(http: httpx.AsyncClient, wish: Wish, tally: Tally, drawn: list[D
     tally.kinds["feature caching"] += picture["feature_cache"]["reused"] > 0
     tally.kinds["sent deeper or refused"] += picture["cache"]["wasted_steps"] > 0
     # Of what is not to be remembered only its client can name the texts.
-    texts = {name: wish.body[name] for name in ("prompt", "negative_prompt") if name in wish.body}
+    texts = {name: str(text) for name, text in wish.body.items() if name in ("prompt", "negative_prompt")}
     drawn.append(Drawn(picture["id"], texts, decode(base64.b64decode(picture["b64_json"]))))
 
 

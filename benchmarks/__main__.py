@@ -23,6 +23,7 @@ NAMES = (
     "n_star_dit",
     "overhead",
     "replay",
+    "replay_exact",
     "resume",
     "soak",
     "solver_resume",

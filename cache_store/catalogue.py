@@ -169,14 +169,15 @@ class Catalogue:
         )
 
     async def candidates(
-        self, partition: str, near: Sequence[int], query: Float32Array, limit: int
+        self, partition: str, near: Sequence[int], query: Float32Array, limit: int, *, lease: bool = True
     ) -> list[tuple[Candidate, float]]:
         """Turn neighbours into candidates, most similar first, each with the seconds it has left to live.
 
         Those without states, of elsewhere or past their time drop out. Similarities are those of the embeddings kept
         here, which are exact: an index may only estimate them.
         """
-        rows = await self._link.script(scripts.CANDIDATES, PREFIX, partition, self._ttl, self._lease, *near)
+        seconds = self._lease if lease else 0.0
+        rows = await self._link.script(scripts.CANDIDATES, PREFIX, partition, self._ttl, seconds, *near)
         found = []
         for entry_id, prompt, left, raw, *records in rows:
             refs, vector = _readable_refs(int(entry_id), records), parse_embedding(raw)

@@ -34,6 +34,9 @@ class StoreConfig:
         codec: how new states are written, see `cache_store.codec`; states of any codec are read.
         index_device: where large partitions of the index are trained, "cpu" or "gpu"; searches run on the CPU.
         ghost_similarity: similarity from which an evicted entry counts as one that would have answered (regret).
+        generation_seconds: how long records of generations are kept, see `cache_store.generations`; never longer than
+            `ttl_seconds`, if that bounds entries.
+        generations: most of these records kept; 0 = none.
     """
 
     data_dir: Path
@@ -50,14 +53,25 @@ class StoreConfig:
     codec: Codec = "fp16"
     index_device: str = "cpu"
     ghost_similarity: float = 0.9
+    generation_seconds: float = 7 * 86_400.0
+    generations: int = 10_000
+
+    @property
+    def record_seconds(self) -> float:
+        """How long records of generations are kept: what must be gone with its entry must not live on in a record."""
+        return min(self.generation_seconds, self.ttl_seconds or self.generation_seconds)
 
     def check(self) -> None:
         """Raise StoreConfigError for a value out of range."""
-        for name in ("byte_budget", "ram_bytes", "image_budget"):
+        for name in ("byte_budget", "ram_bytes", "image_budget", "generations"):
             if getattr(self, name) < 0:
                 raise StoreConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.ttl_seconds < float("inf"):
             raise StoreConfigError(f"ttl_seconds must be finite and not negative, got {self.ttl_seconds}")
+        if not 0 <= self.generation_seconds < float("inf"):
+            raise StoreConfigError(
+                f"generation_seconds must be finite and not negative, got {self.generation_seconds}"
+            )
         if not 0 <= self.lease_seconds <= MOST_LEASE_SECONDS:
             raise StoreConfigError(f"lease_seconds must lie in 0..{MOST_LEASE_SECONDS}, got {self.lease_seconds}")
         if self.codec not in CODECS:

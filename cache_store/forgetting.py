@@ -42,10 +42,14 @@ class Forgetter:
             self._pending.append((queued, selection))
         async with self._exclusive:  # let the write pass that is under way, if any
             pass
+        async with self._parts.redis(_WALK_SECONDS):
+            await self._parts.generations.forget(selection)
         chosen = await self._choose(selection)
         self._lay_ghosts(selection, chosen)
         forgotten = 0
         for batch in pages_of(chosen, _BATCH):
+            async with self._parts.redis(_WALK_SECONDS):
+                await self._parts.generations.forget_entries(batch)
             async with self._exclusive:
                 forgotten += sum([await self._remover.clear_entry(entry_id) for entry_id in batch])
         self._lay_ghosts(selection, chosen)  # some may have been evicted meanwhile

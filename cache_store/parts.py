@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from cache_store.catalogue import Catalogue
+from cache_store.generations import Generations
 from cache_store.ghosts import Ghosts
 from cache_store.index import IndexThread, PartitionedIndex
 from cache_store.link import RedisLink
@@ -81,10 +82,11 @@ class Pins:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The store's parts: catalogue behind its link, objects, RAM tier, index on its thread, pins, policy, ghosts."""
+    """The store's parts: catalogue and records behind their link, objects, RAM tier, index, pins, policy, ghosts."""
 
     link: RedisLink
     catalogue: Catalogue
+    generations: Generations
     objects: Objects
     ram: RamTier
     index: PartitionedIndex = field(default_factory=PartitionedIndex)

@@ -69,6 +69,7 @@ class Recorder:
         if ghost:
             self._parts.ghosts.answered(ghost, seconds - entry.gpu_seconds)
         await self._show(entry, files, vector)
+        await self._link_generation(entry)
         return True
 
     async def _fits(self, entry: CacheEntry, vector: Float32Array) -> bool:
@@ -84,6 +85,15 @@ class Recorder:
                 # It may have been committed all the same; only a fresh look at the catalogue can tell.
                 self._parts.link.renew("the fate of a write is unknown")
             raise
+
+    async def _link_generation(self, entry: CacheEntry) -> None:
+        if not entry.generation:
+            return
+        try:
+            async with self._parts.redis():
+                await self._parts.generations.link(entry.generation, entry.entry_id)
+        except CacheUnavailable as error:  # the generation itself is remembered
+            log.debug("a generation was not linked to its entry: %s", error)
 
     async def _number(self, entry: CacheEntry) -> tuple[CacheEntry, int] | None:
         """Give the entry its id; return it with the logical time, or None when the id is taken."""

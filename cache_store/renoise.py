@@ -5,8 +5,9 @@ import math
 import numpy as np
 from numpy.random import Philox, RandomState
 
+from cache_store.codec import Codec
 from cache_store.records import level_of
-from cache_store.states import CorruptState, decode_final, decode_state, read_only
+from cache_store.states import CorruptState, decode_final, decode_state, encode_final, encode_state, read_only
 from cache_store.types import FinalState, Float16Array, Float32Array, NoiseState
 from policies.matching.base import StateRef
 
@@ -27,6 +28,19 @@ def read_state(data: bytes, entry_id: int, ref: StateRef, *, trusted: bool = Fal
     if ref.has_prediction and state.prediction is None:
         raise CorruptState("no prediction")
     return state
+
+
+def held(entry_id: int, given: NoiseState | FinalState, ref: StateRef, codec: Codec) -> NoiseState:
+    """Return the state `ref` as the store would give it back, had it been given `given` to keep for an entry.
+
+    Raises:
+        CorruptState: `given` does not hold that state.
+        ValueError: it cannot be kept.
+    """
+    if isinstance(given, FinalState):
+        return read_state(encode_final(entry_id, given, codec), entry_id, ref, trusted=True)
+    data = encode_state(entry_id, given, codec)
+    return read_state(data, entry_id, ref, trusted=True)
 
 
 def unit_noise(entry_id: int, level: int, shape: tuple[int, ...]) -> Float32Array:

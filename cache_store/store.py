@@ -16,6 +16,7 @@ from cache_store.eviction import Evictor, Remover
 from cache_store.expiry import Lifetimes
 from cache_store.flights import Flights
 from cache_store.follower import Follower
+from cache_store.generations import GenerationRecord, Generations
 from cache_store.ghosts import Ghosts
 from cache_store.link import RedisLink, connect
 from cache_store.objects import Objects
@@ -74,6 +75,7 @@ class CacheStore:
         self._parts = Parts(
             self._link,
             catalogue,
+            Generations(self._link, seconds=config.record_seconds, most=config.generations),
             objects,
             RamTier(config.ram_bytes),
             ghosts=Ghosts(config.ghost_similarity),
@@ -187,13 +189,16 @@ class CacheStore:
         image = await self._read_image(record, deadline) if record else None
         return ExactHit(record.entry_id, record.prompt, image) if record and image else None
 
-    async def search(self, signature: Signature, embedding: Float32Array, limit: int = 8) -> list[Candidate]:
+    async def search(
+        self, signature: Signature, embedding: Float32Array, limit: int = 8, *, lease: bool = True
+    ) -> list[Candidate]:
         """Return the nearest entries inside `signature`'s partition that still hold a state, most similar first.
 
         Args:
             signature: names the partition; no other is looked into.
             embedding: float32 [D], unit length.
             limit: most candidates returned.
+            lease: keep what is returned from eviction for a moment, because it is about to be loaded.
 
         Raises:
             CacheUnavailable: the cache cannot answer now.
@@ -207,8 +212,9 @@ class CacheStore:
         # Outside the link's guard: that the index is slow says nothing about Redis.
         ids = await self._nearest(signature.digest, vector, limit, deadline)
         async with self._link.guard(deadline):
-            found = await self._parts.catalogue.candidates(signature.digest, ids, vector, limit)
-        self._lease(found)
+            found = await self._parts.catalogue.candidates(signature.digest, ids, vector, limit, lease=lease)
+        if lease:
+            self._lease(found)
         return [candidate for candidate, _ in found]
 
     def _lease(self, found: Sequence[tuple[Candidate, float]]) -> None:
@@ -393,6 +399,21 @@ class CacheStore:
         """Return `tenant`'s newest entries, newest first. Raises CacheUnavailable."""
         async with self._link.guard(self._deadline()):
             return await self._parts.catalogue.recent(tenant, limit)
+
+    async def record_generation(self, record: GenerationRecord) -> bool:
+        """Keep how a generation came about; return whether it is kept. Raises CacheUnavailable."""
+        async with self._link.guard(self._deadline()):
+            return await self._parts.generations.write(record)
+
+    async def generation(self, generation: str, tenant: str) -> GenerationRecord | None:
+        """Return `tenant`'s record; none and not yours look the same. Raises CacheUnavailable."""
+        async with self._link.guard(self._deadline()):
+            return await self._parts.generations.find(generation, tenant)
+
+    async def maker_of(self, entry_id: int, tenant: str) -> GenerationRecord | None:
+        """Return the record of the generation an entry remembers, even of an evicted one. Raises CacheUnavailable."""
+        async with self._link.guard(self._deadline()):
+            return await self._parts.generations.maker(entry_id, tenant)
 
     async def clear(self, tenant: str | None = None) -> int:
         """Forget all entries of a tenant (None = of everybody); see `forget`."""

@@ -139,6 +139,7 @@ class CacheEntry:
         gpu_seconds: device time its denoising took.
         full_seconds: device time of a full run, estimated where it was resumed; 0 = `gpu_seconds`.
         user: `user_digest` of whom it was drawn for, empty = nobody named; serves deletion alone.
+        generation: id of the generation it remembers, so that its record is found by the entry; empty = none.
     """
 
     entry_id: int
@@ -154,6 +155,7 @@ class CacheEntry:
     gpu_seconds: float
     full_seconds: float = 0.0
     user: str = ""
+    generation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

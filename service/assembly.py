@@ -13,6 +13,7 @@ from policies.features.artefact import digest_of
 from policies.features.front import FrontError
 from policies.matching import MatchingPolicy, NoMatching, TableError, ThresholdTable, make_matching
 from policies.matching.ranking import can_judge
+from service.chronicle import Chronicle
 from service.embedder import Embedder, EmbedderError
 from service.engine import EngineConfig, make_engine
 from service.engine.base import Engine, EngineStartError, ModelInfo
@@ -23,6 +24,8 @@ from service.loras import LoraFiles
 from service.memory import Memory
 from service.metrics import Metrics
 from service.planner import Planner
+from service.provenance import versions_of
+from service.replay import Replayer
 from service.settings import Settings
 from service.totals import Totals
 from service.turnstile import Turnstile
@@ -41,7 +44,9 @@ class Service:
     settings: Settings
     engine: Engine
     store: CacheStore
+    planner: Planner
     generator: Generator
+    replayer: Replayer
     memory: Memory
     metrics: Metrics
     totals: Totals
@@ -96,12 +101,28 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         candidates=settings.candidates,
         features=feature_caching(settings, engine.info, config.calibration),
         resume_approximated=settings.resume_approximated,
+        isolated=settings.batch_invariant,
+    )
+    versions = versions_of(engine.info, embedder.digest, table, config.calibration)
+    chronicle = Chronicle(store, versions, kept=settings.record_seconds > 0 and settings.records > 0)
+    after_engine.push_async_callback(chronicle.close)
+    replayer = Replayer(
+        engine,
+        store,
+        chronicle,
+        metrics,
+        seconds=settings.deadline_seconds,
+        max_depth=settings.max_depth,
+        judged_at=None if table is None else table.judged_at,
     )
     totals = Totals()
     turnstile = Turnstile(settings.queue_limit)
-    generator = Generator(planner, engine, memory, metrics, totals, turnstile, log_prompts=settings.log_prompts)
+    counted = (metrics, totals, turnstile)
+    generator = Generator(planner, engine, memory, chronicle, *counted, log_prompts=settings.log_prompts)
     loras = LoraFiles(lora_shelf(settings))
-    return Service(settings, engine, store, generator, memory, metrics, totals, loras, started=time.time())
+    return Service(
+        settings, engine, store, planner, generator, replayer, memory, metrics, totals, loras, started=time.time()
+    )
 
 
 def store_config(settings: Settings) -> StoreConfig:
@@ -120,6 +141,8 @@ def store_config(settings: Settings) -> StoreConfig:
         ttl_seconds=settings.ttl_seconds,
         codec=settings.state_codec,
         index_device=settings.index_device,
+        generation_seconds=settings.record_seconds,
+        generations=settings.records,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from service.chronicle import Chronicle
 from service.engine.base import Engine, JobFailed, JobResult, JobSpec, Progress
 from service.memory import Memory
 from service.metrics import Metrics
@@ -61,6 +62,7 @@ class Picture:
         denoise_seconds: device time of its steps.
         decode_seconds: device time of its decoding.
         total_seconds: from acceptance to the encoded bytes.
+        generation: its id, under which its record is found.
     """
 
     data: bytes
@@ -71,19 +73,21 @@ class Picture:
     denoise_seconds: float
     decode_seconds: float
     total_seconds: float
+    generation: str = ""
 
 
 GenerationEvent = Plan | Progress | Picture
 
 
 class Generator:
-    """Makes pictures; the one place where planner, engine, memory and metrics meet."""
+    """Makes pictures; the one place where planner, engine, memory, chronicle and metrics meet."""
 
     def __init__(
         self,
         planner: Planner,
         engine: Engine,
         memory: Memory,
+        chronicle: Chronicle,
         metrics: Metrics,
         totals: Totals,
         turnstile: Turnstile,
@@ -93,6 +97,7 @@ class Generator:
         self._planner = planner
         self._engine = engine
         self._memory = memory
+        self._chronicle = chronicle
         self._metrics = metrics
         self._totals = totals
         self.turnstile = turnstile
@@ -167,7 +172,9 @@ class Generator:
         self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
         self._memory.note_repeat(plan)
         verdict = exact_verdict(plan, self._totals.step_seconds)
-        picture = Picture(data, plan.request.seed, verdict, False, 0.0, 0.0, 0.0, way.elapsed)
+        self._chronicle.note_repeat(plan, verdict, plan.image)
+        request = plan.request
+        picture = Picture(data, request.seed, verdict, False, 0.0, 0.0, 0.0, way.elapsed, request.request_id)
         return self._answer(plan.request, picture)
 
     async def _finish(self, plan: Plan, result: JobResult, wish: Wish, way: "_Way") -> Picture:
@@ -178,17 +185,20 @@ class Generator:
         data = await asyncio.to_thread(encode, result.image, wish.output_format, wish.compression)
         self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
         stored = self._memory.note_run(plan, result, data if wish.output_format == "png" else None)
+        verdict = run_verdict(plan, result)
+        self._chronicle.note_run(plan, verdict, result)
         return self._answer(
             plan.request,
             Picture(
                 data=data,
                 seed=plan.request.seed,
-                verdict=run_verdict(plan, result),
+                verdict=verdict,
                 stored=stored,
                 queue_seconds=result.queue_seconds,
                 denoise_seconds=result.denoise_seconds,
                 decode_seconds=result.decode_seconds,
                 total_seconds=way.elapsed,
+                generation=plan.request.request_id,
             ),
         )
 

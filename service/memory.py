@@ -139,6 +139,7 @@ class Memory:
             gpu_seconds=result.denoise_seconds,
             full_seconds=result.step_seconds * result.steps,
             user=request.user,
+            generation=request.request_id,
         )
 
 

@@ -8,23 +8,45 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
 from cache_store.store import CacheStore
 from cache_store.types import CacheUnavailable, NoiseState
-from policies.matching.base import Attempt, Candidate, MatchingPolicy, StateRef
+from policies.matching.base import Attempt, Candidate, MatchDecision, MatchingPolicy, StateRef
 from service.embedder import Embedder
 from service.engine.base import JobSpec, ModelInfo, ResumePoint
 from service.features import FeatureCaching
 from service.keys import exact_key, signature_of
 from service.logs import frames_of
-from service.types import CacheMode, FeaturePlan, GenerationRequest, Neighbour, Plan, VerdictKind
+from service.types import (
+    CacheMode,
+    CandidateView,
+    FeaturePlan,
+    Foresight,
+    GenerationRequest,
+    Neighbour,
+    Plan,
+    VerdictKind,
+)
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Neighbours, most similar first, what the matching policy makes of them, and the time spent per stage."""
+
+    candidates: list[Candidate]
+    decision: MatchDecision
+    seconds: dict[str, float]
+
+    @property
+    def similarity(self) -> float | None:
+        return self.candidates[0].similarity if self.candidates else None
 
 
 class Planner:
@@ -39,6 +61,7 @@ class Planner:
         candidates: neighbours to look at.
         features: resolves wishes for feature caching; None = the model has no calibrated front.
         resume_approximated: whether states of runs with feature caching may be resumed from.
+        isolated: whether pictures are drawn as if alone, see `JobSpec.isolated`.
     """
 
     def __init__(
@@ -52,6 +75,7 @@ class Planner:
         candidates: int,
         features: FeatureCaching | None = None,
         resume_approximated: bool = True,
+        isolated: bool = False,
     ) -> None:
         self._store = store
         self._embedder = embedder
@@ -61,22 +85,41 @@ class Planner:
         self._candidates = candidates
         self._features = features or FeatureCaching(info)
         self._resume_approximated = resume_approximated
+        self._isolated = isolated
 
     async def plan(self, request: GenerationRequest) -> Plan:
         """Return the plan; every fault of the cache becomes a full run."""
         full = self._full(request)
-        if request.cache.mode is CacheMode.OFF:
-            return replace(full, kind=VerdictKind.BYPASS, reason="cache-off")
-        if not request.cache.read:
-            return replace(full, kind=VerdictKind.REFRESH, reason="no-cache")
         try:
-            return await self._consult(full)
+            settled = await self._unsearched(full)
+            return settled or await self._resume(full)
         except CacheUnavailable:
             return replace(full, reason="cache-unavailable")
         except Exception as error:  # a bug in matching or store must not cost the client the picture
             extra = {"error": type(error).__name__, "at": frames_of(error)}
             log.error("planning failed, running in full", extra=extra)
             return replace(full, reason="cache-error")
+
+    async def foresee(self, request: GenerationRequest) -> Foresight:
+        """Return how `request` would be planned now: nothing is loaded, reserved or counted.
+
+        Raises:
+            CacheUnavailable: the cache cannot answer now; the request would run in full.
+        """
+        full = self._full(request)
+        settled = await self._unsearched(full)
+        if settled is not None:
+            return Foresight(settled)
+        found = await self._look(full, lease=False)
+        chosen = found.decision
+        kind = VerdictKind.APPROX if chosen.attempts else VerdictKind.MISS
+        plan = replace(full, kind=kind, reason=chosen.reason, similarity=found.similarity)
+        views = tuple(self._view(request, candidate) for candidate in found.candidates)
+        return Foresight(plan, views, chosen.attempts)
+
+    def _view(self, request: GenerationRequest, candidate: Candidate) -> CandidateView:
+        alone = self._choose(request, [candidate])
+        return CandidateView(candidate, self._matching.objections(request.prompt, candidate), alone.reason)
 
     def _full(self, request: GenerationRequest) -> Plan:
         features = self._features.resolve(request)
@@ -87,6 +130,8 @@ class Planner:
             kind=VerdictKind.MISS,
             reason="",
             plain_key=exact_key(request, self._info, self._capture),
+            capture=self._capture,
+            isolated=self._isolated,
             features=features,
             job=self._job(request, features),
         )
@@ -109,15 +154,21 @@ class Planner:
             loras=request.loras,
             features=features.choice,
             capture=self._capture,  # always: it decides where latents are rounded, so a seed gives one picture
+            isolated=self._isolated,
         )
 
-    async def _consult(self, full: Plan) -> Plan:
+    async def _unsearched(self, full: Plan) -> Plan | None:
+        """Return the plan where no neighbour needs to be looked for."""
         request = full.request
+        if request.cache.mode is CacheMode.OFF:
+            return replace(full, kind=VerdictKind.BYPASS, reason="cache-off")
+        if not request.cache.read:
+            return replace(full, kind=VerdictKind.REFRESH, reason="no-cache")
         if request.seed_given and (repeat := await self._repeat(full)) is not None:
             return repeat
         if resolved_mode(request) is CacheMode.EXACT:
             return replace(full, reason="no-exact" if request.seed_given else "no-seed")
-        return await self._resume(full)
+        return None
 
     async def _repeat(self, full: Plan) -> Plan | None:
         hit, seconds = await _timed(self._store.find_exact(full.exact_key))
@@ -136,22 +187,28 @@ class Planner:
         )
 
     async def _resume(self, full: Plan) -> Plan:
+        found = await self._look(full)
+        looked = replace(full, similarity=found.similarity, seconds=found.seconds)
+        if not found.decision.attempts:
+            return replace(looked, reason=found.decision.reason)
+        return await self._load(looked, found.decision.attempts, found.candidates)
+
+    async def _look(self, full: Plan, *, lease: bool = True) -> _Found:
+        """Find neighbours and let the matching policy choose among them."""
         request = full.request
         vector, embed_seconds = await _timed(self._embedder.embed(request.prompt))
-        search = self._store.search(full.signature, vector, limit=self._candidates)
+        search = self._store.search(full.signature, vector, limit=self._candidates, lease=lease)
         nearest, search_seconds = await _timed(search)
         found = nearest if self._resume_approximated else [_exact_states(candidate) for candidate in nearest]
-        seconds = {"embed": embed_seconds, "search": search_seconds}
-        decision = self._matching.choose(
+        return _Found(found, self._choose(request, found), {"embed": embed_seconds, "search": search_seconds})
+
+    def _choose(self, request: GenerationRequest, candidates: list[Candidate]) -> MatchDecision:
+        return self._matching.choose(
             request.prompt,
-            found,
+            candidates,
             min_similarity=request.cache.min_similarity,
             max_skip=request.cache.max_skip_ratio,
         )
-        looked = replace(full, similarity=found[0].similarity if found else None, seconds=seconds)
-        if not decision.attempts:
-            return replace(looked, reason=decision.reason)
-        return await self._load(looked, decision.attempts, found)
 
     async def _load(self, looked: Plan, attempts: tuple[Attempt, ...], found: list[Candidate]) -> Plan:
         prompts = {candidate.entry_id: candidate.prompt for candidate in found}

@@ -46,7 +46,12 @@ def foreseen_step(plan: Plan) -> int:
     if not plan.job.resume:
         return 0
     point = plan.job.resume[0]
-    return round(max([point.skip, *(state.skip for state in point.deeper)]) * plan.request.steps)
+    return steps_before(max([point.skip, *(state.skip for state in point.deeper)]), plan.request.steps)
+
+
+def steps_before(skip: float, steps: int) -> int:
+    """Return K of an N-step run that enters at a state with share `skip` of its own run's steps before it."""
+    return round(skip * steps)
 
 
 def preview_every(first: int, steps: int, wanted: int) -> int:

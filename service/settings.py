@@ -70,6 +70,12 @@ class Settings(BaseSettings):
         description="Most pixels a joint batch works on, a picture's counted twice with classifier-free guidance; "
         "0 = `MAX_BATCH` guided pictures of the model's default size. A picture larger than that runs alone.",
     )
+    batch_invariant: bool = Field(
+        False,
+        description="Draw every picture as if alone: its rows go through the networks on their own within the joint "
+        "steps, so that a replay is the same bit for bit; else one drawn among others may differ by 1 of 255 levels. "
+        "Costs throughput where many are in work.",
+    )
     compile: bool = Field(
         False,
         description="Run the denoiser through torch.compile: first steps of a size or LoRA set slow, then faster.",
@@ -130,6 +136,15 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Age in seconds from which a remembered generation is never used and soon deleted; 0 = no bound.",
     )
+    record_seconds: float = Field(
+        7 * 86_400.0,
+        ge=0,
+        le=10 * 365 * 86_400,
+        allow_inf_nan=False,
+        description="Age in seconds up to which it is kept how a picture came about, for `/v1/generations/{id}` and "
+        "replays, but never longer than `TTL_SECONDS`, if set; 0 = not at all.",
+    )
+    records: int = Field(10_000, ge=0, description="Most of these records kept, about 2 KB each in Redis; 0 = none.")
     capture: Annotated[tuple[float, ...], NoDecode] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5),
         description="Shares of a run's steps at which its noise state is kept, separated by commas.",

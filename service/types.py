@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from cache_store.types import Signature
 from policies.features.choice import FeatureChoice
-from policies.matching.base import Attempt
+from policies.matching.base import Attempt, Candidate
 from service.engine.base import Entry, JobSpec, Lora
 
 
@@ -202,6 +202,8 @@ class Plan:
         source: the entry returned (EXACT), or the one tried first (APPROX).
         similarity: of the best candidate, None without candidates.
         seconds: time spent per stage ("embed", "search", "load").
+        capture: shares of the steps at which runs leave states.
+        isolated: see `JobSpec.isolated`.
     """
 
     request: GenerationRequest
@@ -218,3 +220,35 @@ class Plan:
     source: Neighbour | None = None
     similarity: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    capture: tuple[float, ...] = ()
+    isolated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateView:
+    """A neighbour as a dry run shows it.
+
+    Attributes:
+        candidate: the neighbour and the states it holds.
+        objections: why it may not be resumed from, however similar: see `MatchingPolicy.objections`.
+        reason: what the matching policy would say if it were the only one: "match", or why not.
+    """
+
+    candidate: Candidate
+    objections: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Foresight:
+    """How a request would run.
+
+    Attributes:
+        plan: its plan as far as the catalogue tells; no state is loaded.
+        candidates: neighbours looked at, most similar first; () where none were looked for.
+        attempts: what would be tried, in order, behind the gate.
+    """
+
+    plan: Plan
+    candidates: tuple[CandidateView, ...] = ()
+    attempts: tuple[Attempt, ...] = ()

@@ -103,6 +103,17 @@ class MatchingPolicy(ABC):
     state of one of the given candidates, at most `max_attempts` of them, never deeper than `max_skip`.
     """
 
+    def objections(self, prompt: str, candidate: Candidate) -> tuple[str, ...]:
+        """Return why `prompt` may not resume from a candidate, however similar the two are, in bounded words.
+
+        A policy that objects to nothing need not override it.
+
+        Args:
+            prompt: the new prompt's text.
+            candidate: one neighbour.
+        """
+        return ()
+
     @abstractmethod
     def choose(
         self,

@@ -53,6 +53,12 @@ class TableMatching(MatchingPolicy):
     def __post_init__(self) -> None:
         checked_kinds(self.veto)
 
+    def objections(self, prompt: str, candidate: Candidate) -> tuple[str, ...]:
+        """Return the kinds of words by which the lexical veto removes the candidate."""
+        if not self.veto or candidate.prompt == prompt:
+            return ()
+        return _objections(read(prompt, self.veto), candidate, self.veto)
+
     def choose(
         self,
         prompt: str,
@@ -75,7 +81,7 @@ class TableMatching(MatchingPolicy):
         if not self.veto or all(candidate.prompt == prompt for candidate in candidates):
             return list(candidates)
         reading = read(prompt, self.veto)
-        return [one for one in candidates if one.prompt == prompt or not _vetoes(reading, one, self.veto)]
+        return [one for one in candidates if one.prompt == prompt or not _objections(reading, one, self.veto)]
 
     def _usable(self, candidates: Iterable[Candidate], limits: Limits) -> list[Attempt]:
         """Return every state that meets all bounds, most expected savings first, then most similar."""
@@ -167,8 +173,8 @@ class TableMatching(MatchingPolicy):
         return "no-states" if any(candidate.similarity >= floor for candidate in allowed) else "low-similarity"
 
 
-def _vetoes(reading: Reading, candidate: Candidate, kinds: frozenset[str]) -> bool:
+def _objections(reading: Reading, candidate: Candidate, kinds: frozenset[str]) -> tuple[str, ...]:
     if candidate.prompt is not None:
-        return bool(conflicts(reading, read(candidate.prompt, kinds), kinds))
+        return conflicts(reading, read(candidate.prompt, kinds), kinds)
     # The text is unknown: only a prompt without any such words is safe to match.
-    return not says_nothing(reading)
+    return () if says_nothing(reading) else ("unknown-text",)

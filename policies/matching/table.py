@@ -1,5 +1,6 @@
 """The profiled bounds of one deployed model and embedder: how similar, how little divergence, how deep."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -105,6 +106,12 @@ class ThresholdTable:
     def matches(self, key: Mapping[str, str]) -> bool:
         """Return whether everything this table's key names is the same in `key` (which may name more)."""
         return all(key.get(name) == value for name, value in self.key.items())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over its canonical JSON, 32 hex digits."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     @classmethod
     def load(cls, path: Path) -> "ThresholdTable":

@@ -42,6 +42,7 @@ def completed_event(picture: Picture, order: Order, created: int) -> CompletedEv
     """Return the last event of a watched picture."""
     item = picture_body(picture)
     return CompletedEvent(
+        id=item.id,
         b64_json=item.b64_json,
         seed=item.seed,
         cache=item.cache,
@@ -70,6 +71,7 @@ def image_completed(picture: Picture, order: Order, created: int) -> ImageComple
     """Return OpenAI's last event of a stream, with the cache's part."""
     item = picture_body(picture)
     return ImageCompletedEvent(
+        id=item.id,
         b64_json=item.b64_json,
         created_at=created,
         size=order.size,
@@ -105,6 +107,7 @@ def picture_body(picture: Picture) -> PictureBody:
     if verdict.source_id is not None:
         source = SourceBody(id=str(verdict.source_id), prompt=verdict.source_prompt)
     return PictureBody(
+        id=picture.generation,
         b64_json=text_of(picture.data),
         seed=picture.seed,
         cache=VerdictBody(

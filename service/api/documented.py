@@ -27,6 +27,22 @@ LOOKUP_ERRORS: Responses = _errors(
     _404="There is nothing of that name, or it is not yours.",
     _503="The cache is unavailable.",
 )
+EXPLAIN_ERRORS: Responses = _errors(
+    _400="A field is wrong; `error.param` names it.",
+    _404="The model is not served here.",
+    _413="The body is too large.",
+    _503="The cache is unavailable: the request would be drawn in full.",
+)
+REPLAY_ERRORS: Responses = {
+    **GENERATION_ERRORS,
+    **_errors(
+        _400="A parameter is wrong, or the texts of what was not to be remembered are needed (`text_needed`).",
+        _404="There is no such generation, or it is not yours, or its record is past its time.",
+        _410="It cannot be had again: `state_gone`, `other_model`, `other_calibration`, `lora_changed` or "
+        "`record_unreadable`.",
+        _504="`deadline_exceeded`: too late.",
+    ),
+}
 
 _event_schema: dict[str, Any] = TypeAdapter(ImageEvent).json_schema(
     ref_template="#/components/schemas/{model}", mode="serialization"

@@ -17,6 +17,7 @@ from service.engine.base import MESSAGES
 from service.engine.lora import CHANGED, UNFIT
 from service.generator import GenerationFailedError, NotCachedError
 from service.logs import frames_of
+from service.replay import NotReplayableError, TextNeededError
 from service.turnstile import QueueFullError
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,10 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             return Problem(400, f"lora: {error}", INVALID, "lora", "lora_unfit")
         case GenerationFailedError() if error.code in ENGINE_PROBLEMS:
             return ENGINE_PROBLEMS[error.code]
+        case NotReplayableError():
+            return Problem(410, str(error), INVALID, code=error.code)
+        case TextNeededError():
+            return Problem(400, str(error), INVALID, error.param, "text_needed")
         case CacheUnavailable():
             return Problem(503, "the cache is unavailable", code="cache_unavailable", headers={"Retry-After": "2"})
         case ClientGoneError():
@@ -166,6 +171,8 @@ def install(app: FastAPI) -> None:
         QueueFullError,
         NotCachedError,
         GenerationFailedError,
+        NotReplayableError,
+        TextNeededError,
         CacheUnavailable,
         ClientGoneError,
         HTTPException,

@@ -207,6 +207,7 @@ class LoraUsed(BaseModel):
 class PictureBody(BaseModel):
     """One picture."""
 
+    id: str = Field(description="Of this generation: `GET /v1/generations/{id}` tells how it came about.")
     b64_json: str
     revised_prompt: None = None
     seed: int
@@ -305,6 +306,7 @@ class ImageCompletedEvent(_ImageEvent):
     """OpenAI's last event of a stream, and what the cache did."""
 
     type: Literal["image_generation.completed"] = "image_generation.completed"
+    id: str
     usage: UsageBody = UsageBody()
     lora: list[LoraUsed]
     cache: VerdictBody

@@ -16,6 +16,7 @@ def headers_of(pictures: Sequence[Picture], total_seconds: float) -> dict[str, s
     return {
         "Cache-Status": f"headstart; {status}",
         "X-Headstart-Cache": ", ".join(picture.verdict.kind.value for picture in pictures),
+        "X-Headstart-Generation": ", ".join(picture.generation for picture in pictures),
         "X-Headstart-Feature-Cache": ", ".join(_features(picture.verdict.features) for picture in pictures),
         "X-Queue-Time": _seconds(max(picture.queue_seconds for picture in pictures)),
         "X-Denoise-Time": _seconds(sum(picture.denoise_seconds for picture in pictures)),

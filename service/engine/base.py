@@ -100,6 +100,8 @@ class JobSpec:
         deadline: time.monotonic() after which nobody wants the picture any more; None = never.
         loras: the LoRA set, for the text encoders too.
         features: what to reuse inside the network from step to step; None = nothing.
+        isolated: whether its rows go through every network on their own, within the joint tick: kernels round by the
+            number of rows, so a picture drawn among others may differ by one of 255 levels from the same drawn alone.
     """
 
     job_id: str
@@ -117,6 +119,7 @@ class JobSpec:
     deadline: float | None = None
     loras: tuple[Lora, ...] = ()
     features: FeatureChoice | None = None
+    isolated: bool = False
 
     @property
     def group(self) -> Group:
@@ -212,6 +215,8 @@ class JobResult:
             "first-order restart" if it looks at earlier steps, which the state does not hold.
         features: what feature caching did; None where none was asked for.
         final: the clean latent the picture was decoded from.
+        isolated: whether no network saw its rows beside another job's, asked for or by chance: then the same job run
+            with `JobSpec.isolated` gives the same bits.
     """
 
     job_id: str
@@ -232,6 +237,7 @@ class JobResult:
     entry: Entry | None = None
     features: FeatureReport | None = None
     final: CleanLatent | None = None
+    isolated: bool = False
 
     @property
     def steps_run(self) -> int:
@@ -298,6 +304,8 @@ class ModelInfo:
         loras: whether the family takes LoRAs, and the model as it is loaded.
         architecture: of the denoiser, "unet" or "transformer".
         feature_policies: names of the feature caching methods this model can run; () = feature caching is off.
+        device: torch's name of where it runs.
+        threads: of the CPU, for the networks' maths; their number decides how sums are split, and so rounded.
     """
 
     model_id: str
@@ -318,6 +326,8 @@ class ModelInfo:
     loras: bool = False
     architecture: Architecture = "unet"
     feature_policies: tuple[str, ...] = ()
+    device: str = "cpu"
+    threads: int = 0
 
     @property
     def quantised(self) -> bool:

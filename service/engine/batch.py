@@ -51,6 +51,13 @@ def join(jobs: Sequence[Job]) -> Rows:
     )
 
 
+def shares(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Return which jobs go through a network together: all that may, and each isolated one alone."""
+    joint = [job for job in jobs if not job.spec.isolated]
+    alone = [[job] for job in jobs if job.spec.isolated]
+    return [joint, *alone] if joint else alone
+
+
 def _stack(conditions: Sequence[Condition]) -> Condition:
     return {name: torch.stack([condition[name] for condition in conditions]) for name in conditions[0]}
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from service.engine.base import ImageArray, Pipeline
-from service.engine.batch import Broken, Evaluator
+from service.engine.batch import Broken, Done, Evaluator, shares
 from service.engine.job import Job
 
 T = TypeVar("T")
@@ -29,6 +29,7 @@ class Decoded:
         code: of `JobFailed`, when it failed.
         preview: whether it is a picture in progress.
         seconds: the job's share of the device time.
+        joined: whether it was decoded beside another.
     """
 
     job: Job
@@ -36,6 +37,7 @@ class Decoded:
     code: str
     preview: bool
     seconds: float
+    joined: bool = False
 
 
 class _AtOnce(Executor):
@@ -118,13 +120,9 @@ class Decoder:
         of_job = {id(job): latent for job, latent in zip(jobs, latents, strict=True)}
         done: list[Decoded] = []
         with self._own_stream(ready):
-            for outcome in self._evaluator.evaluate(wanted, partial(self._decode, of_job)):
-                if isinstance(outcome, Broken):
-                    done.append(Decoded(outcome.job, None, outcome.code, preview, 0.0))
-                    continue
-                images, seconds = outcome.value
-                for job, image in zip(outcome.jobs, images, strict=True):
-                    done.append(Decoded(job, image, "", preview, seconds / len(images)))
+            for together in shares(wanted):
+                for outcome in self._evaluator.evaluate(together, partial(self._decode, of_job)):
+                    done += _decoded(outcome, preview=preview)
         return done
 
     @contextmanager
@@ -141,3 +139,12 @@ class Decoder:
         # A decoder returns its pictures in the CPU's memory, so there is nothing left to wait for.
         images = self._pipeline.decode(torch.stack([of_job[id(job)] for job in jobs]))
         return images, time.perf_counter() - started
+
+
+def _decoded(outcome: Done[tuple[ImageArray, float]] | Broken, *, preview: bool) -> list[Decoded]:
+    if isinstance(outcome, Broken):
+        return [Decoded(outcome.job, None, outcome.code, preview, 0.0)]
+    images, seconds = outcome.value
+    pairs = zip(outcome.jobs, images, strict=True)
+    joined = len(images) > 1
+    return [Decoded(job, image, "", preview, seconds / len(images), joined) for job, image in pairs]

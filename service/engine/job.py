@@ -142,6 +142,7 @@ class Job:
         held: events not told yet, because the first of them waits for its preview.
         gone: nobody waits for it any more.
         caching: feature caching of all its attempts.
+        joined: whether a network saw its rows beside another job's in this attempt.
     """
 
     spec: JobSpec
@@ -169,6 +170,7 @@ class Job:
     decode_seconds: float = 0.0
     held: list[Held] = field(default_factory=list)
     gone: bool = False
+    joined: bool = False
 
     @classmethod
     def create(
@@ -223,6 +225,7 @@ class Job:
     def _enter(self, route: Route, latent: Tensor, point: ResumePoint | None, resumed: int | None) -> None:
         self.route, self.latent, self.point, self.resumed, self.deeper = route, latent, point, resumed, None
         self.index, self.memory, self.denoised, self.captured = 0, Memory(), None, []
+        self.joined = False
         self.caching.open(max(0, route.skipped))
 
     @property
@@ -476,4 +479,5 @@ class Job:
             entry=None if self.resumed is None else entry,
             features=self.caching.report(),
             final=CleanLatent(self.latent.half().cpu().numpy(), self._depth, self._approximated()),
+            isolated=not self.joined,
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from service.engine.admission import WaitingRoom, budget_for
 from service.engine.base import MESSAGES, EngineStats, Group, ImageArray, JobEvent, JobFailed, JobSpec, Pipeline
-from service.engine.batch import Broken, Evaluator, failure_code, join
+from service.engine.batch import Broken, Done, Evaluator, failure_code, join, shares
 from service.engine.decoding import Decoder
 from service.engine.fairness import FairShare
 from service.engine.features.caches import FeatureCaches
@@ -158,17 +158,22 @@ class StepLoop:
 
     def _advance(self, group: list[Job]) -> None:
         started = time.perf_counter()
-        for outcome in self._forward.evaluate(group, self._predict, self._most(group)):
-            if isinstance(outcome, Broken):
-                self._mend(outcome)
-            else:
-                self._account(outcome.jobs, outcome.value.seconds)
-                self._settle(outcome.jobs, outcome.value)
-                for job in outcome.jobs:
-                    if job.features is not None and job.features.failed is not None and not job.done:
-                        self._give_up_features(job, job.features.failed)
+        most = self._most(group)
+        for jobs in shares(group):
+            for outcome in self._forward.evaluate(jobs, self._predict, most):
+                self._take(outcome)
         # What failed and was tried again took its time, too.
         self._fairness.charge(group[0].spec.group, time.perf_counter() - started, len(group))
+
+    def _take(self, outcome: Done[_Prediction] | Broken) -> None:
+        if isinstance(outcome, Broken):
+            self._mend(outcome)
+            return
+        self._account(outcome.jobs, outcome.value.seconds)
+        self._settle(outcome.jobs, outcome.value)
+        for job in outcome.jobs:
+            if job.features is not None and job.features.failed is not None and not job.done:
+                self._give_up_features(job, job.features.failed)
 
     def _mend(self, broken: Broken) -> None:
         """Let a job that failed alone go on without feature caching; one that had none has failed."""
@@ -191,6 +196,7 @@ class StepLoop:
         for job in jobs:
             job.round_for_capture()
             job.begin_features()
+            job.joined |= len(jobs) > 1
         rows = join(jobs)
         # Beside a decoder at work, a peak would not be the denoiser's own; rows that reuse take less than others.
         alike = not self._decoder.pending and not rows.features
@@ -311,6 +317,7 @@ class StepLoop:
         for made in self._decoder.collect(patience):
             job = made.job
             job.decode_seconds += made.seconds
+            job.joined |= made.joined and not made.preview
             if job.gone:
                 continue
             if made.preview:

@@ -178,6 +178,8 @@ class DiscreteFamily(ABC):
             solvers=preferred_first(self._schedule.solvers, wishes),
             latent_channels=traits.channels,
             dtype=self._place.number_type,
+            device=str(self._place.device),
+            threads=torch.get_num_threads(),
             loras=self._adapters.supported,
             architecture=architecture_of(self.network.backbone),
             feature_policies=(

@@ -184,6 +184,8 @@ class RectifiedFlow(ABC):
             solvers=preferred_first(self._schedule.solvers, wishes),
             latent_channels=self._channels,
             dtype=self._place.number_type,
+            device=str(self._place.device),
+            threads=torch.get_num_threads(),
             guidance=own.guidance,
             loras=self._adapters.supported,
             architecture=architecture_of(self.network.backbone),

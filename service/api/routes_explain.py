@@ -1,0 +1,87 @@
+"""`POST /v1/cache/explain`: what the cache would do for a request, without doing it."""
+
+import math
+from typing import Annotated
+
+from fastapi import APIRouter, Header
+
+from policies.matching.base import Attempt
+from service.api.dependencies import ServiceOf
+from service.api.documented import EXPLAIN_ERRORS
+from service.api.schema import GenerationBody
+from service.api.schema_explain import AttemptBody, CandidateBody, ExpectedBody, ExplainAnswer, HeldState
+from service.api.wishes import lora_set, order_of
+from service.previews import steps_before
+from service.types import CandidateView, Foresight
+
+router = APIRouter()
+
+
+@router.post("/v1/cache/explain", responses=EXPLAIN_ERRORS, summary="What the cache would do")
+async def explain(
+    body: GenerationBody, service: ServiceOf, cache_control: Annotated[str, Header(max_length=500)] = ""
+) -> ExplainAnswer:
+    """Tell how the first picture of a request would be planned now; nothing is drawn, loaded or counted."""
+    loras = await lora_set(body, service.info, service.loras)
+    order = order_of(body, cache_control, service.info, service.settings, loras=loras)
+    foresight = await service.planner.foresee(order.requests[0])
+    return _answer(foresight, service.totals.step_seconds)
+
+
+def _answer(foresight: Foresight, step_seconds: float) -> ExplainAnswer:
+    plan = foresight.plan
+    steps = plan.request.steps
+    return ExplainAnswer(
+        verdict=plan.kind.value,
+        reason=plan.reason,
+        steps=steps,
+        similarity=plan.similarity,
+        exact_entry=None if plan.source is None else str(plan.source.entry_id),
+        candidates=[_candidate(view) for view in foresight.candidates],
+        attempts=[_attempt(attempt, steps, step_seconds) for attempt in foresight.attempts],
+    )
+
+
+def _candidate(view: CandidateView) -> CandidateBody:
+    found = view.candidate
+    return CandidateBody(
+        id=str(found.entry_id),
+        similarity=found.similarity,
+        prompt=found.prompt,
+        vetoed=bool(view.objections),
+        veto_reasons=list(view.objections),
+        reason=view.reason,
+        states=[
+            HeldState(
+                skip=state.skip,
+                log_snr=state.log_snr,
+                approximated=state.approximated,
+                form=state.form,
+                has_prediction=state.has_prediction,
+            )
+            for state in found.states
+        ],
+    )
+
+
+def _attempt(attempt: Attempt, steps: int, step_seconds: float) -> AttemptBody:
+    deeper = [(rung.state.skip, rung.max_divergence, 1) for rung in attempt.deeper]
+    outcomes = [*deeper, (attempt.state.skip, attempt.max_divergence, 0)]
+    return AttemptBody(
+        id=str(attempt.entry_id),
+        similarity=attempt.similarity,
+        judged_at=attempt.state.skip,
+        outcomes=[_expected(*outcome, steps=steps, step_seconds=step_seconds) for outcome in outcomes],
+    )
+
+
+def _expected(skip: float, bound: float, wasted: int, *, steps: int, step_seconds: float) -> ExpectedBody:
+    skipped = steps_before(skip, steps)
+    return ExpectedBody(
+        skip=skip,
+        max_divergence=bound if math.isfinite(bound) else None,
+        skipped_steps=skipped,
+        wasted_steps=wasted,
+        saved_share=(skipped - wasted) / steps,
+        saved_gpu_seconds=(skipped - wasted) * step_seconds if step_seconds else None,
+    )

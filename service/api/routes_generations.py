@@ -1,0 +1,80 @@
+"""`/v1/generations/{id}`: how a picture came about, and the same picture again."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from starlette.exceptions import HTTPException
+
+from cache_store.generations import GenerationRecord
+from service.api.bodies import text_of
+from service.api.dependencies import ServiceOf
+from service.api.documented import REPLAY_ERRORS
+from service.api.provenance_bodies import Source, record_body
+from service.api.routes_images import unless_gone
+from service.api.schema_generations import GenerationBodyRecord, ReplayAnswer, ReplayBody
+from service.assembly import Service
+from service.pictures import encode
+from service.provenance import Provenance, parse
+from service.replay import NotReplayableError, Texts
+
+router = APIRouter()
+GenerationId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
+# A lineage is shown up to here; states of longer ones are not kept by default.
+MOST_SHOWN = 100
+
+
+@router.get("/v1/generations/{generation_id}", responses=REPLAY_ERRORS, summary="How a picture came about")
+async def record(service: ServiceOf, generation_id: GenerationId) -> GenerationBodyRecord:
+    """Return the record of an answered picture; another tenant's is as absent as a missing one."""
+    found, provenance = await _found(service, generation_id)
+    return record_body(found, provenance, await _lineage(service, provenance))
+
+
+@router.post("/v1/generations/{generation_id}/replay", responses=REPLAY_ERRORS, summary="The same picture again")
+async def replay(
+    request: Request, service: ServiceOf, generation_id: GenerationId, body: ReplayBody | None = None
+) -> ReplayAnswer:
+    """Draw a picture again exactly as it was drawn; nothing of it is remembered, nor counted as a hit or a saving."""
+    found, _ = await _found(service, generation_id)
+    texts = Texts() if body is None else Texts(body.prompt, body.negative_prompt)
+    with service.generator.turnstile.enter(1):
+        made = await unless_gone(request, service.replayer.replay(found, texts))
+    return ReplayAnswer(
+        id=generation_id,
+        b64_json=text_of(await asyncio.to_thread(encode, made.image)),
+        identical=made.identical,
+        max_difference=made.max_difference,
+        sha256=made.sha256,
+        recorded_sha256=made.provenance.sha256,
+        runs=made.runs,
+        differing_versions=list(made.differing),
+    )
+
+
+async def _found(service: Service, generation_id: str) -> tuple[GenerationRecord, Provenance]:
+    found = await service.replayer.find(generation_id, service.settings.tenant)
+    if found is None:
+        raise HTTPException(404)
+    provenance = parse(found.body)
+    if provenance is None:
+        raise NotReplayableError("record_unreadable", "another version of the service wrote this record")
+    return found, provenance
+
+
+async def _lineage(service: Service, provenance: Provenance) -> list[Source]:
+    """Return the runs a picture descends from, nearest first, as far as there are records of them."""
+    sources: list[Source] = []
+    entry_id, skip = _source_of(provenance)
+    while entry_id is not None and len(sources) < MOST_SHOWN:
+        maker = await service.store.maker_of(entry_id, provenance.tenant)
+        made = None if maker is None else parse(maker.body)
+        sources.append(Source(entry_id, skip, made))
+        entry_id, skip = (None, 0.0) if made is None else _source_of(made)
+    return sources
+
+
+def _source_of(provenance: Provenance) -> tuple[int | None, float]:
+    if provenance.entered is not None:
+        return provenance.entered.entry_id, provenance.entered.skip
+    return provenance.repeats, 1.0

@@ -139,6 +139,8 @@ class CacheEntry:
         gpu_seconds: device time its denoising took.
         full_seconds: device time of a full run, estimated where it was resumed; 0 = `gpu_seconds`.
         user: `user_digest` of whom it was drawn for, empty = nobody named; serves deletion alone.
+        noise_seed: seed of the pure noise at the root of a resumed run's lineage; None = `seed` for a full run, not
+            known for a resumed one.
     """
 
     entry_id: int
@@ -154,6 +156,7 @@ class CacheEntry:
     gpu_seconds: float
     full_seconds: float = 0.0
     user: str = ""
+    noise_seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,7 @@ class EntrySummary:
         uses: how often it served a request, states and picture together.
         has_image: whether its picture is still there.
         expires: Unix seconds after which it is never returned, None without a lifetime.
+        noise_seed: seed of the pure noise its picture began with, at the root of its lineage; None = not known.
     """
 
     entry_id: int
@@ -198,6 +202,7 @@ class EntrySummary:
     uses: int
     has_image: bool
     expires: float | None = None
+    noise_seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.facts import machine_facts
 
 NAMES = (
+    "audit",
     "batching",
     "codec",
     "crash",

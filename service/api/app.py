@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from service.api import errors, page, routes_cache, routes_events, routes_images, routes_status
+from service.api import errors, page, routes_audit, routes_cache, routes_events, routes_images, routes_status
 from service.api.documented import IMAGE_EVENT_PARTS
 from service.api.middleware import Envelope
 from service.assembly import StartError, open_service
@@ -40,7 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    for routes in (routes_images, routes_events, routes_cache, routes_status):
+    for routes in (routes_images, routes_events, routes_audit, routes_cache, routes_status):
         app.include_router(routes.router)
     errors.install(app)
     app.add_middleware(Envelope, metrics=metrics)

@@ -104,12 +104,13 @@ class ShadowAudit:
         self._tasks: set[asyncio.Task[None]] = set()
         self._judge: Judge | None = None
         self._number = 0
+        self._working = False
         self._worker: asyncio.Task[None] | None = None
 
     @property
     def queued(self) -> int:
-        """Hits that wait."""
-        return len(self._queue) + len(self._tasks)
+        """Hits that wait, the one in work included."""
+        return len(self._queue) + len(self._tasks) + self._working
 
     def start(self) -> None:
         """Begin to audit; the controller takes over what it had learnt."""
@@ -167,9 +168,10 @@ class ShadowAudit:
     async def _work(self) -> None:
         while self.complaint is None:
             await self._waiting.wait()
-            case = self._queue.popleft()
+            case, self._working = self._queue.popleft(), True
             await self._quiet(min(_LONGEST_IDLE, IDLE_SECONDS * 2 ** min(case.interruptions, 10)))
             await self._guarded(self._audit(case))
+            self._working = False
             if not self._queue:
                 self._waiting.clear()
             self._metrics.queue.set(len(self._queue))

@@ -184,7 +184,7 @@ async def test_bad_hits_tighten_and_then_close(opened) -> None:
 async def test_nothing_runs_while_a_client_is_there_and_a_running_audit_gives_way(opened) -> None:
     async with opened() as world:
         with world.turnstile.enter(1):
-            world.audit.offer(*hit(steps=200), None)
+            world.audit.offer(*hit(steps=50), None)
             await asyncio.sleep(0.3)
             assert world.engine.stats.active == 0
             assert world.audit.queued <= 1

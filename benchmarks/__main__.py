@@ -11,6 +11,7 @@ from benchmarks.facts import machine_facts
 
 NAMES = (
     "adversarial",
+    "audit",
     "batching",
     "codec",
     "crash",

@@ -179,7 +179,7 @@ def measure_case(network: JudgeNetwork, case: Case, seen: dict[str, str], method
     if len(case.masks) == 2:
         wanted = case.scene.attributes()
         both = method(network, picture, target_of({name: wanted[name] for name in ("a.shape", "b.shape")}))
-        note("both: energy", energy(both, case.masks.any(axis=0)))
+        note("both: energy", energy(both, np.logical_or.reduce(case.masks)))
         note("both: found", float(all(both[mask].max() > FOUND for mask in case.masks)))
     return figures
 

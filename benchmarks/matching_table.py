@@ -10,11 +10,12 @@ SUITE = ("fixed threshold", "paper table", "no veto", "headstart", "every veto",
 def matching_table(report: dict[str, Any]) -> list[str]:
     """Per model: the ablation, then the adversarial suite."""
     lines = [
-        f"{report['sessions']} held-out sessions on a cache of {report['sessions']} runs, per model. A hit is bad when "
-        f"it lies more than {report['loss']:.0%} of the attributes asked for below a full run; the bad-hit rate is how "
-        "much more often that happens to a hit on another text than to a second full run (95 % bootstrap interval, and "
-        "the one-sided upper limit at 95 %). Saved: steps not run, less steps spent on judging, as a share of N\\*, "
-        "repeats of the same text included (without them in brackets). Quality: judge score of all answers ÷ full runs.",
+        f"{report['sessions']} held-out sessions on a cache of {report['sessions']} runs, per model. A hit is bad "
+        f"when it lies more than {report['loss']:.0%} of the attributes asked for below a full run; the bad-hit rate "
+        "is how much more often that happens to a hit on another text than to a second full run (95 % bootstrap "
+        "interval, and the one-sided upper limit at 95 %). Saved: steps not run, less steps spent on judging, as a "
+        "share of N\\*, repeats of the same text included (without them in brackets). Quality: judge score of all "
+        "answers ÷ full runs.",
     ]
     for model, found in report["models"].items():
         lines += ["", f"**{model}**, {found['steps']} steps, table: {_rows(found['table'])}.", "", *_ablation(found)]
@@ -26,11 +27,11 @@ def matching_summary(report: dict[str, Any]) -> list[str]:
     """The README's sentence."""
     head = report["headline"]
     return [
-        f"Served by the shipped table, hits on other texts lack something a full run shows "
-        f"**{head['bad_hit_rate']:.1%}** more often than a second full run does (at most {head['bad_hit_upper95']:.1%} "
-        f"with 95 % confidence), while {head['saved_compute']:.1%} of the steps of N\\* are saved. On prompts made to "
-        f"fool a similarity threshold, {head['adversarial_bad_before']:.0%} go wrong behind a threshold of 0.75, "
-        f"**{head['adversarial_bad_after']:.1%}** here."
+        "Served by the shipped table, hits on other texts lack something a full run shows "
+        f"**{head['bad_hit_rate']:.1%}** more often than a second full run does (at most "
+        f"{head['bad_hit_upper95']:.1%} with 95 % confidence), while {head['saved_compute']:.1%} of N\\*'s steps "
+        f"are saved. On prompts made to fool a similarity threshold, {head['adversarial_bad_before']:.0%} go wrong "
+        f"behind a threshold of 0.75, **{head['adversarial_bad_after']:.1%}** here."
     ]
 
 
@@ -45,10 +46,10 @@ def _ablation(found: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for name, arm in found["arms"].items():
+        saved, other = interval(arm["saved"]), arm["saved_without_repeats"]["value"]
         lines.append(
             f"| {name} | {arm['hits']} ({arm['repeats']}) | {interval(arm['bad_hit_interval'])} "
-            f"| {arm['bad_hit_upper95']:.3f} | {interval(arm['saved'])} ({arm['saved_without_repeats']['value']:.3f}) "
-            f"| {interval(arm['quality'])} |"
+            f"| {arm['bad_hit_upper95']:.3f} | {saved} ({other:.3f}) | {interval(arm['quality'])} |"
         )
     return lines
 
@@ -57,8 +58,8 @@ def _suite(found: dict[str, Any]) -> list[str]:
     suite = found["adversarial"]
     kinds = list(next(iter(suite.values()))["by_kind"])
     lines = [
-        f"{found['adversarial_pairs']} adversarial pairs (one thing changed, in the most similar wordings): share that "
-        "gets a bad hit, and bad hits by kind.",
+        f"{found['adversarial_pairs']} adversarial pairs (one thing changed, in the most similar wordings): share "
+        "that gets a bad hit, and bad hits by kind.",
         "",
         f"| | hits | bad hits ÷ pairs | {' | '.join(kinds)} |",
         "|---|---|---|" + "---|" * len(kinds),

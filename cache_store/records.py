@@ -178,19 +178,22 @@ def entry_fields(entry: CacheEntry, image: StoredImage) -> list[str | bytes | in
     }
     if entry.user:
         fields["user"] = entry.user
+    if entry.depth and entry.noise_seed is not None:
+        fields["noise_seed"] = str(entry.noise_seed)
     return [word for pair in fields.items() for word in pair]
 
 
-SUMMARY_FIELDS = ("tenant", "prompt", "created", "seed", "steps", "depth", "uses", "image_bytes")
+SUMMARY_FIELDS = ("tenant", "prompt", "created", "seed", "steps", "depth", "uses", "image_bytes", "noise_seed")
 
 
 def parse_summary(
     entry_id: int, values: Sequence[Any], states: Mapping[bytes, bytes], ttl: float
 ) -> EntrySummary | None:
     """Return the summary from SUMMARY_FIELDS' values, or None when the entry is gone, or lacks some of them."""
-    if any(value is None for value in values):
+    *needed, noise_seed = values
+    if any(value is None for value in needed):
         return None
-    _, prompt, created, seed, steps, depth, uses, image_bytes = values
+    _, prompt, created, seed, steps, depth, uses, image_bytes = needed
     return EntrySummary(
         entry_id=entry_id,
         prompt=prompt.decode("utf-8", "replace"),
@@ -202,6 +205,7 @@ def parse_summary(
         uses=int(uses),
         has_image=int(image_bytes) > 0,
         expires=float(created) + ttl if ttl else None,
+        noise_seed=int(seed) if int(depth) == 0 else None if noise_seed is None else int(noise_seed),
     )
 
 

@@ -140,6 +140,8 @@ class CacheEntry:
         full_seconds: device time of a full run, estimated where it was resumed; 0 = `gpu_seconds`.
         user: `user_digest` of whom it was drawn for, empty = nobody named; serves deletion alone.
         generation: id of the generation it remembers, so that its record is found by the entry; empty = none.
+        noise_seed: seed of the pure noise at the root of a resumed run's lineage; None = `seed` for a full run, not
+            known for a resumed one.
     """
 
     entry_id: int
@@ -156,6 +158,7 @@ class CacheEntry:
     full_seconds: float = 0.0
     user: str = ""
     generation: str = ""
+    noise_seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,7 @@ class EntrySummary:
         uses: how often it served a request, states and picture together.
         has_image: whether its picture is still there.
         expires: Unix seconds after which it is never returned, None without a lifetime.
+        noise_seed: seed of the pure noise its picture began with, at the root of its lineage; None = not known.
     """
 
     entry_id: int
@@ -200,6 +204,7 @@ class EntrySummary:
     uses: int
     has_image: bool
     expires: float | None = None
+    noise_seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,10 @@ from cache_store.config import StoreConfig, StoreConfigError
 from cache_store.store import CacheStore
 from policies.features.artefact import digest_of
 from policies.features.front import FrontError
-from policies.matching import MatchingPolicy, NoMatching, TableError, ThresholdTable, make_matching
+from policies.matching import MatchingPolicy, NoMatching, TableError, ThresholdTable, TightenedMatching, make_matching
 from policies.matching.ranking import can_judge
+from service.audit import ShadowAudit
+from service.auditing import make_audit
 from service.chronicle import Chronicle
 from service.embedder import Embedder, EmbedderError
 from service.engine import EngineConfig, make_engine
@@ -47,6 +49,7 @@ class Service:
     planner: Planner
     generator: Generator
     replayer: Replayer
+    audit: ShadowAudit | None
     memory: Memory
     metrics: Metrics
     totals: Totals
@@ -92,10 +95,17 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     table = _table(settings, engine.info, embedder.digest) if settings.matching == "calibrated" else None
     memory = Memory(store, embedder, max_depth=settings.max_depth, form=settings.state_form, table=table)
     after_engine.push_async_callback(memory.close)
+    turnstile = Turnstile(settings.queue_limit)
+    matching = choose_matching(settings, table)
+    audit = make_audit(settings, table, engine, embedder.digest, store, turnstile, metrics.audit)
+    if audit is not None:
+        matching = TightenedMatching(matching, audit.controller)
+        audit.start()
+        stack.push_async_callback(audit.close)
     planner = Planner(
         store,
         embedder,
-        choose_matching(settings, table),
+        matching,
         engine.info,
         capture=settings.capture,
         candidates=settings.candidates,
@@ -116,13 +126,11 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         judged_at=None if table is None else table.judged_at,
     )
     totals = Totals()
-    turnstile = Turnstile(settings.queue_limit)
     counted = (metrics, totals, turnstile)
-    generator = Generator(planner, engine, memory, chronicle, *counted, log_prompts=settings.log_prompts)
+    generator = Generator(planner, engine, memory, chronicle, *counted, audit=audit, log_prompts=settings.log_prompts)
     loras = LoraFiles(lora_shelf(settings))
-    return Service(
-        settings, engine, store, planner, generator, replayer, memory, metrics, totals, loras, started=time.time()
-    )
+    makers = (planner, generator, replayer, audit)
+    return Service(settings, engine, store, *makers, memory, metrics, totals, loras, started=time.time())
 
 
 def store_config(settings: Settings) -> StoreConfig:

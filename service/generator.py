@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from service.audit import ShadowAudit
 from service.chronicle import Chronicle
 from service.engine.base import Engine, JobFailed, JobResult, JobSpec, Progress
 from service.memory import Memory
@@ -92,6 +93,7 @@ class Generator:
         totals: Totals,
         turnstile: Turnstile,
         *,
+        audit: ShadowAudit | None = None,
         log_prompts: bool = False,
     ) -> None:
         self._planner = planner
@@ -101,6 +103,7 @@ class Generator:
         self._metrics = metrics
         self._totals = totals
         self.turnstile = turnstile
+        self._audit = audit
         self._log_prompts = log_prompts
 
     async def generate(self, request: GenerationRequest, wish: Wish) -> Picture:
@@ -184,9 +187,12 @@ class Generator:
         encoding = time.perf_counter()
         data = await asyncio.to_thread(encode, result.image, wish.output_format, wish.compression)
         self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
-        stored = self._memory.note_run(plan, result, data if wish.output_format == "png" else None)
+        png = data if wish.output_format == "png" else None
+        stored = self._memory.note_run(plan, result, png)
         verdict = run_verdict(plan, result)
         self._chronicle.note_run(plan, verdict, result)
+        if self._audit is not None:
+            self._audit.offer(plan, result, png)
         return self._answer(
             plan.request,
             Picture(

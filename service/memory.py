@@ -140,7 +140,19 @@ class Memory:
             full_seconds=result.step_seconds * result.steps,
             user=request.user,
             generation=request.request_id,
+            noise_seed=await noise_seed_of(self._store, plan, result),
         )
+
+
+async def noise_seed_of(store: CacheStore, plan: Plan, result: JobResult) -> int | None:
+    """Return the seed of the pure noise a finished run began with, at the root of its lineage; None = not known."""
+    if result.resumed is None:
+        return plan.request.seed
+    try:
+        source = await store.entry(plan.attempts[result.resumed].entry_id, plan.request.tenant)
+    except CacheUnavailable:
+        return None
+    return None if source is None else source.noise_seed
 
 
 async def _never_raises(work: Coroutine[Any, Any, None]) -> None:

@@ -2,6 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
+from service.audit_metrics import AuditMetrics
 from service.engine.base import JobResult
 from service.features import OFF, metric_label
 from service.gauges import Gauges
@@ -27,6 +28,7 @@ class Metrics:
         self._count_cache()
         self._count_work()
         self._count_features()
+        self.audit = AuditMetrics(self.registry)
 
     def _count_requests(self) -> None:
         self.requests = self._counter("headstart_requests", "HTTP requests answered.", ("route", "status", "cache"))

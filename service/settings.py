@@ -4,6 +4,7 @@
 misspelt name can never be silently ignored. `settings_table` renders the same tree as Markdown.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -159,6 +160,28 @@ class Settings(BaseSettings):
         None,
         description="Table of the `calibrated` matching; unset = `matching.json` in the model's folder.",
     )
+    judge: str | None = Field(
+        None,
+        max_length=300,
+        description="Judge of the shadow audit: `clip:MODEL`, or `module:function` of one's own; unset = the one "
+        "that `headstart.json` in the model's folder names, if any; empty = no audit.",
+    )
+    audit_share: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of approximate hits that are drawn again in full, in idle time, and judged; 0 = none: "
+        "what earlier audits tightened stays so.",
+    )
+    audit_bound: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Largest share of bad hits; where audits show it to be broken, divergence bounds are tightened.",
+    )
+    audit_frozen: bool = Field(False, description="Audits measure only: tightened bounds stay where they are.")
     feature_cache: str = Field(
         "off",
         description="What requests that do not say get of feature caching: `off`, `auto` (the fastest calibrated "
@@ -248,6 +271,18 @@ class Settings(BaseSettings):
             return self.matching_table
         folder = Path(self.model)
         return folder / "matching.json" if folder.is_dir() else None
+
+    @property
+    def judge_name(self) -> str:
+        """The judge of the shadow audit; "" = none."""
+        if self.judge is not None:
+            return self.judge
+        try:
+            found = json.loads((Path(self.model) / "headstart.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return ""
+        named = found.get("judge") if isinstance(found, dict) else None
+        return named if isinstance(named, str) else ""
 
     @property
     def features_path(self) -> Path | None:

@@ -1,5 +1,6 @@
 """The bound on pictures in work or waiting: beyond it, a request is told when to come back."""
 
+import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ class Turnstile:
         self._limit = limit
         self._inside = 0
         self._seconds_each = 1.0
+        self._empty, self._occupied = asyncio.Event(), asyncio.Event()
+        self._empty.set()
 
     @property
     def inside(self) -> int:
@@ -41,11 +44,25 @@ class Turnstile:
         """
         if self._inside and self._inside + pictures > self._limit:
             raise QueueFullError(self._predicted_wait())
-        self._inside += pictures
+        self._move(pictures)
         try:
             yield
         finally:
-            self._inside -= pictures
+            self._move(-pictures)
+
+    async def until_empty(self) -> None:
+        """Wait until nothing is inside."""
+        await self._empty.wait()
+
+    async def until_occupied(self) -> None:
+        """Wait until something is inside."""
+        await self._occupied.wait()
+
+    def _move(self, pictures: int) -> None:
+        self._inside += pictures
+        told, untold = (self._occupied, self._empty) if self._inside else (self._empty, self._occupied)
+        told.set()
+        untold.clear()
 
     def note_pace(self, device_seconds: float) -> None:
         """Learn how much device time a picture takes (a running mean that forgets)."""

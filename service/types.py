@@ -141,7 +141,7 @@ class Verdict:
     Attributes:
         kind: EXACT, APPROX, MISS, BYPASS or REFRESH.
         reason: one bounded word saying why (for a MISS: "no-candidates", "low-similarity", "no-states",
-            "veto", "gate", "uncalibrated", "cache-unavailable", "state-unreadable"; …).
+            "veto", "gate", "audit", "uncalibrated", "cache-unavailable", "state-unreadable"; …).
         steps: N.
         skipped: K, denoising steps not run (N for an exact hit).
         wasted: denoising steps run and thrown away: the divergence gate refused a state, or judged at one and went on

@@ -27,6 +27,7 @@ class Defaults(TypedDict):
     default_steps: int
     image_size: int
     default_solver: NotRequired[Solver]
+    judge: NotRequired[str]
 
 
 def build_unet_pipeline() -> StableDiffusionPipeline:
@@ -84,7 +85,8 @@ def _export(pipeline: DiffusionPipeline, folder: Path) -> None:
     for weights in folder.rglob("*.safetensors"):
         weights.chmod(0o644)
     if not (folder / "headstart.json").exists():
-        write_defaults({"default_guidance": 3.0, "default_steps": 50, "image_size": 128}, folder)
+        judge = "training.judge.by_text:scenes"
+        write_defaults({"default_guidance": 3.0, "default_steps": 50, "image_size": 128, "judge": judge}, folder)
 
 
 def read_defaults(folder: Path = UNET_FOLDER) -> Defaults:

@@ -5,6 +5,7 @@ from policies.matching.gated import GatedTableMatching
 from policies.matching.none import NoMatching
 from policies.matching.paper import PAPER_ROWS, PaperTableMatching
 from policies.matching.table import TableError, ThresholdRow, ThresholdTable
+from policies.matching.tightened import TightenedMatching
 from policies.matching.veto import lexical_veto, veto_reasons
 
 POLICIES = ("gated", "paper", "none")
@@ -44,6 +45,7 @@ __all__ = [
     "TableError",
     "ThresholdRow",
     "ThresholdTable",
+    "TightenedMatching",
     "lexical_veto",
     "make_matching",
     "veto_reasons",

@@ -89,7 +89,7 @@ class MatchDecision:
     Attributes:
         attempts: in the order to try them; empty means a full generation.
         reason: one of a bounded set of words: "match", "no-candidates", "low-similarity",
-            "no-states", "veto", "uncalibrated".
+            "no-states", "veto", "uncalibrated", "audit" (closed by audits).
     """
 
     attempts: tuple[Attempt, ...]

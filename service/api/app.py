@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from service.api import (
     errors,
     page,
+    routes_audit,
     routes_cache,
     routes_events,
     routes_explain,
@@ -49,7 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    for routes in (routes_images, routes_events, routes_generations, routes_cache, routes_explain, routes_status):
+    statuses = (routes_cache, routes_explain, routes_audit, routes_status)
+    for routes in (routes_images, routes_events, routes_generations, *statuses):
         app.include_router(routes.router)
     errors.install(app)
     app.add_middleware(Envelope, metrics=metrics)

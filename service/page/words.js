@@ -36,6 +36,7 @@ const WHY = {
   "no-exact": () => "This prompt with this seed has not been drawn before.",
   "no-seed": () => "Exact repeats need a seed.",
   "matching-off": () => "Head starts are switched off on this service.",
+  audit: () => "Audits found too many bad head starts of this kind: it is closed.",
   "cache-error": () => "The cache failed; the picture did not need it.",
   uncalibrated: () => "No similarity threshold has been measured for this model yet.",
   "cache-unavailable": () => "The cache could not be reached; the picture did not need it.",

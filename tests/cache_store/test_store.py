@@ -54,6 +54,18 @@ async def test_where_features_were_reused_is_remembered(open_store, make, ram_by
         store = await open_store(ram_bytes=ram_bytes)
 
 
+async def test_an_entry_knows_the_noise_its_lineage_began_with(store: CacheStore, make) -> None:
+    full, resumed, old = (
+        make.entry(1),
+        replace(make.entry(2), depth=2, noise_seed=2**62),
+        replace(make.entry(3), depth=1),
+    )
+    for entry in (full, resumed, old):
+        store.remember(entry, make.states(1), make.image)
+    await store.flush()
+    assert {entry.seed: entry.noise_seed for entry in await store.recent("anna")} == {1: 1, 2: 2**62, 3: None}
+
+
 def test_records_of_before_feature_caching_are_read_and_written_alike(make) -> None:
     record = StateRecord.of(7, make.state(1, 0.3), 100, 5)
     assert "approximated" not in record.dump()

@@ -16,14 +16,16 @@ from policies.matching import (
     StateRef,
     ThresholdRow,
     ThresholdTable,
+    TightenedMatching,
     make_matching,
 )
+from policies.matching.audit import AuditController
 
 KEY = {"weights_digest": "w", "embedder_digest": "e", "schedule": "s"}
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 ROWS = tuple(ThresholdRow(skip, 0.5 + skip, 0.3 - skip / 2) for skip in LEVELS)
 TABLE = ThresholdTable(ROWS, KEY)
-REASONS = {"match", "no-candidates", "low-similarity", "no-states", "veto", "uncalibrated"}
+REASONS = {"match", "no-candidates", "low-similarity", "no-states", "veto", "uncalibrated", "audit"}
 PROMPTS = ("a red circle", "two red circles", 'a sign that says "stop"', "a hill without trees", "blue square")
 
 POLICIES_UNDER_TEST: dict[str, MatchingPolicy] = {
@@ -32,6 +34,7 @@ POLICIES_UNDER_TEST: dict[str, MatchingPolicy] = {
     "gated-early": GatedTableMatching(replace(TABLE, judged_at=0.1)),
     "paper": PaperTableMatching(),
     "none": NoMatching(),
+    "tightened": TightenedMatching(GatedTableMatching(TABLE), AuditController(ROWS)),
 }
 
 

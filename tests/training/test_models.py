@@ -132,5 +132,5 @@ def test_the_interval_holds_the_mean() -> None:
 def test_the_defaults_are_recorded() -> None:
     for folder in (UNET_FOLDER, DIT_FOLDER):
         facts = json.loads((folder / "headstart.json").read_text())
-        assert facts.keys() == {"default_guidance", "default_solver", "default_steps", "image_size"}
+        assert facts.keys() == {"default_guidance", "default_solver", "default_steps", "image_size", "judge"}
         assert facts["image_size"] == 128

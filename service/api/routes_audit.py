@@ -1,0 +1,54 @@
+"""The shadow audit: what it has found, and orders to it."""
+
+from fastapi import APIRouter
+
+from service.api.dependencies import ServiceOf
+from service.api.documented import LOOKUP_ERRORS
+from service.api.errors import InvalidRequestError
+from service.api.schema_audit import AuditBandBody, AuditBody, AuditOrder
+from service.audit import ShadowAudit
+
+router = APIRouter()
+
+
+@router.get("/v1/cache/audit", summary="What audits of approximate hits found")
+async def found(service: ServiceOf) -> AuditBody:
+    """Return the rate of bad hits per band, and how far bounds are tightened."""
+    return AuditBody(enabled=False) if service.audit is None else _body(service.audit)
+
+
+@router.post("/v1/cache/audit", responses=LOOKUP_ERRORS, summary="Freeze or reset the audit")
+async def order(service: ServiceOf, wish: AuditOrder) -> AuditBody:
+    """Do as told, and return where the audit stands then."""
+    if service.audit is None:
+        raise InvalidRequestError(None, "nothing is audited here", code="audit_off", status=404)
+    await service.audit.order(frozen=wish.frozen, reset=wish.reset)
+    return _body(service.audit)
+
+
+def _body(audit: ShadowAudit) -> AuditBody:
+    controller = audit.controller
+    return AuditBody(
+        enabled=audit.complaint is None,
+        reason=audit.complaint,
+        judge=audit.judge,
+        share=audit.share,
+        bound=controller.rules.bound,
+        frozen=controller.frozen,
+        queued=audit.queued,
+        factors=controller.factors,
+        evidence=controller.evidence,
+        bands=[
+            AuditBandBody(
+                similarity=band.similarity,
+                skip=band.skip,
+                hits=band.hits,
+                bad=band.bad,
+                good=band.good,
+                bad_hit_rate=band.rate,
+                lower=band.lower,
+                upper=band.upper,
+            )
+            for band in controller.report()
+        ],
+    )

@@ -146,6 +146,8 @@ REWORDED = [
     ("a portrait, 50mm, f/1.8", "a portrait, 85 mm, f / 1. 4"),
     ("a robot, 3 d render", "a robot, 3d render, octane"),
     ("a fox --ar 16:9 --v 4", "a fox --ar 3:2 --v 5"),
+    ("three quarters view of a car", "3 / 4 view of a car"),
+    ("a three-quarters view of a car", "a 3-quarters view of a car"),
     ("a (misty:1.3) forest", "a (misty:1.1) forest"),
     ("twenty-five candles on a cake", "a cake with 25 candles"),
     ("1,000 lanterns on a lake", "a thousand lanterns on a lake"),

@@ -22,7 +22,7 @@ _PAIRED = word_set(
     "glasses sunglasses spectacles goggles pants trousers jeans shorts scissors headphones binoculars tights"
 )
 # Said or not, it is the same: a star has five points, and a "three quarters view" is a view.
-_USUAL = frozenset({(5, "pointed"), (3, "quarter"), (3, "quarters")})
+_USUAL = frozenset({("5", "pointed"), ("3", "quarter"), ("3", "quarters")})
 # "one circle" and "a circle" ask for the same picture.
 _SAME_AS_NONE = frozenset({"1"})
 
@@ -49,7 +49,7 @@ def _numbers(words: Sequence[str]) -> Iterator[tuple[str, tuple[str]]]:
         word = words[place]
         if word in _NUMBER_WORDS:
             number, place = _spelled(words, place)
-            if number and (number, *words[place : place + 1]) not in _USUAL:
+            if number and not _is_usual(number, words, place):
                 yield str(number), (_counted(words, place),)
             continue
         place += 1
@@ -57,7 +57,12 @@ def _numbers(words: Sequence[str]) -> Iterator[tuple[str, tuple[str]]]:
         if found:
             following = _SCALES.get(words[place], 1) if place < len(words) else 1
             place += following > 1
-            yield from ((_scaled(digits, following), (_counted(words, place),)) for digits in found)
+            if following > 1 or not _is_usual(found[0], words, place):
+                yield from ((_scaled(digits, following), (_counted(words, place),)) for digits in found)
+
+
+def _is_usual(number: int | str, words: Sequence[str], place: int) -> bool:
+    return place < len(words) and (str(number), words[place]) in _USUAL
 
 
 def _spelled(words: Sequence[str], place: int) -> tuple[int, int]:

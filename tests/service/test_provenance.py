@@ -191,14 +191,16 @@ def _flood(client: Client, entry: str) -> None:
 
 
 def test_evicted_sources_are_drawn_again(small: Client) -> None:
-    chain = [small.draw("a green glass bottle on a shelf")]
+    # In a partition of its own: searches lease what they find, and in a full store only the newest were left to go.
+    size = "64x32"
+    chain = [small.draw("a green glass bottle on a shelf", size=size)]
     # Entered early, so that it leaves states of its own, which the last one is nearest to.
     for prompt, deepest in (
         ("a green glass bottle on a high shelf", 0.25),
         ("the green glass bottle on a high shelf", 1),
     ):
         small.settle()
-        chain.append(small.draw(prompt, cache={"mode": "approximate", "max_skip_ratio": deepest}))
+        chain.append(small.draw(prompt, size=size, cache={"mode": "approximate", "max_skip_ratio": deepest}))
     assert [one["cache"]["verdict"] for one in chain] == ["MISS", "APPROX", "APPROX"]
     records = [_record(small, one) for one in chain]
     small.settle()

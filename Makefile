@@ -34,7 +34,7 @@ format: install ## Rewrite the code in the house style
 	$(BIN)/ruff format .
 
 bench: install ## Run one benchmark: make bench NAME=resume
-	@test -n "$(NAME)" || { echo "which benchmark? make bench NAME=batching|codec|crash|eviction|features|lookup|overhead|replay|resume|soak|store" >&2; exit 2; }
+	@test -n "$(NAME)" || { echo "which benchmark? make bench NAME=batching|codec|crash|eviction|features|heatmaps|lookup|overhead|replay|resume|soak|store" >&2; exit 2; }
 	$(BIN)/python -m benchmarks $(NAME) --json
 
 loadtest: install ## Replay the sample prompt log against a running service

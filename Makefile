@@ -34,7 +34,7 @@ format: install ## Rewrite the code in the house style
 	$(BIN)/ruff format .
 
 bench: install ## Run one benchmark: make bench NAME=resume
-	@test -n "$(NAME)" || { echo "which benchmark? make bench NAME=adversarial|audit|batching|codec|crash|eviction|features|lookup|overhead|replay|replay_exact|resume|soak|store" >&2; exit 2; }
+	@test -n "$(NAME)" || { echo "which benchmark? make bench NAME=resume; all of them: $(BIN)/python -m benchmarks --help" >&2; exit 2; }
 	$(BIN)/python -m benchmarks $(NAME) --json
 
 loadtest: install ## Replay the sample prompt log against a running service

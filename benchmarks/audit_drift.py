@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from benchmarks.live import live_service
-from policies.matching.evidence import clopper_pearson
+from policies.matching.evidence import interval
 from policies.matching.table import ThresholdRow, ThresholdTable
 from service.settings import DEFAULT_MODEL
 from training.pairs import SESSION_MIX, Pair, sample_pairs
@@ -121,7 +121,7 @@ def _summary(steps: list[dict[str, Any]]) -> dict[str, Any]:
     hits = [step for step in steps if step["verdict"] == "APPROX"]
     bad = sum(step["outcome"] == "bad" for step in hits)
     good = sum(step["outcome"] == "good" for step in hits)
-    low, high = clopper_pearson(bad, len(hits))
-    rate = bad / len(hits) if hits else 0.0
+    low, high = interval(bad, good, len(hits))
+    rate = (bad - good) / len(hits) if hits else 0.0
     counts = {"requests": len(steps), "hits": len(hits), "bad": bad, "good": good}
     return {**counts, "bad_rate": rate, "low": low, "high": high}

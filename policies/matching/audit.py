@@ -1,7 +1,8 @@
 """The shadow audit's controller: what audited hits make of the table's bounds.
 
 A sampled share of approximate hits is drawn again in full, and a judge compares. Per level, and for all levels
-together, bets are kept on whether the rate of bad hits exceeds its bound (`policies.matching.evidence`); a level
+together, bets are kept on whether the rate of bad hits less good ones exceeds its bound
+(`policies.matching.evidence`); a level
 where it evidently does has its divergence bound multiplied by a factor below 1, and is closed if even the tightest
 factor does not hold. It is never laxer than the table, and goes back towards it one rung at a time, after many good
 hits. Hits of the very same text are watched apart: they hardly diverge, so they would hide the others and no tighter
@@ -14,18 +15,16 @@ in as many audited hits as `Rules.window`.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from policies.matching.evidence import clopper_pearson
+from policies.matching.evidence import interval
 from policies.matching.table import ThresholdRow, bounds_at
-from policies.matching.watch import SAME_TEXT, Change, Counts, Levels, Watch
+from policies.matching.watch import SAME_TEXT, Change, Counts, Levels, Outcome, Watch
 
 ALL, OTHER_TEXT, SAME = "all", "other-text", "same-text"
 SIMILARITY_BANDS = ((0.98, "0.98-1"), (0.95, "0.95-0.98"), (0.9, "0.9-0.95"))
 LEAST_SIMILAR = "below-0.9"
-VERSION = 1
-
-Outcome = Literal["bad", "good", "even"]
+VERSION = 2
 
 
 def outcome_of(delivered: float, full: float, loss: float) -> Outcome:
@@ -72,7 +71,7 @@ class Rules:
     """How the controller decides.
 
     Attributes:
-        bound: largest rate of bad hits, in (0, 1).
+        bound: largest rate of bad hits less good ones, in (0, 1).
         mistakes: tightenings of bounds that hold, per window of audited hits, at most.
         window: audited hits that count; older ones are forgotten.
     """
@@ -96,7 +95,7 @@ class BandReport:
         hits: audited.
         bad: worse than their full run by more than the judge's loss.
         good: better by as much.
-        lower: limit of the 95 % Clopper-Pearson interval of the rate of bad hits.
+        lower: limit of the 95 % interval of the rate.
         upper: likewise.
     """
 
@@ -110,8 +109,8 @@ class BandReport:
 
     @property
     def rate(self) -> float:
-        """Share of bad hits; NaN without hits."""
-        return self.bad / self.hits if self.hits else math.nan
+        """Share of bad hits less that of good ones; NaN without hits."""
+        return (self.bad - self.good) / self.hits if self.hits else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +163,7 @@ class AuditController:
         names = (SAME,) if hit.same_text else (self.level(hit.skip), ALL)
         strain = 0.0 if hit.same_text else self._strain(hit)
         for name in names:
-            self._watches[name].note(strain, bad=hit.outcome == "bad")
+            self._watches[name].note(strain, hit.outcome)
         if self.frozen:
             return []
         decided = [(name, self._watches[name].decide(may_relax=self._binding(name))) for name in names]
@@ -240,4 +239,4 @@ def level_name(skip: float) -> str:
 
 
 def _band_report(similarity: str, skip: str, hits: int, bad: int, good: int) -> BandReport:
-    return BandReport(similarity, skip, hits, bad, good, *clopper_pearson(bad, hits))
+    return BandReport(similarity, skip, hits, bad, good, *interval(bad, good, hits))

@@ -16,6 +16,7 @@ SAME_TEXT = (1.0, CLOSED)
 _ONCE_BITTEN = 4.0
 _MOST_BITES = 6
 
+Outcome = Literal["bad", "good", "even"]
 Change = Literal["tightened", "relaxed"]
 
 
@@ -73,7 +74,7 @@ class Levels:
     """How sure a watch must be.
 
     Attributes:
-        bound: largest rate of bad hits.
+        bound: largest rate of bad hits less good ones.
         tighten: ln of the evidence that the bound is broken.
         relax: ln of the evidence that it holds.
         window: hits that count.
@@ -97,8 +98,9 @@ class Watch:
         ladder: factors, laxest first, `CLOSED` last.
         rung: the one in force.
         bites: how often a rung was left for a tighter one; makes every way back longer.
-        counts: hits, then bad hits, per rung.
-        since: hits and bad hits since the rung in force was taken: what came before does not bring a laxer one back.
+        counts: hits, then bad hits, then good ones, per rung.
+        since: hits, bad and good hits since the rung in force was taken: what came before does not bring a laxer one
+            back.
     """
 
     levels: Levels
@@ -106,10 +108,10 @@ class Watch:
     rung: int = 0
     bites: int = 0
     counts: Counts = field(init=False)
-    since: list[int] = field(default_factory=lambda: [0, 0])
+    since: list[int] = field(default_factory=lambda: [0, 0, 0])
 
     def __post_init__(self) -> None:
-        self.counts = Counts(2 * len(self.ladder), self.levels.window)
+        self.counts = Counts(3 * len(self.ladder), self.levels.window)
 
     @property
     def factor(self) -> float:
@@ -121,7 +123,7 @@ class Watch:
         """Ln of the evidence that the rung in force breaks the bound."""
         return self._against(self.rung)
 
-    def note(self, strain: float, *, bad: bool) -> None:
+    def note(self, strain: float, outcome: Outcome) -> None:
         """Count a hit, for the rung in force and the tighter ones that would have admitted it.
 
         Laxer ones have hits that this one refuses, so what it lets through tells nothing of them.
@@ -130,9 +132,10 @@ class Watch:
             return  # on its way when the rung changed
         admits = [int(place >= self.rung and strain <= factor) for place, factor in enumerate(self.ladder)]
         admits[-1] = 0
-        self.counts.add([*admits, *(int(bad) * one for one in admits)])
-        hits, bads = self.since if self.since[0] < self.levels.window else (0, 0)
-        self.since = [hits + 1, bads + int(bad)]
+        bad, good = int(outcome == "bad"), int(outcome == "good")
+        self.counts.add([*admits, *(bad * one for one in admits), *(good * one for one in admits)])
+        since = self.since if self.since[0] < self.levels.window else [0, 0, 0]
+        self.since = [since[0] + 1, since[1] + bad, since[2] + good]
 
     def decide(self, *, may_relax: bool = True) -> Change | None:
         """Move to another rung if the hits say so; return which way.
@@ -145,12 +148,12 @@ class Watch:
         if self._against(self.rung) >= self.levels.tighten:
             self.rung = self._next()
             self.bites = min(self.bites + 1, _MOST_BITES)
-            self.since = [0, 0]
+            self.since = [0, 0, 0]
             return "tightened"
         if may_relax and self.rung and self._holds():
             self.rung -= 1
             self.counts.clear()
-            self.since = [0, 0]
+            self.since = [0, 0, 0]
             return "relaxed"
         return None
 
@@ -160,19 +163,20 @@ class Watch:
 
     def restore(self, data: Mapping[str, Any]) -> None:
         """Take a state over; ValueError or KeyError when it is not one of this ladder."""
-        rung, bites, (hits, bad) = data["rung"], data["bites"], data["since"]
-        whole = all(type(number) is int for number in (rung, bites, hits, bad))
-        if not whole or not (0 <= rung < len(self.ladder) and bites >= 0 and 0 <= bad <= hits):
+        rung, bites, (hits, bad, good) = data["rung"], data["bites"], data["since"]
+        whole = all(type(number) is int for number in (rung, bites, hits, bad, good))
+        possible = whole and min(bad, good) >= 0 and bad + good <= hits
+        if not possible or not (0 <= rung < len(self.ladder) and bites >= 0):
             raise ValueError("not a state of this ladder")
         self.counts.restore(data["counts"])
-        self.rung, self.bites, self.since = rung, bites, [hits, bad]
+        self.rung, self.bites, self.since = rung, bites, [hits, bad, good]
 
     def _next(self) -> int:
         """The laxest tighter rung at which the hits in hand keep the bound; closed only if the tightest is broken."""
         open_rungs = range(self.rung + 1, len(self.ladder) - 1)
-        hits, bad = self._split(self.counts.long)
+        hits, bad, good = self._split(self.counts.long)
         for rung in open_rungs:
-            if bad[rung] <= self.levels.bound * hits[rung] and self._against(rung) < self.levels.tighten:
+            if bad[rung] - good[rung] <= self.levels.bound * hits[rung] and self._against(rung) < self.levels.tighten:
                 return rung
         tightest = len(self.ladder) - 2
         if tightest > self.rung and self._against(tightest) < self.levels.tighten:
@@ -181,12 +185,15 @@ class Watch:
 
     def _against(self, rung: int) -> float:
         records = (self._split(record) for record in self.counts.records)
-        return max(log_evidence_above(bad[rung], hits[rung], self.levels.bound) for hits, bad in records)
+        return max(
+            log_evidence_above(bad[rung], good[rung], hits[rung], self.levels.bound) for hits, bad, good in records
+        )
 
     def _holds(self) -> bool:
-        hits, bad = self.since
+        hits, bad, good = self.since
         wanted = self.levels.relax + self.bites * math.log(_ONCE_BITTEN)
-        return log_evidence_below(bad, hits, self.levels.bound) >= wanted
+        return log_evidence_below(bad, good, hits, self.levels.bound) >= wanted
 
-    def _split(self, record: list[int]) -> tuple[list[int], list[int]]:
-        return record[: len(self.ladder)], record[len(self.ladder) :]
+    def _split(self, record: list[int]) -> tuple[list[int], list[int], list[int]]:
+        width = len(self.ladder)
+        return record[:width], record[width : 2 * width], record[2 * width :]

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from policies.matching import GatedTableMatching, TightenedMatching
 from policies.matching.audit import ALL, OTHER_TEXT, SAME, AuditController, AuditedHit, Rules, outcome_of
 from policies.matching.base import Candidate, StateRef
-from policies.matching.evidence import clopper_pearson, log_evidence_above, log_evidence_below
+from policies.matching.evidence import interval, log_evidence_above, log_evidence_below
 from policies.matching.table import ThresholdRow, ThresholdTable
 from policies.matching.watch import LADDER, SAME_TEXT
 
@@ -43,48 +44,66 @@ def admitted(controller: AuditController, found: AuditedHit) -> bool:
     return factor > 0 and (found.divergence or 0.0) <= factor * bound
 
 
-@pytest.mark.parametrize(
-    ("bad", "hits", "low", "high"),
-    [
-        (0, 0, 0.0, 1.0),
-        (0, 10, 0.0, 0.3085),
-        (1, 10, 0.0025, 0.4450),
-        (10, 10, 0.6915, 1.0),
-        (5, 100, 0.0164, 0.1128),
-    ],
-)
-def test_the_interval_is_the_published_one(bad: int, hits: int, low: float, high: float) -> None:
-    assert clopper_pearson(bad, hits) == pytest.approx((low, high), abs=2e-4)
+def test_the_interval_covers_the_rate_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(2)
+    covered = 0
+    for _ in range(2000):
+        bad, good, _ = rng.multinomial(200, [0.12, 0.08, 0.8])
+        low, high = interval(int(bad), int(good), 200)
+        covered += low <= 0.04 <= high
+    assert 0.93 < covered / 2000 < 0.98
+    low, high = interval(0, 0, 0)
+    assert low < -0.95
+    assert high > 0.95
+    low, high = interval(0, 0, 1000)
+    assert -0.003 < low < 0 < high < 0.003
 
 
-@pytest.mark.parametrize(("bad", "hits"), [(0, 3), (2, 2), (3, 11), (1, 60)])
+@pytest.mark.parametrize(("bad", "good", "hits"), [(0, 0, 3), (2, 0, 2), (3, 1, 11), (1, 4, 60)])
 @pytest.mark.parametrize("bound", [0.05, 0.3])
-def test_evidence_is_the_mixture_of_bets_it_claims_to_be(bad: int, hits: int, bound: float) -> None:
-    def mean_wealth(low: float, high: float) -> float:
-        rates = low + (high - low) * (np.arange(200_000) + 0.5) / 200_000
-        return float(np.mean((rates / bound) ** bad * ((1 - rates) / (1 - bound)) ** (hits - bad)))
+def test_evidence_is_the_mixture_of_bets_it_claims_to_be(bad: int, good: int, hits: int, bound: float) -> None:
+    def mean_wealth(most: float) -> float:
+        bets = most * (np.arange(200_000) + 0.5) / 200_000
+        outcomes = [1] * bad + [-1] * good + [0] * (hits - bad - good)
+        return float(np.mean(np.prod([1 + bets * (x - bound) for x in outcomes], axis=0)))
 
-    assert math.exp(log_evidence_above(bad, hits, bound)) == pytest.approx(mean_wealth(bound, 1.0), rel=1e-4)
-    assert math.exp(log_evidence_below(bad, hits, bound)) == pytest.approx(mean_wealth(0.0, bound), rel=1e-4)
+    above, below = log_evidence_above(bad, good, hits, bound), log_evidence_below(bad, good, hits, bound)
+    assert math.exp(above) == pytest.approx(mean_wealth(0.95 / (1 + bound)), rel=1e-2)
+    assert math.exp(below) == pytest.approx(mean_wealth(-0.95 / (1 - bound)), rel=1e-2)
 
 
-@given(st.integers(1, 400), st.floats(0.01, 0.5), st.data())
-def test_the_bets_are_fair_at_the_bound(hits: int, bound: float, data: st.DataObject) -> None:
-    """One more hit, bad with the chance of the bound, leaves the expected wealth as it is."""
+@given(st.integers(1, 400), st.floats(0.01, 0.5), st.floats(0.0, 0.4), st.data())
+def test_the_bets_are_fair_at_the_bound(hits: int, bound: float, chance_good: float, data: st.DataObject) -> None:
+    """One more hit, whose rate is the bound, leaves the expected wealth as it is, whatever chance parts pictures."""
     bad = data.draw(st.integers(0, hits))
+    good = data.draw(st.integers(0, hits - bad))
+    chance_good = min(chance_good, (1 - bound) / 2)
+    chances = ((1, 0, bound + chance_good), (0, 1, chance_good), (0, 0, 1 - bound - 2 * chance_good))
     for evidence in (log_evidence_above, log_evidence_below):
-        now = evidence(bad, hits, bound)
-        if now == -math.inf:
-            continue
-        lost, won = evidence(bad, hits + 1, bound), evidence(bad + 1, hits + 1, bound)
-        expected = (1 - bound) * math.exp(lost - now) + bound * math.exp(won - now)
-        assert expected == pytest.approx(1.0, rel=1e-5)
+        now = evidence(bad, good, hits, bound)
+        after = sum(p * math.exp(evidence(bad + b, good + g, hits + 1, bound) - now) for b, g, p in chances)
+        assert after == pytest.approx(1.0, rel=1e-5)
 
 
-@pytest.mark.parametrize(("bad", "hits", "bound"), [(-1, 3, 0.1), (4, 3, 0.1), (1, 3, 0.0), (1, 3, 1.0)])
-def test_impossible_counts_and_bounds_are_refused(bad: int, hits: int, bound: float) -> None:
-    with pytest.raises(ValueError, match=r"bad hits of|a bound on a rate"):
-        log_evidence_above(bad, hits, bound)
+@pytest.mark.parametrize(
+    ("bad", "good", "hits", "bound"),
+    [(-1, 0, 3, 0.1), (4, 0, 3, 0.1), (2, 2, 3, 0.1), (1, 0, 3, 0.0), (1, 0, 3, 1.0)],
+)
+def test_impossible_counts_and_bounds_are_refused(bad: int, good: int, hits: int, bound: float) -> None:
+    with pytest.raises(ValueError, match=r"good ones of|a bound on a rate"):
+        log_evidence_above(bad, good, hits, bound)
+
+
+def test_pictures_that_differ_by_chance_alone_are_no_reason_to_tighten() -> None:
+    """A tenth of all hits is worse than its full run, and a tenth better: that is what two full runs are like."""
+    wrong = 0
+    for seed in range(100):
+        controller, rng = AuditController(ROWS, RULES), random.Random(seed)
+        for _ in range(RULES.window):
+            outcome = rng.choices(("bad", "good", "even"), (0.1, 0.1, 0.8))[0]
+            found = replace(hit(False, rng.choice(ROWS).skip, rng.random()), outcome=outcome)
+            wrong += any(move.change == "tightened" for move in controller.note(found))
+    assert wrong == 0
 
 
 @settings(max_examples=40)
@@ -102,7 +121,8 @@ def test_factors_are_never_laxer_than_the_table(seen: list[tuple[bool, int, floa
 @pytest.mark.parametrize("rate", [0.2, 0.4])
 def test_a_broken_bound_is_tightened_soon(rate: float) -> None:
     """With high probability: within as many audits as the growth of the bets foretells, and half as many again."""
-    growth = rate * math.log(rate / 0.05) + (1 - rate) * math.log((1 - rate) / 0.95)
+    bets = np.linspace(0, 0.9, 200)
+    growth = float(np.max(rate * np.log1p(bets * 0.95) + (1 - rate) * np.log1p(-bets * 0.05)))
     enough = int(1.5 * (math.log(200) + 4) / growth)
     slow = 0
     for seed in range(100):
@@ -122,7 +142,6 @@ def test_a_bound_that_holds_is_hardly_ever_tightened() -> None:
         for seed in range(300)
         if (controller := AuditController(ROWS, RULES))
     )
-    assert clopper_pearson(wrong, 300)[0] <= RULES.mistakes
     assert wrong <= 0.08 * 300
 
 
@@ -216,7 +235,7 @@ def test_repeats_are_watched_apart() -> None:
     for _ in range(300):
         controller.note(hit(False, same_text=True))
     caught = next(n for n in range(200) if controller.note(hit(True, strain=0.9)))
-    assert caught < 10, "good repeats must not hide bad hits of other texts"
+    assert caught < 25, "good repeats must not hide bad hits of other texts"
     assert controller.factor(0.25, same_text=True) == 1.0
     for _ in range(20):
         controller.note(hit(True, same_text=True))

@@ -26,10 +26,12 @@ class AuditMetrics:
             "Approximate hits audited: bad (worse than the full run by more than the judge's loss), good, even.",
             ("verdict", *_BAND),
         )
-        self.rate = gauge("headstart_audit_bad_hit_rate", "Share of bad ones among the latest audited hits.", _BAND)
+        self.rate = gauge(
+            "headstart_audit_bad_hit_rate", "Bad ones less good ones, as a share of the latest audited hits.", _BAND
+        )
         self.lower = gauge("headstart_audit_bad_hit_rate_lower", "Lower 95 % limit of that share.", _BAND)
         self.upper = gauge("headstart_audit_bad_hit_rate_upper", "Upper 95 % limit of that share.", _BAND)
-        self.bound = gauge("headstart_audit_bound", "Largest share of bad hits that is accepted.")
+        self.bound = gauge("headstart_audit_bound", "Largest share of bad hits less good ones that is accepted.")
         self.factor = gauge(
             "headstart_audit_tightening_factor",
             "What the table's divergence bounds are multiplied by; 1 = the table, 0 = closed.",

@@ -5,11 +5,11 @@ better as often as for the worse; what a cache does is the difference, so the ra
 
 Two different questions. An interval says where the rate lies, to somebody who looks once (Agresti and Min, Statistics
 in Medicine 2005). Evidence says whether a bound is broken, for a controller that looks after every hit: an interval
-looked at for long enough leaves out the truth some day, a wealth won by betting does not. Starting from 1, each hit is
-bet on at odds that are fair, or unfavourable, while the rate is at most the bound; so the chance that the wealth ever
-reaches w is at most 1/w, whenever one looks (Ville's inequality; Waudby-Smith and Ramdas, "Estimating means of bounded
-random variables by betting", JRSS B, 2024). With x = 1, 0 or -1 for bad, even and good, a bet of l multiplies the
-wealth by 1 + l (x - bound); the bets here are a mixture over l, so they come to a function of the counts alone:
+looked at for long enough leaves out the truth some day, a wealth won by betting does not. Starting from 1, each hit
+is bet on at odds that are fair, or unfavourable, while the rate is at most the bound; so the chance that the wealth
+ever reaches w is at most 1/w, whenever one looks (Ville's inequality; Waudby-Smith and Ramdas, "Estimating means of
+bounded random variables by betting", JRSS B, 2024). With x = 1, 0 or -1 for bad, even and good, a bet of l multiplies
+the wealth by 1 + l (x - bound); the bets here are a mixture over l, so they come to a function of the counts alone:
 nothing else must be remembered, and the order of the hits plays no part. The hits need not be independent nor alike;
 only the expected x, given all before, must be at most the bound.
 """

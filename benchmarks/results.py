@@ -17,7 +17,9 @@ from benchmarks.crash_table import crash_summary, crash_table
 from benchmarks.eviction_table import eviction_summary, eviction_table
 from benchmarks.facts import interval
 from benchmarks.features.tables import features_batching_table, features_summary, features_table
+from benchmarks.gate_table import gate_table
 from benchmarks.lookup_table import lookup_summary, lookup_table
+from benchmarks.matching_table import matching_summary, matching_table
 from benchmarks.store_table import store_table
 from benchmarks.veto_table import adversarial_table, veto_table
 from policies.features.methods import methods_table
@@ -299,7 +301,9 @@ OUTSIDE_README = (
     "crash",
     "features",
     "features_batching",
+    "gate",
     "lookup",
+    "matching",
     "soak",
     "solver_resume",
     "store",
@@ -311,6 +315,7 @@ SUMMARIES: dict[str, Callable[[Report], list[str]]] = {
     "eviction": eviction_summary,
     "features": features_summary,
     "lookup": lookup_summary,
+    "matching": matching_summary,
 }
 SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "n_star": ("How few steps are enough?", n_star_table),
@@ -323,6 +328,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "batching": ("What is joining every request's steps worth?", batching_table),
     "features": ("What is feature caching worth?", features_table),
     "features_batching": ("And in mixed batches?", features_batching_table),
+    "matching": ("Is a hit the right picture?", matching_table),
+    "gate": ("How does the network tell?", gate_table),
     "codec": ("What do cheaper states cost in pictures?", codec_table),
     "lookup": ("How long does a lookup take?", lookup_table),
     "eviction": ("What should be forgotten first?", eviction_table),

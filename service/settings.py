@@ -179,7 +179,8 @@ class Settings(BaseSettings):
         gt=0,
         lt=1,
         allow_inf_nan=False,
-        description="Largest share of bad hits less good ones; where audits show it to be broken, divergence bounds are tightened.",
+        description="Largest share of bad hits less good ones; where audits show it to be broken, divergence bounds "
+        "are tightened.",
     )
     audit_frozen: bool = Field(False, description="Audits measure only: tightened bounds stay where they are.")
     feature_cache: str = Field(

@@ -13,9 +13,10 @@ def gate_table(report: dict[str, Any]) -> list[str]:
     lines = [
         f"{report['pairs']} held-out pairs of differing prompts, {report['kept']} of them alike enough to be run at "
         f"all levels; judged at {report['level']:.1%} of the steps. AUC: how well the measure tells hits that lie "
-        "visibly below a full run at that level. Served: share of hits, most alike first, whose bad-hit rate is within "
-        f"{' / '.join(f'{rate:.0%}' for rate in report['rates'])}. Influence: what guidance by the new prompt changes. "
-        f"Shipped: {SHIPPED}.",
+        "visibly below a full run at that level. Served: share of hits, most alike first, whose bad-hit rate is "
+        "at most "
+        f"{' / '.join(f'{rate:.0%}' for rate in report['rates'])}. Influence: what guidance by the new prompt "
+        f"changes. Shipped: {SHIPPED}.",
         "",
         f"| measure | {heads} | {shares} |",
         "|---|" + "---|" * (2 * len(levels)),

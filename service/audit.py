@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cache_store.store import CacheStore
-from policies.matching.audit import AuditController, AuditedHit, Outcome, outcome_of
+from policies.matching.audit import AuditController, AuditedHit, outcome_of
+from policies.matching.watch import Outcome
 from service.audit_metrics import AuditMetrics
 from service.audit_notebook import AuditNotebook
 from service.engine.base import Engine, ImageArray, JobResult, JobSpec, Progress

@@ -15,7 +15,7 @@ from service.calibrate.matching.trials import Block, Trial
 SIDE = 96
 ROWS = 12
 _GREEN, _RED, _GREY = (34, 150, 70), (200, 40, 40), (150, 150, 150)
-_BAR, _TEXT = 5, 30
+_BAR, _TEXT, _HEAD = 5, 30, 16
 
 
 class Strips:
@@ -66,23 +66,27 @@ def contact_sheet(
     if not shown:
         return None
     height = SIDE + _BAR + _TEXT
-    sheet = Image.new("RGB", (shown[0][1].shape[1], height * len(shown)), "white")
+    sheet = Image.new("RGB", (shown[0][1].shape[1], _HEAD + height * len(shown)), "white")
     draw = ImageDraw.Draw(sheet)
+    levels = sorted(trial.skip for trial in by_pair[shown[0][0]])
+    for column, head in enumerate(("source", "full run", *(f"hit, {level:.1%}" for level in levels))):
+        draw.text((column * SIDE + 2, 2), head, fill="black")
     for row, (number, strip) in enumerate(shown):
-        top = row * height
+        top = _HEAD + row * height
         sheet.paste(Image.fromarray(strip), (0, top + _TEXT))
         early = by_pair[number][0].early
         source, target = prompts[number]
-        draw.text((2, top + 1), f"{source[:90]}", fill="grey")
-        draw.text(
-            (2, top + 14),
-            f"→ {target[:80]} ({early:.2f})".encode("latin-1", "replace").decode("latin-1"),
-            fill="black",
-        )
+        draw.text((2, top + 1), _drawable(source), fill="grey")
+        draw.text((2, top + 14), _drawable(f"{early:.2f}: {target}"), fill="black")
         for column, trial in enumerate(sorted(by_pair[number], key=lambda one: one.skip), start=2):
             box = (column * SIDE, top + _TEXT + SIDE, (column + 1) * SIDE - 1, top + _TEXT + SIDE + _BAR - 1)
             draw.rectangle(box, fill=_colour(trial, table, bound))
     return sheet
+
+
+def _drawable(text: str) -> str:
+    """What the built-in font can show of a prompt, in one line."""
+    return text.encode("latin-1", "replace").decode("latin-1").replace("\n", " ")[:100]
 
 
 def _telling(by_pair: dict[int, list[Trial]], table: ThresholdTable) -> list[int]:

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks import gate, matching
 from benchmarks.gate_table import SHIPPED, gate_table
-from benchmarks.matching_table import matching_summary, matching_table
+from benchmarks.matching_table import SUITE, matching_summary, matching_table
 from benchmarks.matching_world import Served
 from policies.matching import Candidate, StateRef, ThresholdRow, ThresholdTable
 from service.engine.gate import divergence, influence, pool_prediction
@@ -88,7 +88,7 @@ def test_the_tables_are_drawn() -> None:
     arm = matching.figures([served(0.5, 1.0, 1.0), served(1.0, 1.0, 1.0)])
     kinds = {"colour": {"pairs": 2, "hits": 1, "bad": 1.0}}
     bad = {"hits": 1, "bad_of_pairs": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 2}, "by_kind": kinds}
-    suite = dict.fromkeys(("fixed threshold", "paper table", "headstart", "every veto", "no veto", "no gate"), bad)
+    suite = dict.fromkeys(SUITE, bad)
     model = {
         "arms": {"headstart": arm},
         "adversarial": suite,

@@ -49,6 +49,7 @@ def resume_table(report: Report) -> list[str]:
     """Score by skipped share inside the shipped table, and how much of the traffic that is."""
     star = report["n_star"]
     lines = [
+        *_outdated(report["table"]),
         f"N\\* = **{star['n_star']}** steps ({star['solver']}); 50 steps score {interval(star['full_50'])}; "
         f"{report['pairs']} held-out pairs of prompts, judge score = share of attributes right, 95 % intervals.",
         "",
@@ -76,6 +77,16 @@ def resume_table(report: Report) -> list[str]:
         f"÷ the neighbour's picture unchanged: {interval(report['resume_30pct_over_neighbour'])}.",
     ]
     return lines
+
+
+def _outdated(rows: list[dict[str, float]]) -> list[str]:
+    """Say so where a report was made with another threshold table than the one that ships."""
+    shipped = json.loads(Path("models/scenes-unet/matching.json").read_text())["rows"]
+    bounds = [
+        [(row["skip"], row["max_divergence"], row["min_similarity"]) for row in table] for table in (rows, shipped)
+    ]
+    same = bounds[0] == bounds[1]
+    return [] if same else ["*Made with an earlier threshold table, by an earlier measure of divergence.*", ""]
 
 
 def _resume_row(level: Report, table: list[dict[str, float]]) -> str:

@@ -53,6 +53,7 @@ def test_a_full_run_is_recorded_and_replayed(client: Client) -> None:
     assert record["batch_invariant"] is False
     for name in ("headstart", "torch", "diffusers", "weights_digest", "embedder_digest", "table_digest", "device"):
         assert record["versions"][name]
+    client.settle()  # the picture must be kept to be compared with
     again = _replay(client, second)
     assert (again["runs"], again["differing_versions"]) == (1, [])
     assert again["max_difference"] in (0, 1)  # the two shared a batch

@@ -351,5 +351,5 @@ def test_without_a_judge_there_is_no_audit(live_client: Client, live_service: Li
 
 def test_its_findings_are_a_small_file_without_prompts(audited: Client) -> None:
     text = (audited.server.data_dir / "audit.json").read_text()
-    assert json.loads(text)["state"]["version"] == 1
+    assert json.loads(text)["state"]["version"] == 2
     assert "ball" not in text

@@ -4,7 +4,6 @@
 misspelt name can never be silently ignored. `settings_table` renders the same tree as Markdown.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from policies.features.backends import BACKENDS
 from policies.features.methods import METHODS
+from service.judges.loading import shipped_judge
 
 PREFIX = "HEADSTART_"
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -276,14 +276,7 @@ class Settings(BaseSettings):
     @property
     def judge_name(self) -> str:
         """The judge of the shadow audit; "" = none."""
-        if self.judge is not None:
-            return self.judge
-        try:
-            found = json.loads((Path(self.model) / "headstart.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            return ""
-        named = found.get("judge") if isinstance(found, dict) else None
-        return named if isinstance(named, str) else ""
+        return (shipped_judge(self.model) or "") if self.judge is None else self.judge
 
     @property
     def features_path(self) -> Path | None:

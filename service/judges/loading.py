@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 from service.judges.base import Judge, JudgeError
-from service.judges.clip import ClipJudge
 
 _CLIP = "clip:"
 
@@ -31,6 +30,9 @@ def load_judge(name: str, device: str = "cpu") -> Judge:
         JudgeError: there is no such judge, or it cannot be loaded.
     """
     if name.startswith(_CLIP):
+        # Imported here so that who only asks for a name does not load torch.
+        from service.judges.clip import ClipJudge
+
         return ClipJudge.load(name.removeprefix(_CLIP), device)
     module, colon, function = name.partition(":")
     if not (module and colon and function):

@@ -130,10 +130,7 @@ def _steps(found: NDArray[np.float64], bound: Bound) -> list[int]:
 
 def hits_needed(bound: Bound) -> int:
     """How many hits without any difference the bound needs at least."""
-    count = FEWEST
-    while upper_limit(np.zeros(count), bound.confidence) > bound.rate:
-        count += 1
-    return count
+    return max(FEWEST, math.ceil(float(norm.ppf(bound.confidence)) * math.sqrt(0.5) / bound.rate) - 2)
 
 
 def fit_table(

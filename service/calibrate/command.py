@@ -3,19 +3,17 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import cast
 
 import typer
 
 from policies.features.artefact_file import Artefact
 from service.calibrate.driver import Calibration, CalibrationError, RunFailed, Wish
 from service.calibrate.files import read_prompts, writable_folder
+from service.endings import BAD_INPUT, FAILED, stop
 from service.engine.base import EngineStartError
 from service.engine.loading import load_pipeline
 from service.engine.quantise import Quantise
-
-BAD_INPUT = 2
-FAILED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +47,12 @@ def run_features(request: Request) -> None:
         prompts = read_prompts(request.prompts, request.model)
         folder = writable_folder(request.out, request.model)
     except CalibrationError as error:
-        _stop(error, BAD_INPUT)
+        stop(error, BAD_INPUT)
     quantise = cast(Quantise, request.quantise)
     try:
         pipeline = load_pipeline(request.model, request.device, request.dtype, quantise=quantise)
     except EngineStartError as error:
-        _stop(error, FAILED)
+        stop(error, FAILED)
     info = pipeline.info
     wish = Wish(
         prompts=prompts,
@@ -76,17 +74,12 @@ def run_features(request: Request) -> None:
         for artefact in fitted.artefacts:
             typer.echo(_line(artefact, artefact.save(folder)))
     except CalibrationError as error:
-        _stop(error, FAILED if isinstance(error, RunFailed) else BAD_INPUT)
+        stop(error, FAILED if isinstance(error, RunFailed) else BAD_INPUT)
     except OSError as error:
-        _stop(f"cannot write to {folder}: {error.strerror}", FAILED)
+        stop(f"cannot write to {folder}: {error.strerror}", FAILED)
     typer.echo(f"{wish.samples} runs of {wish.steps} steps in {fitted.seconds:.0f} s")
 
 
 def _line(artefact: Artefact, path: Path) -> str:
     notes = ", ".join(f"{name} {value:.4g}" for name, value in artefact.notes.items())
     return f"{artefact.key.method}: {notes}; {path.stat().st_size / 1000:.1f} kB in {path}"
-
-
-def _stop(error: object, code: int) -> NoReturn:
-    typer.echo(f"headstart: {error}", err=True)
-    raise typer.Exit(code)

@@ -6,21 +6,20 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 
 from service.calibrate.driver import CalibrationError
 from service.calibrate.files import read_prompts
 from service.embedder import Embedder, EmbedderError
+from service.endings import BAD_INPUT, FAILED, stop
 from service.engine.base import EngineStartError, Pipeline
 from service.engine.loading import load_pipeline
 from service.probe.pairs import spread_pairs
 from service.probe.smoothness import Wish, probe_smoothness
 from service.probe.walking import Setting, deterministic_solvers
 
-BAD_INPUT = 2
-FAILED = 1
 PAIRS, LEVELS = 16, 6
 QUICK_PAIRS, QUICK_LEVELS, QUICK_STEPS = 4, 4, 8
 MOST_STEPS = 1000
@@ -59,12 +58,12 @@ def run_smoothness(request: Request) -> None:
         prompts = _prompts(request)
         _check_targets(request)
     except (ProbeError, CalibrationError) as error:
-        _stop(error, BAD_INPUT)
+        stop(error, BAD_INPUT)
     try:
         pipeline = load_pipeline(request.model, request.device, request.dtype)
         vectors = Embedder().embed_many(prompts)
     except (EngineStartError, EmbedderError) as error:
-        _stop(error, FAILED)
+        stop(error, FAILED)
     try:
         wanted = request.pairs or (QUICK_PAIRS if request.quick else PAIRS)
         setting = _setting(request, pipeline)
@@ -72,7 +71,7 @@ def run_smoothness(request: Request) -> None:
         wish = Wish(prompts, tuple(spread_pairs(vectors, wanted)), setting, levels, request.seed)
         report = _measured(pipeline, wish)
     except ProbeError as error:
-        _stop(error, BAD_INPUT)
+        stop(error, BAD_INPUT)
     _save(request, report)
     for line in summary(report):
         typer.echo(line)
@@ -150,7 +149,7 @@ def _save(request: Request, report: dict[str, Any]) -> None:
 
             draw_smoothness(report, request.plot)
     except OSError as error:
-        _stop(f"cannot write {error.filename}: {error.strerror}", FAILED)
+        stop(f"cannot write {error.filename}: {error.strerror}", FAILED)
 
 
 def summary(report: dict[str, Any]) -> list[str]:
@@ -174,8 +173,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _stop(error: object, code: int) -> NoReturn:
-    typer.echo(f"headstart: {error}", err=True)
-    raise typer.Exit(code)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import numpy as np
 import typer
@@ -19,12 +19,12 @@ from service.calibrate.matching.pairs import MatchPair, neighbouring_pairs, read
 from service.calibrate.matching.pictures import Strips, contact_sheet, plot
 from service.calibrate.matching.trials import BLOCK, Experiment, Notebook, distinct_levels
 from service.embedder import Embedder
+from service.endings import BAD_INPUT, FAILED, stop
 from service.engine import EngineConfig
 from service.engine.base import EngineStartError, ModelInfo
 from service.engine.quantise import Quantise
 from service.judges import JudgeError, load_judge, shipped_judge
 
-BAD_INPUT, FAILED = 2, 1
 TABLE = "matching.json"
 QUICK_PAIRS = 64
 
@@ -65,7 +65,7 @@ def run_matching(request: Request) -> None:
         folder = writable_folder(request.out or _beside(request.model), request.model)
         judge = load_judge(_judge_name(request), "cpu" if request.device == "auto" else request.device)
     except (CalibrationError, JudgeError) as error:
-        _stop(error, BAD_INPUT)
+        stop(error, BAD_INPUT)
     embedder = Embedder()
     pairs, similarity = _pairs(given, embedder, QUICK_PAIRS if request.quick else request.pairs)
     config = EngineConfig(
@@ -79,7 +79,7 @@ def run_matching(request: Request) -> None:
     try:
         runner = JobRunner(config)
     except EngineStartError as error:
-        _stop(error, FAILED)
+        stop(error, FAILED)
     with runner:
         run = _settings(request, runner.info, levels)
         bound = Bound(request.bound, request.confidence, judge.loss if request.visible is None else request.visible)
@@ -90,10 +90,10 @@ def run_matching(request: Request) -> None:
             notebook = Notebook(folder / "matching_trials.jsonl", about, pairs)
             _fill(notebook, lab, pairs, similarity)
         except (CalibrationError, RuntimeError) as error:
-            _stop(error, FAILED)
+            stop(error, FAILED)
         key = _key(runner.info, embedder.digest)
     if not any(math.isfinite(trial.early) for trial in notebook.trials):
-        _stop("no pair is alike enough, or the judge can read none of these prompts: nothing is learned", FAILED)
+        stop("no pair is alike enough, or the judge can read none of these prompts: nothing is learned", FAILED)
     about |= {
         "pairs": len(notebook.done),
         "bound": bound.rate,
@@ -159,10 +159,10 @@ def _settings(request: Request, info: ModelInfo, levels: tuple[float, ...]) -> R
     steps = info.default_steps if request.steps is None else request.steps
     solver = info.solvers[0] if request.solver is None else request.solver
     if solver not in info.solvers:
-        _stop(f"unknown solver {solver!r}; this model has {', '.join(info.solvers)}", BAD_INPUT)
+        stop(f"unknown solver {solver!r}; this model has {', '.join(info.solvers)}", BAD_INPUT)
     kept = distinct_levels(levels, steps)
     if not kept:
-        _stop(f"a run of {steps} steps has no state at {request.levels}", BAD_INPUT)
+        stop(f"a run of {steps} steps has no state at {request.levels}", BAD_INPUT)
     return RunSettings(steps, solver, info.default_guidance if request.guidance is None else request.guidance, kept)
 
 
@@ -223,8 +223,3 @@ def _say(fits: Sequence[LevelFit], bound: Bound, table: ThresholdTable, path: Pa
         f"That takes {hits_needed(bound)} hits at least; more pairs, or a laxer --bound.",
         err=True,
     )
-
-
-def _stop(error: object, code: int) -> NoReturn:
-    typer.echo(f"headstart: {error}", err=True)
-    raise typer.Exit(code)

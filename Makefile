@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 serve: install ## Serve the embedded default on 127.0.0.1:$(PORT)
 	$(BIN)/headstart serve --port $(PORT)
 
-test: install ## Run all tests
-	$(BIN)/python -m pytest
+test: install ## Run all tests, a module at a time on each core (four at most)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: install ## Check style, docstrings and types
 	$(BIN)/ruff check .

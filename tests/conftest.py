@@ -1,11 +1,16 @@
 """What the tests of several rooms share: one real server, on a tiny model with random weights."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers and the servers they start share the cores: without this each would start a thread for every core.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is no bug: time limits are pytest's.
 hypothesis.settings.register_profile("headstart", deadline=None)

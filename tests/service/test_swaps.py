@@ -1,4 +1,4 @@
-"""The model or the embedder is swapped under a cache that stays: nothing of before is used, and the cache says why."""
+"""The model or the embedder is swapped under a cache that stays: nothing of before is used, and it says why."""
 
 import shutil
 from collections.abc import AsyncIterator, Callable

@@ -28,7 +28,7 @@ from cache_store.index import Growth, IndexThread, PartitionedIndex, Reshelver, 
 from cache_store.index.ivf import IvfShelf
 from cache_store.index.partitioned import FLAT_LIMIT, PROBES
 from cache_store.index.snapshot import Origin, save
-from cache_store.store import SPARE_NEIGHBOURS
+from cache_store.searching import SPARE_NEIGHBOURS
 
 DIMENSIONS = 384
 LIMIT = 8 + SPARE_NEIGHBOURS

@@ -84,6 +84,21 @@ class Holding:
     last_used: int
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who looks into a public partition, and what it takes for another tenant's entry to show.
+
+    Attributes:
+        tenant: the reader.
+        quarantine: age in seconds.
+        witnesses: other tenants that hold an entry of the same text there.
+    """
+
+    tenant: str
+    quarantine: float
+    witnesses: int
+
+
 class Catalogue:
     """Typed access to the keys under `PREFIX`; call only inside the link's guard."""
 
@@ -169,21 +184,30 @@ class Catalogue:
         )
 
     async def candidates(
-        self, partition: str, near: Sequence[int], query: Float32Array, limit: int, *, lease: bool = True
+        self,
+        partition: str,
+        near: Sequence[int],
+        query: Float32Array,
+        limit: int,
+        *,
+        lease: bool = True,
+        reader: Reader | None = None,
     ) -> list[tuple[Candidate, float]]:
         """Turn neighbours into candidates, most similar first, each with the seconds it has left to live.
 
-        Those without states, of elsewhere or past their time drop out. Similarities are those of the embeddings kept
-        here, which are exact: an index may only estimate them.
+        Those without states, of elsewhere, past their time or not for `reader` (None = the partition's owner) drop
+        out. Similarities are those of the embeddings kept here, which are exact: an index may only estimate them.
         """
         seconds = self._lease if lease else 0.0
-        rows = await self._link.script(scripts.CANDIDATES, PREFIX, partition, self._ttl, seconds, *near)
+        rules = (reader.tenant, reader.quarantine, reader.witnesses) if reader else ("", 0, 0)
+        rows = await self._link.script(scripts.CANDIDATES, PREFIX, partition, self._ttl, seconds, *rules, *near)
         found = []
-        for entry_id, prompt, left, raw, *records in rows:
+        for entry_id, prompt, left, raw, own, *records in rows:
             refs, vector = _readable_refs(int(entry_id), records), parse_embedding(raw)
             if refs and prompt is not None and vector is not None and vector.shape == query.shape:
                 similarity = min(1.0, max(-1.0, float(vector @ query)))
-                candidate = Candidate(int(entry_id), similarity, prompt.decode("utf-8", "replace"), refs)
+                text, foreign = prompt.decode("utf-8", "replace"), own != b"1"
+                candidate = Candidate(int(entry_id), similarity, text, refs, foreign)
                 found.append((candidate, float(left) if self._ttl else float("inf")))
         found.sort(key=lambda pair: -pair[0].similarity)
         return found[:limit]
@@ -210,9 +234,9 @@ class Catalogue:
         shifted = f"{float(offset) + seconds:.6f}"
         return bool(await self._link.script(scripts.SET_CLOCK, PREFIX, offset, shifted))
 
-    async def touch(self, entry_id: int, level: int) -> None:
-        """Count one use of a state and make it the last used."""
-        await self._link.script(scripts.TOUCH, PREFIX, entry_id, level)
+    async def touch(self, entry_id: int, level: int, tenant: str = "") -> None:
+        """Count `tenant`'s use of a state and make it the last used; see `CacheStore.touch`."""
+        await self._link.script(scripts.TOUCH, PREFIX, entry_id, level, tenant)
 
     async def touch_image(self, entry_id: int) -> None:
         """Count one use of a picture and make it the most recently used."""

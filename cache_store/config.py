@@ -1,12 +1,13 @@
 """What the store needs to be told; the service's settings fill it in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import faiss
 
 from cache_store.codec import CODECS, Codec
 from cache_store.scripts import MOST_LEASE_SECONDS
+from cache_store.sharing import SharingRules
 
 
 class StoreConfigError(Exception):
@@ -37,6 +38,9 @@ class StoreConfig:
         generation_seconds: how long records of generations are kept, see `cache_store.generations`; never longer than
             `ttl_seconds`, if that bounds entries.
         generations: most of these records kept; 0 = none.
+        sharing: what tenants get to see of one another's public entries.
+        encryption_key_file: file of the key that states and pictures are encrypted with, see `cache_store.sealing`;
+            None = they are not.
     """
 
     data_dir: Path
@@ -55,6 +59,8 @@ class StoreConfig:
     ghost_similarity: float = 0.9
     generation_seconds: float = 7 * 86_400.0
     generations: int = 10_000
+    sharing: SharingRules = field(default_factory=SharingRules)
+    encryption_key_file: Path | None = None
 
     @property
     def record_seconds(self) -> float:
@@ -86,3 +92,5 @@ class StoreConfig:
             raise StoreConfigError(f"timeout_seconds must be positive and finite, got {self.timeout_seconds}")
         if not 0 < self.ghost_similarity <= 1:
             raise StoreConfigError(f"ghost_similarity must be in (0, 1], got {self.ghost_similarity}")
+        if (wrong := self.sharing.complaint()) is not None:
+            raise StoreConfigError(wrong)

@@ -114,7 +114,8 @@ local function mend_lists(id, f, states)
   end
   if states == 0 then return end
   if redis.call('SISMEMBER', P .. 'partition:' .. f[2], id) == 0 then
-    repair(name .. 'is not listed in its partition', 'SADD', P .. 'partition:' .. f[2], id)
+    note(name, 'is not listed in its partition')
+    if mending then join_partition(id, f[2]) end
   end
   if redis.call('SISMEMBER', P .. 'partitions', f[2]) == 0 then
     repair('the partition of entry ' .. id .. ' is not listed', 'SADD', P .. 'partitions', f[2])

@@ -13,6 +13,7 @@ import obstore
 from obstore.store import HTTPStore, LocalStore, from_url
 
 from cache_store.config import StoreConfig, StoreConfigError
+from cache_store.sealing import KeyFileError, Sealer, is_sealed, read_master_key
 from cache_store.types import CacheUnavailable
 
 log = logging.getLogger(__name__)
@@ -39,9 +40,11 @@ class Objects:
         """Open the store `config` names.
 
         Raises:
-            StoreConfigError: the URL is not one obstore takes, or the local folder cannot be made.
+            StoreConfigError: the URL is not one obstore takes, the local folder cannot be made, or the encryption key
+                cannot be read.
         """
         self.store_id = ""
+        self._sealer = _sealer(config)
         self._local: Path | None = None
         self._breakers = {writes: _Breaker() for writes in (False, True)}
         try:
@@ -99,12 +102,15 @@ class Objects:
             raise CacheUnavailable(f"object store fault: {type(error).__name__}") from error
 
     async def get(self, path: str) -> bytes | None:
-        """Return an object's bytes, or None when there is no such object."""
+        """Return an object's bytes, or None when there is no such object, or none that the key in force opens."""
         try:
             result = await obstore.get_async(self._store, path)
-            return bytes(await result.bytes_async())
+            data = bytes(await result.bytes_async())
         except FileNotFoundError:
             return None
+        if self._sealer is None:
+            return None if is_sealed(data) else data
+        return await asyncio.to_thread(self._sealer.try_open, path, data)
 
     async def exists(self, path: str) -> bool:
         """Return whether there is such an object."""
@@ -114,8 +120,10 @@ class Objects:
             return False
         return True
 
-    async def put(self, path: str, data: bytes) -> None:
-        """Write an object: it appears whole or not at all."""
+    async def put(self, path: str, data: bytes, tenant: str = "") -> None:
+        """Write an object of `tenant`'s, encrypted where there is a key: it appears whole or not at all."""
+        if self._sealer is not None:
+            data = await asyncio.to_thread(self._sealer.seal, path, data, tenant)
         await obstore.put_async(self._store, path, data)
 
     async def delete(self, path: str) -> None:
@@ -139,6 +147,15 @@ class Objects:
         if self._local:
             for draft in self._local.glob("*/*/*/*#[0-9]*"):
                 draft.unlink(missing_ok=True)
+
+
+def _sealer(config: StoreConfig) -> Sealer | None:
+    if config.encryption_key_file is None:
+        return None
+    try:
+        return Sealer(read_master_key(config.encryption_key_file))
+    except KeyFileError as error:
+        raise StoreConfigError(str(error)) from error
 
 
 class _Breaker:

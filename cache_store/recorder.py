@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 from cache_store.codec import Codec
 from cache_store.parts import Parts
 from cache_store.records import StateRecord, checked_embedding, level_of, level_of_state
+from cache_store.sharing import SharingRules, may_publish
 from cache_store.states import encode_final, encode_state
 from cache_store.types import CacheEntry, CacheUnavailable, FinalState, Float32Array, NoiseState, StoredImage
 
@@ -41,10 +42,11 @@ class Memory:
 class Recorder:
     """Makes a generation visible only once all its bytes are in the object store."""
 
-    def __init__(self, parts: Parts, codec: Codec = "fp16") -> None:
-        """Write to `parts`, states in `codec`."""
+    def __init__(self, parts: Parts, codec: Codec = "fp16", rules: SharingRules | None = None) -> None:
+        """Write to `parts`, states in `codec`; public entries as far as `rules` let their authors."""
         self._parts = parts
         self._codec = codec
+        self._rules = rules or SharingRules()
 
     async def write(self, memory: Memory) -> bool:
         """Write `memory`; False when it is unusable or its id is taken. Raises CacheUnavailable."""
@@ -52,12 +54,12 @@ class Recorder:
         if vector is None or memory.entry.entry_id < 0 or not await self._fits(memory.entry, vector):
             log.warning("a cache write was refused: an unusable embedding or id")
             return False
-        numbered = await self._number(memory.entry)
+        numbered = await self._number(await self._placed(memory.entry))
         if numbered is None:
             return False
         entry, now = numbered
         files = await asyncio.to_thread(_cheapest, entry.entry_id, memory, self._codec)
-        await self._put(entry.entry_id, files, memory.image)
+        await self._put(entry, files, memory.image)
         seconds = entry.full_seconds or entry.gpu_seconds
         ghost = await asyncio.to_thread(self._parts.ghosts.nearest, entry.signature.digest, vector)
         page = ghost.page if ghost else 0
@@ -71,6 +73,16 @@ class Recorder:
         await self._show(entry, files, vector)
         await self._link_generation(entry)
         return True
+
+    async def _placed(self, entry: CacheEntry) -> CacheEntry:
+        """Return the entry in the partition it goes to: its tenant's own, where that has enough of a public one."""
+        signature = entry.signature
+        if signature.scope != "public":
+            return entry
+        async with self._parts.redis():
+            if await may_publish(self._parts.link, self._rules, signature.digest, signature.tenant):
+                return entry
+        return replace(entry, signature=signature.within("tenant"))
 
     async def _fits(self, entry: CacheEntry, vector: Float32Array) -> bool:
         size = await self._parts.thread.run(self._parts.index.dimension, entry.signature.digest)
@@ -105,14 +117,14 @@ class Recorder:
             entry_id = entry.entry_id or await catalogue.new_id()
             return replace(entry, entry_id=entry_id), await catalogue.tick()
 
-    async def _put(self, entry_id: int, files: Sequence[File], image: StoredImage) -> None:
-        objects = self._parts.objects
+    async def _put(self, entry: CacheEntry, files: Sequence[File], image: StoredImage) -> None:
+        objects, entry_id, tenant = self._parts.objects, entry.entry_id, entry.signature.tenant
         names = [(objects.state_path(entry_id, level_of_state(state)), data) for state, data in files]
         if image.data:
             names.append((objects.image_path(entry_id), image.data))
         async with self._parts.files(), asyncio.TaskGroup() as group:
             for name, data in names:
-                group.create_task(objects.put(name, data))
+                group.create_task(objects.put(name, data, tenant))
 
     async def _show(self, entry: CacheEntry, files: Sequence[File], vector: Float32Array) -> None:
         for state, data in files:

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from cache_store.types import CacheEntry, EntrySummary, FinalState, Float32Array, NoiseState, StoredImage
+from cache_store.types import (
+    CacheEntry,
+    EntrySummary,
+    FinalState,
+    Float32Array,
+    NoiseState,
+    StoredImage,
+    text_digest,
+)
 from policies.eviction import Item
 from policies.matching.base import StateRef
 
@@ -178,19 +186,32 @@ def entry_fields(entry: CacheEntry, image: StoredImage) -> list[str | bytes | in
     }
     if entry.user:
         fields["user"] = entry.user
+    if entry.signature.scope == "public":
+        fields["text"] = text_digest(entry.prompt)
     if entry.depth and entry.noise_seed is not None:
         fields["noise_seed"] = str(entry.noise_seed)
     return [word for pair in fields.items() for word in pair]
 
 
-SUMMARY_FIELDS = ("tenant", "prompt", "created", "seed", "steps", "depth", "uses", "image_bytes", "noise_seed")
+SUMMARY_FIELDS = (
+    "tenant",
+    "prompt",
+    "created",
+    "seed",
+    "steps",
+    "depth",
+    "uses",
+    "image_bytes",
+    "noise_seed",
+    "text",
+)
 
 
 def parse_summary(
     entry_id: int, values: Sequence[Any], states: Mapping[bytes, bytes], ttl: float
 ) -> EntrySummary | None:
     """Return the summary from SUMMARY_FIELDS' values, or None when the entry is gone, or lacks some of them."""
-    *needed, noise_seed = values
+    *needed, noise_seed, text = values
     if any(value is None for value in needed):
         return None
     _, prompt, created, seed, steps, depth, uses, image_bytes = needed
@@ -206,6 +227,7 @@ def parse_summary(
         has_image=int(image_bytes) > 0,
         expires=float(created) + ttl if ttl else None,
         noise_seed=int(seed) if int(depth) == 0 else None if noise_seed is None else int(noise_seed),
+        public=text is not None,
     )
 
 

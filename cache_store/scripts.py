@@ -42,8 +42,20 @@ local function whole_number(value)
   value = tonumber(value)
   return value and value % 1 == 0 and math.abs(value) < 2 ^ 53 and value or 0
 end
+local function count_author(id, partition, by)
+  -- Of public entries: how many each tenant has in the partition, and how many of each text.
+  local f = redis.call('HMGET', P .. 'entry:' .. id, 'tenant', 'text')
+  if not (f[1] and f[2]) then return end
+  for _, key in ipairs({P .. 'authors:' .. partition, P .. 'texts:' .. partition .. ':' .. f[2]}) do
+    if redis.call('HINCRBY', key, f[1], by) <= 0 then redis.call('HDEL', key, f[1]) end
+  end
+end
+local function join_partition(id, partition)
+  if redis.call('SADD', P .. 'partition:' .. partition, id) == 1 then count_author(id, partition, 1) end
+  redis.call('SADD', P .. 'partitions', partition)
+end
 local function leave_partition(id, partition)
-  redis.call('SREM', P .. 'partition:' .. partition, id)
+  if redis.call('SREM', P .. 'partition:' .. partition, id) == 1 then count_author(id, partition, -1) end
   if redis.call('EXISTS', P .. 'partition:' .. partition) == 0 then
     redis.call('SREM', P .. 'partitions', partition)
   end
@@ -56,8 +68,15 @@ local function forget(id)
   if f[1] then redis.call('ZREM', P .. 'tenant:' .. f[1], id) end
   if f[2] then leave_partition(id, f[2]) end
   if f[3] then redis.call('SREM', P .. 'user:' .. f[3], id) end
-  redis.call('DEL', key, P .. 'states:' .. id)
+  redis.call('DEL', key, P .. 'states:' .. id, P .. 'credited:' .. id)
   emit('forget', id, '', '')
+end
+local function credited(id, part, by)
+  -- What a public entry is worth is said by others: its author's uses earn it nothing, another tenant's count once.
+  local f = redis.call('HMGET', P .. 'entry:' .. id, 'text', 'tenant')
+  if not f[1] then return true, true end
+  if by == '' or by == f[2] then return false, true end
+  return redis.call('SADD', P .. 'credited:' .. id, part .. ':' .. by) == 1, false
 end
 local function settle(id)
   -- An entry with neither a state nor a picture is of no use to anybody.
@@ -140,8 +159,7 @@ if image_bytes ~= '0' then
   redis.call('HINCRBY', P .. 'totals', 'image_bytes', image_bytes)
 end
 if n_states > 0 then
-  redis.call('SADD', P .. 'partition:' .. partition, id)
-  redis.call('SADD', P .. 'partitions', partition)
+  join_partition(id, partition)
 end
 emit('add', id, '', partition)
 return 1
@@ -157,17 +175,20 @@ local id, level = ARGV[2], ARGV[3]
 local key = P .. 'states:' .. id
 local raw = redis.call('HGET', key, level)
 if not raw then return 0 end
+local counts, own = credited(id, level, ARGV[4])
+-- Whether others use it is nothing its author may read.
+if own then redis.call('HINCRBY', P .. 'entry:' .. id, 'uses', 1) end
+if not counts then return 1 end
 local now = redis.call('INCR', P .. 'clock')
 redis.call('HINCRBY', key, level .. ':u', 1)
 redis.call('HSET', key, level .. ':l', string.format('%.0f', now))
 local member = decoded(raw).member
 if type(member) == 'string' then redis.call('ZADD', P .. 'order', 'XX', string.format('%.0f', now), member) end
-redis.call('HINCRBY', P .. 'entry:' .. id, 'uses', 1)
 emit('touch', id, level, '')
 return 1
 """
 )
-"""ARGV: prefix, id, level. Does nothing when the state is gone."""
+"""ARGV: prefix, id, level, tenant that used it. Does nothing when the state is gone."""
 
 TOUCH_IMAGE = (
     COMMON
@@ -241,17 +262,27 @@ CANDIDATES = (
     CLOCK
     + """
 local partition, ttl, lease = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local reader, quarantine, witnesses = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
 local now, out = clock(), {}
-for i = 5, #ARGV do
-  local f = redis.call('HMGET', P .. 'entry:' .. ARGV[i], 'partition', 'prompt', 'embedding')
+local function shared(author, text, born)
+  -- Old enough, and asked for in these words by tenants that are neither its author nor whoever looks for it now.
+  if not (author and text and tonumber(born or '') and tonumber(born) + quarantine <= now) then return false end
+  local key = P .. 'texts:' .. partition .. ':' .. text
+  local others = redis.call('HLEN', key) - redis.call('HEXISTS', key, author) - redis.call('HEXISTS', key, reader)
+  return others >= witnesses
+end
+for i = 8, #ARGV do
+  local f = redis.call('HMGET', P .. 'entry:' .. ARGV[i],
+                       'partition', 'prompt', 'embedding', 'tenant', 'text', 'born')
   local left = ttl > 0 and seconds_left(ARGV[i], ttl, now) or 1
-  if f[1] == partition and left > 0 then
-    local row = {ARGV[i], f[2], tostring(left), f[3]}
+  local own = reader == '' or f[4] == reader
+  if f[1] == partition and left > 0 and (own or shared(f[4], f[5], f[6])) then
+    local row = {ARGV[i], f[2], tostring(left), f[3], own and '1' or '0'}
     local states = redis.call('HGETALL', P .. 'states:' .. ARGV[i])
     for j = 1, #states, 2 do
       if not string.find(states[j], ':', 1, true) then row[#row + 1] = states[j + 1] end
     end
-    if #row > 4 then out[#out + 1] = row end
+    if #row > 5 then out[#out + 1] = row end
   end
 end
 if lease > 0 then
@@ -261,10 +292,11 @@ end
 return out
 """
 )
-"""ARGV: prefix, partition, TTL (0 = none), seconds to lease the answers for (0 = not), then entry ids.
+"""ARGV: prefix, partition, TTL (0 = none), seconds to lease the answers for (0 = not), then of a public partition who
+reads, seconds of quarantine and witnesses needed (of another: nothing, 0, 0), then entry ids.
 
-Returns (id, prompt, seconds of life left, embedding, state records...) of those entries of the partition that hold a
-state, in the order given."""
+Returns (id, prompt, seconds of life left, embedding, 1 if it is the reader's own, state records...) of those entries
+of the partition that hold a state and that the reader may see, in the order given."""
 
 FRESH = (
     CLOCK

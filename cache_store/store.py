@@ -28,6 +28,7 @@ from cache_store.records import checked_embedding, level_of_ref
 from cache_store.redis_server import PrivateRedis
 from cache_store.renoise import read_state
 from cache_store.replica import IndexReplica
+from cache_store.searching import Searcher
 from cache_store.selection import Selection
 from cache_store.states import CorruptState, verify
 from cache_store.types import (
@@ -53,9 +54,6 @@ _START_SECONDS = 5.0
 _SHARED_START_SECONDS = 2.0
 _WRITE_PATIENCE_SECONDS = 2.0
 _CLOSE_SECONDS = 5.0
-# The index codes vectors in 8 bits and only estimates: the nearest is surely among a few more than are asked for, and
-# all are scored exactly. One may lose its last state meanwhile, too.
-SPARE_NEIGHBOURS = 16
 
 
 class CacheStore:
@@ -81,7 +79,7 @@ class CacheStore:
             ghosts=Ghosts(config.ghost_similarity),
             ranking=ranking,
         )
-        self._recorder = Recorder(self._parts, config.codec)
+        self._recorder = Recorder(self._parts, config.codec, config.sharing)
         self._remover = Remover(self._parts)
         self._replica = IndexReplica(
             self._parts, config.data_dir / "index.snapshot", gpu=config.index_device == "gpu"
@@ -108,6 +106,12 @@ class CacheStore:
         )
         self._files = Flights(self._file)
         self._lifetimes = Lifetimes()
+        self._searcher = Searcher(
+            self._parts,
+            self._lifetimes if config.ttl_seconds else None,
+            lease_seconds=config.lease_seconds,
+            rules=config.sharing,
+        )
         self._background = Background()
         self._server: PrivateRedis | None = None
         self._lock: FileLock | None = None
@@ -190,15 +194,22 @@ class CacheStore:
         return ExactHit(record.entry_id, record.prompt, image) if record and image else None
 
     async def search(
-        self, signature: Signature, embedding: Float32Array, limit: int = 8, *, lease: bool = True
+        self,
+        signature: Signature,
+        embedding: Float32Array,
+        limit: int = 8,
+        *,
+        lease: bool = True,
+        public: bool = False,
     ) -> list[Candidate]:
         """Return the nearest entries inside `signature`'s partition that still hold a state, most similar first.
 
         Args:
-            signature: names the partition; no other is looked into.
+            signature: names the partition and who reads; of other tenants' no partition is looked into.
             embedding: float32 [D], unit length.
             limit: most candidates returned.
             lease: keep what is returned from eviction for a moment, because it is about to be loaded.
+            public: look into the partition that tenants share, too; see `cache_store.sharing` for what shows there.
 
         Raises:
             CacheUnavailable: the cache cannot answer now.
@@ -209,36 +220,7 @@ class CacheStore:
             raise CacheUnavailable("not a finite unit embedding")
         if not self._link.available:
             raise CacheUnavailable("redis is away")
-        # Outside the link's guard: that the index is slow says nothing about Redis.
-        ids = await self._nearest(signature.digest, vector, limit, deadline)
-        async with self._link.guard(deadline):
-            found = await self._parts.catalogue.candidates(signature.digest, ids, vector, limit, lease=lease)
-        if lease:
-            self._lease(found)
-        return [candidate for candidate, _ in found]
-
-    def _lease(self, found: Sequence[tuple[Candidate, float]]) -> None:
-        """Keep what a search returns from eviction until it is loaded, for a moment."""
-        for candidate, left in found:
-            if self._config.ttl_seconds:
-                self._lifetimes.note(candidate.entry_id, left)
-            if self._config.lease_seconds:
-                keys = [(candidate.entry_id, level_of_ref(ref)) for ref in candidate.states]
-                self._parts.pins.lease(dict.fromkeys(keys), self._config.lease_seconds)
-
-    async def _nearest(self, partition: str, vector: Float32Array, limit: int, deadline: float) -> list[int]:
-        parts = self._parts
-        try:
-            async with asyncio.timeout_at(deadline):
-                near = await parts.thread.search(parts.index.search, partition, vector, limit + SPARE_NEIGHBOURS)
-        except TimeoutError as error:
-            raise CacheUnavailable("the index did not answer in time") from error
-        except ValueError as error:
-            raise CacheUnavailable("embedding of another dimension") from error
-        except Exception as error:
-            log.error("the index cannot be searched: %s", type(error).__name__)
-            raise CacheUnavailable(f"index fault: {type(error).__name__}") from error
-        return [entry_id for entry_id, _ in near]
+        return await self._searcher.search(signature, vector, limit, deadline, lease=lease, public=public)
 
     async def load(self, entry_id: int, state: StateRef) -> NoiseState | None:
         """Return a verified noise state, or None when it is gone or damaged (it is then forgotten).
@@ -295,10 +277,13 @@ class CacheStore:
         async with self._link.guard(self._deadline()):
             return bool(await self._parts.catalogue.fresh([entry_id]))
 
-    async def touch(self, entry_id: int, state: StateRef) -> None:
-        """Count one use of a state, for the eviction policy. Raises CacheUnavailable."""
+    async def touch(self, entry_id: int, state: StateRef, tenant: str = "") -> None:
+        """Count one use of a state, for the eviction policy. Raises CacheUnavailable.
+
+        Of a public entry `tenant`'s use counts once, and its author's not at all: nobody can buy it permanence.
+        """
         async with self._link.guard(self._deadline()):
-            await self._parts.catalogue.touch(entry_id, level_of_ref(state))
+            await self._parts.catalogue.touch(entry_id, level_of_ref(state), tenant)
 
     async def touch_image(self, entry_id: int) -> None:
         """Count one use of a picture, which makes it the last to be evicted. Raises CacheUnavailable."""

@@ -2,13 +2,18 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+import unicodedata
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.matching.base import StateRef
+
+Scope = Literal["user", "tenant", "public"]
+"""Who may resume from a generation: one user of a tenant, its tenant, or every tenant that shares."""
 
 Float16Array = NDArray[np.float16]
 Float32Array = NDArray[np.float32]
@@ -21,6 +26,10 @@ class Signature:
     The number of steps and the seed are deliberately absent: states are matched by noise level, and a
     resumed run draws its own noise. Its digest names the partition of the index. A LoRA is its name, the
     digest of its file and its scale; their order is canonical.
+
+    Tenant and scope are part of it, so they part the index before anything is searched. `tenant` is always whose the
+    generation is; the one partition of a model that all who share have in common leaves it out of its digest. `user`
+    is a `user_digest`, and counts in the scope "user" alone.
     """
 
     tenant: str
@@ -37,12 +46,31 @@ class Signature:
     reference_id: str = ""
     safety_version: str = ""
     dtype: str = "float32"
+    scope: Scope = "tenant"
+    user: str = ""
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the canonical JSON of all fields, 32 hex digits."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """SHA-256 over the canonical JSON of all fields that part generations, 32 hex digits."""
+        fields = asdict(self)
+        if self.scope == "public":
+            del fields["tenant"]
+        if self.scope != "user":
+            del fields["user"]
+        if self.scope == "tenant":  # as it was before there were scopes
+            del fields["scope"]
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def within(self, scope: Scope) -> "Signature":
+        """Return the same in another scope."""
+        return replace(self, scope=scope)
+
+
+def text_digest(prompt: str) -> str:
+    """Return what stands for a prompt where tenants are counted that asked for it: case and spacing play no part."""
+    words = unicodedata.normalize("NFKC", prompt).casefold().split()
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +220,7 @@ class EntrySummary:
         has_image: whether its picture is still there.
         expires: Unix seconds after which it is never returned, None without a lifetime.
         noise_seed: seed of the pure noise its picture began with, at the root of its lineage; None = not known.
+        public: whether other tenants may come to resume from it. `uses` are its own tenant's then.
     """
 
     entry_id: int
@@ -205,6 +234,7 @@ class EntrySummary:
     has_image: bool
     expires: float | None = None
     noise_seed: int | None = None
+    public: bool = False
 
 
 @dataclass(frozen=True, slots=True)

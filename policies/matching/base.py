@@ -37,12 +37,14 @@ class Candidate:
         similarity: cosine of the two prompt embeddings, in [-1, 1].
         prompt: the entry's prompt text, or None when the catalogue keeps only its hash.
         states: the states the entry still holds, in any order.
+        foreign: whether it is another tenant's: then nothing of it may be told.
     """
 
     entry_id: int
     similarity: float
     prompt: str | None
     states: tuple[StateRef, ...]
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ another's place, and cannot alter one. The catalogue in Redis (prompts, embeddin
 
 A tenant's key is derived from the master key by HKDF (RFC 5869) with a tag that stands for the tenant. The tag is
 kept with the object, so that it can be opened without knowing whose it is; it tells that two objects are of one
-tenant, but not of which. Nonces are 96 random bits (NIST SP 800-38D): good for 2^32 objects per tenant and master key.
+tenant, but not of which. Nonces are 96 random bits (NIST SP 800-38D): good for 2^32 objects per tenant.
 """
 
 import hmac

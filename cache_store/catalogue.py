@@ -312,6 +312,10 @@ class Catalogue:
         found = [parse_summary(entry_id, values, states, self._ttl) for entry_id, values, states in pairs]
         return [summary for summary in found if summary]
 
+    async def count(self, tenant: str) -> int:
+        """Return how many entries a tenant has."""
+        return int(await self._link.call("ZCARD", f"{PREFIX}tenant:{tenant}"))
+
     async def totals(self) -> Totals:
         """Return the counters."""
         entries, states, partitions, totals, evictions, last_event = await self._link.batch(

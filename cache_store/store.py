@@ -385,6 +385,11 @@ class CacheStore:
         async with self._link.guard(self._deadline()):
             return await self._parts.catalogue.recent(tenant, limit)
 
+    async def count(self, tenant: str) -> int:
+        """Return how many entries `tenant` has. Raises CacheUnavailable."""
+        async with self._link.guard(self._deadline()):
+            return await self._parts.catalogue.count(tenant)
+
     async def record_generation(self, record: GenerationRecord) -> bool:
         """Keep how a generation came about; return whether it is kept. Raises CacheUnavailable."""
         async with self._link.guard(self._deadline()):

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from cache_store.config import StoreConfig, StoreConfigError
+from cache_store.sharing import SharingRules
 from cache_store.store import CacheStore
 from policies.features.artefact import digest_of
 from policies.features.front import FrontError
@@ -22,6 +23,7 @@ from service.engine.base import Engine, EngineStartError, ModelInfo
 from service.engine.lora import LoraShelf
 from service.features import AUTO, FeatureCaching, complaint, load_front
 from service.generator import Generator
+from service.ledger import Ledger
 from service.loras import LoraFiles
 from service.memory import Memory
 from service.metrics import Metrics
@@ -29,7 +31,6 @@ from service.planner import Planner
 from service.provenance import versions_of
 from service.replay import Replayer
 from service.settings import Settings
-from service.totals import Totals
 from service.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Service:
     audit: ShadowAudit | None
     memory: Memory
     metrics: Metrics
-    totals: Totals
+    ledger: Ledger
     loras: LoraFiles
     started: float
 
@@ -125,12 +126,12 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         max_depth=settings.max_depth,
         judged_at=None if table is None else table.judged_at,
     )
-    totals = Totals()
-    counted = (metrics, totals, turnstile)
+    ledger = Ledger()
+    counted = (metrics, ledger, turnstile)
     generator = Generator(planner, engine, memory, chronicle, *counted, audit=audit, log_prompts=settings.log_prompts)
     loras = LoraFiles(lora_shelf(settings))
     makers = (planner, generator, replayer, audit)
-    return Service(settings, engine, store, *makers, memory, metrics, totals, loras, started=time.time())
+    return Service(settings, engine, store, *makers, memory, metrics, ledger, loras, started=time.time())
 
 
 def store_config(settings: Settings) -> StoreConfig:
@@ -151,6 +152,10 @@ def store_config(settings: Settings) -> StoreConfig:
         index_device=settings.index_device,
         generation_seconds=settings.record_seconds,
         generations=settings.records,
+        sharing=SharingRules(
+            settings.public_quarantine_seconds, settings.public_witnesses, settings.public_author_share
+        ),
+        encryption_key_file=settings.encryption_key_file,
     )
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from service.endings import stop
+from service.keys_command import keys
 from service.settings import Settings, SettingsError, load_settings, settings_table
 
 app = typer.Typer(help="Text-to-image serving with approximate caching.", no_args_is_help=True, add_completion=False)
@@ -13,6 +15,7 @@ calibration = typer.Typer(help="Measure what approximations need to know of a mo
 app.add_typer(calibration, name="calibrate")
 probes = typer.Typer(help="Find out what a model is like, without a cache.", no_args_is_help=True)
 app.add_typer(probes, name="probe")
+app.add_typer(keys, name="keys")
 
 BAD_SETTINGS = 2
 START_FAILED = 1
@@ -30,8 +33,13 @@ def serve(
     """Serve the API, the metrics and the page until SIGTERM; every other setting is a HEADSTART_… variable."""
     settings = _settings(host=host, port=port, model=model, data_dir=data_dir, device=device, log_level=log_level)
     # Imported here so that `headstart settings` and a bad setting answer at once.
-    from service.server import run_server
+    from service.access import KeyringError
+    from service.server import NotGuardedError, check_guarded, run_server
 
+    try:
+        check_guarded(settings)
+    except (NotGuardedError, KeyringError) as error:
+        stop(error, BAD_SETTINGS)
     raise typer.Exit(0 if run_server(settings) else START_FAILED)
 
 
@@ -182,8 +190,7 @@ def _settings(**given: Any) -> Settings:
     try:
         return load_settings(**given)
     except SettingsError as error:
-        typer.echo(f"headstart: {error}", err=True)
-        raise typer.Exit(BAD_SETTINGS) from None
+        stop(error, BAD_SETTINGS)
 
 
 def main() -> None:

@@ -5,20 +5,20 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.audit import ShadowAudit
 from service.chronicle import Chronicle
 from service.engine.base import Engine, JobFailed, JobResult, JobSpec, Progress
+from service.ledger import Ledger
 from service.memory import Memory
 from service.metrics import Metrics
 from service.pictures import OutputFormat, encode, transcode
 from service.planner import Planner
 from service.previews import Previews, paced
-from service.totals import Totals
 from service.turnstile import Turnstile
 from service.types import GenerationRequest, Plan, Verdict, VerdictKind
-from service.verdicts import exact_verdict, run_verdict
+from service.verdicts import exact_verdict, foretold, run_verdict, shown
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Generator:
         memory: Memory,
         chronicle: Chronicle,
         metrics: Metrics,
-        totals: Totals,
+        ledger: Ledger,
         turnstile: Turnstile,
         *,
         audit: ShadowAudit | None = None,
@@ -101,7 +101,7 @@ class Generator:
         self._memory = memory
         self._chronicle = chronicle
         self._metrics = metrics
-        self._totals = totals
+        self._ledger = ledger
         self.turnstile = turnstile
         self._audit = audit
         self._log_prompts = log_prompts
@@ -126,14 +126,18 @@ class Generator:
         """
         way = _Way(place="planning", started=time.perf_counter())
         try:
+            veiled = request.cache.reads_public
+            if veiled:  # what a picture looks like on the way tells where it began
+                wish = replace(wish, previews=0)
             plan = paced(await self._planner.plan(request), wish.previews)
             for stage, seconds in plan.seconds.items():
                 self._metrics.stage.labels(stage).observe(seconds)
             _refuse_if_uncached(request, hit=plan.kind in (VerdictKind.EXACT, VerdictKind.APPROX))
-            yield plan
+            yield foretold(plan)
             async with aclosing(self._make(plan, wish, way)) as events:
                 async for event in events:
-                    yield event
+                    if not (veiled and isinstance(event, Progress)):  # their number tells how many were skipped
+                        yield event
         except (asyncio.CancelledError, GeneratorExit):
             if way.place != "answered":
                 self._metrics.cancelled.labels(way.place).inc()
@@ -174,7 +178,7 @@ class Generator:
         data = await asyncio.to_thread(transcode, plan.image, wish.output_format, wish.compression)
         self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
         self._memory.note_repeat(plan)
-        verdict = exact_verdict(plan, self._totals.step_seconds)
+        verdict = exact_verdict(plan, self._ledger.step_seconds)
         self._chronicle.note_repeat(plan, verdict, plan.image)
         request = plan.request
         picture = Picture(data, request.seed, verdict, False, 0.0, 0.0, 0.0, way.elapsed, request.request_id)
@@ -182,7 +186,6 @@ class Generator:
 
     async def _finish(self, plan: Plan, result: JobResult, wish: Wish, way: "_Way") -> Picture:
         self._metrics.note_run(result)
-        self._totals.note_run(result)
         self.turnstile.note_pace(result.denoise_seconds + result.decode_seconds)
         encoding = time.perf_counter()
         data = await asyncio.to_thread(encode, result.image, wish.output_format, wish.compression)
@@ -190,6 +193,7 @@ class Generator:
         png = data if wish.output_format == "png" else None
         stored = self._memory.note_run(plan, result, png)
         verdict = run_verdict(plan, result)
+        self._ledger.note_run(plan.request, verdict, result)
         self._chronicle.note_run(plan, verdict, result)
         if self._audit is not None:
             self._audit.offer(plan, result, png)
@@ -211,9 +215,10 @@ class Generator:
     def _answer(self, request: GenerationRequest, picture: Picture) -> Picture:
         self._metrics.note_verdict(picture.verdict)
         self._metrics.stage.labels("total").observe(picture.total_seconds)
-        self._totals.note_verdict(picture.verdict)
+        self._ledger.note_verdict(request, picture.verdict)
         log.info("picture", extra=self._log_fields(request, picture.verdict))
-        return picture
+        told = shown(request, picture.verdict)
+        return replace(picture, verdict=told, denoise_seconds=0.0 if told.hidden else picture.denoise_seconds)
 
     def _log_fields(self, request: GenerationRequest, verdict: Verdict) -> dict[str, object]:
         fields: dict[str, object] = {

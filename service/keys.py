@@ -31,7 +31,7 @@ def text_hash(text: str) -> str:
 
 
 def signature_of(request: GenerationRequest, info: ModelInfo, embedder_digest: str) -> Signature:
-    """Return the partition `request` may resume from and is remembered in."""
+    """Return the partition of its own that `request` may resume from and, unless it is public, is remembered in."""
     return Signature(
         tenant=request.tenant,
         model_id=info.model_id,
@@ -45,6 +45,8 @@ def signature_of(request: GenerationRequest, info: ModelInfo, embedder_digest: s
         negative_prompt_hash=text_hash(request.negative_prompt),
         dtype=info.dtype,
         loras=tuple((lora.name, lora.digest, lora.scale) for lora in request.loras),
+        scope="user" if request.cache.scope == "user" else "tenant",
+        user=request.user,
     )
 
 
@@ -58,7 +60,8 @@ def exact_key(
     """Return the hash two requests share exactly when the full run gives both the same picture.
 
     The full prompt text counts, however long: the embedder's and the text encoder's cuts play no part. So do
-    the capture shares: they decide where the running latent is rounded.
+    the capture shares: they decide where the running latent is rounded. Pictures never cross tenants, whatever the
+    scope, nor users in the scope `user`: a picture drawn anew is the same one.
 
     Args:
         request: what is asked for; its wish for feature caching plays no part.
@@ -68,7 +71,7 @@ def exact_key(
         calibration: digest of what the feature caching methods were calibrated to.
     """
     parts: list[object] = [
-        request.tenant,
+        [request.tenant, request.user] if request.cache.scope == "user" else request.tenant,
         info.model_id,
         info.weights_digest,
         info.schedule,

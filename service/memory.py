@@ -72,11 +72,14 @@ class Memory:
         """
         if result.resumed is not None:
             used = plan.attempts[result.resumed]
-            self._behind(self._store.touch(used.entry_id, used.state))
+            tenant = plan.request.tenant
+            self._behind(self._store.touch(used.entry_id, used.state, tenant))
             # All levels of a clean latent are one object: one request is one use of it.
             if result.deeper is not None and used.state.form == "trajectory":
-                self._behind(self._store.touch(used.entry_id, used.deeper[result.deeper].state))
-        if not remembers(plan.request):
+                self._behind(self._store.touch(used.entry_id, used.deeper[result.deeper].state, tenant))
+        # What descends from another tenant's state would outlive its deletion, and pass on what is wrong with it.
+        foreign = result.resumed is not None and plan.neighbours[result.resumed].foreign
+        if foreign or not remembers(plan.request):
             return False
         promised = self._store.accepting
         self._behind(self._written(self._remember(plan, result, png)))
@@ -127,7 +130,7 @@ class Memory:
             depth = plan.job.resume[result.resumed].depth + 1
         return CacheEntry(
             entry_id=0,
-            signature=plan.signature,
+            signature=plan.signature.within("public") if request.cache.publishes else plan.signature,
             prompt=request.prompt,
             prompt_hash=text_hash(request.prompt),
             embedding=await self._embedder.embed(request.prompt),

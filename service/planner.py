@@ -103,6 +103,8 @@ class Planner:
     async def foresee(self, request: GenerationRequest) -> Foresight:
         """Return how `request` would be planned now: nothing is loaded, reserved or counted.
 
+        What other tenants share is not looked at: a dry run tells all it finds.
+
         Raises:
             CacheUnavailable: the cache cannot answer now; the request would run in full.
         """
@@ -110,7 +112,7 @@ class Planner:
         settled = await self._unsearched(full)
         if settled is not None:
             return Foresight(settled)
-        found = await self._look(full, lease=False)
+        found = await self._look(full, lease=False, public=False)
         chosen = found.decision
         kind = VerdictKind.APPROX if chosen.attempts else VerdictKind.MISS
         plan = replace(full, kind=kind, reason=chosen.reason, similarity=found.similarity)
@@ -187,17 +189,17 @@ class Planner:
         )
 
     async def _resume(self, full: Plan) -> Plan:
-        found = await self._look(full)
+        found = await self._look(full, public=full.request.cache.reads_public)
         looked = replace(full, similarity=found.similarity, seconds=found.seconds)
         if not found.decision.attempts:
             return replace(looked, reason=found.decision.reason)
         return await self._load(looked, found.decision.attempts, found.candidates)
 
-    async def _look(self, full: Plan, *, lease: bool = True) -> _Found:
+    async def _look(self, full: Plan, *, public: bool, lease: bool = True) -> _Found:
         """Find neighbours and let the matching policy choose among them."""
         request = full.request
         vector, embed_seconds = await _timed(self._embedder.embed(request.prompt))
-        search = self._store.search(full.signature, vector, limit=self._candidates, lease=lease)
+        search = self._store.search(full.signature, vector, limit=self._candidates, lease=lease, public=public)
         nearest, search_seconds = await _timed(search)
         found = nearest if self._resume_approximated else [_exact_states(candidate) for candidate in nearest]
         return _Found(found, self._choose(request, found), {"embed": embed_seconds, "search": search_seconds})
@@ -212,6 +214,7 @@ class Planner:
 
     async def _load(self, looked: Plan, attempts: tuple[Attempt, ...], found: list[Candidate]) -> Plan:
         prompts = {candidate.entry_id: candidate.prompt for candidate in found}
+        foreign = {candidate.entry_id for candidate in found if candidate.foreign}
         loading = asyncio.gather(*(self._enter(looked.request, a, prompts[a.entry_id]) for a in attempts))
         entries, seconds = await _timed(loading)
         usable = [entry for entry in entries if entry is not None]
@@ -219,7 +222,9 @@ class Planner:
         if not usable or looked.job is None:
             return replace(looked, reason="state-unreadable", seconds=timed)
         kept = tuple(attempt for attempt, _ in usable)
-        neighbours = tuple(Neighbour(a.entry_id, prompts[a.entry_id], a.similarity) for a in kept)
+        neighbours = tuple(
+            Neighbour(a.entry_id, prompts[a.entry_id], a.similarity, a.entry_id in foreign) for a in kept
+        )
         features = self._features.resolve(looked.request, kept[0].deepest_skip)
         points = tuple(point for _, point in usable)
         return replace(

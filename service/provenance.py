@@ -18,6 +18,7 @@ from service.engine.base import ImageArray, JobResult, JobSpec, Lora, ModelInfo,
 from service.keys import text_hash
 from service.planner import remembers
 from service.types import Plan, Verdict
+from service.verdicts import is_hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Provenance:
         divergence: the gate's last value.
         versions: of all that decides a pixel.
         sha256: of the pixels, uint8 [H, W, 3] in that order.
+        hidden: whether the client may not be told what was found, see `verdicts.shown`.
     """
 
     generation: str
@@ -116,6 +118,7 @@ class Provenance:
     divergence: float | None
     versions: Mapping[str, str]
     sha256: str
+    hidden: bool = False
 
     def job(self, job_id: str, prompt: str, negative_prompt: str, resume: tuple[ResumePoint, ...]) -> JobSpec:
         """Return the job that draws it again.
@@ -238,6 +241,7 @@ def provenance_of(
         divergence=verdict.divergence,
         versions=versions,
         sha256=pixels_sha256(image),
+        hidden=is_hidden(request, verdict),
     )
 
 

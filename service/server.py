@@ -2,13 +2,41 @@
 
 import contextlib
 import signal
+from ipaddress import ip_address
 from types import FrameType
 
 import uvicorn
 
 from service import logs
+from service.access import list_keys
 from service.api.app import create_app
 from service.settings import Settings
+
+
+class NotGuardedError(Exception):
+    """The service would be open to whoever reaches it; the message is one clear line."""
+
+
+def check_guarded(settings: Settings) -> None:
+    """Refuse to listen beyond loopback without keys, unless the settings say so.
+
+    Raises:
+        NotGuardedError: it would be open.
+        KeyringError: the key file cannot be read.
+    """
+    if settings.allow_anonymous or _is_loopback(settings.host) or list_keys(settings.keys_path):
+        return
+    raise NotGuardedError(
+        f"HEADSTART_HOST={settings.host} can be reached from elsewhere, and there is no API key: make one with "
+        "`headstart keys create --tenant NAME`, or set HEADSTART_ALLOW_ANONYMOUS=true"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def run_server(settings: Settings) -> bool:

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from policies.features.backends import BACKENDS
 from policies.features.methods import METHODS
+from service.access.keyring import TENANT_PATTERN
 from service.judges.loading import shipped_judge
 
 PREFIX = "HEADSTART_"
@@ -213,7 +214,49 @@ class Settings(BaseSettings):
         True, description="Whether a request may resume from the noise states of runs with feature caching."
     )
     candidates: int = Field(8, ge=1, le=256, description="Neighbours looked at per request.")
-    tenant: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Tenant all requests belong to.")
+    tenant: str = Field(
+        "default", pattern=TENANT_PATTERN, description="Tenant of all requests as long as there is no API key."
+    )
+    keys_file: Path | None = Field(
+        None,
+        description="File of the API keys, made by `headstart keys`; unset = `keys.json` in the data folder. Several "
+        "instances may share it.",
+    )
+    allow_anonymous: bool = Field(
+        False,
+        description="Listen beyond loopback although there is no API key: whoever reaches the service may use it.",
+    )
+    open_metrics: bool = Field(
+        False,
+        description="Answer `/metrics` without a key; else an operator's is needed, once there are keys. Its figures "
+        "are sums over all tenants.",
+    )
+    public_quarantine_seconds: float = Field(
+        3600.0,
+        ge=0,
+        le=10 * 365 * 86_400,
+        allow_inf_nan=False,
+        description="Age from which other tenants may resume from what was drawn with the scope `public`.",
+    )
+    public_witnesses: int = Field(
+        1,
+        ge=0,
+        le=1000,
+        description="How many tenants, besides author and reader, must have drawn the same text publicly before it "
+        "shows; 0 = age alone decides.",
+    )
+    public_author_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Most of what is public, per model and size, that one tenant may have drawn.",
+    )
+    encryption_key_file: Path | None = Field(
+        None,
+        description="File with 64 hex digits: states and pictures are then encrypted (AES-256-GCM); those written "
+        "without, or with another key, are absent.",
+    )
     queue_limit: int = Field(64, ge=1, description="Pictures in work or waiting; beyond it requests get 429.")
     max_prompt_chars: int = Field(4000, ge=1, le=100_000, description="Longest prompt accepted, in characters.")
     drain_seconds: float = Field(
@@ -253,7 +296,7 @@ class Settings(BaseSettings):
         # "none" is how the environment unsets other settings.
         return "none" if value is None else value
 
-    @field_validator("data_dir", "lora_dir", "feature_calibration")
+    @field_validator("data_dir", "lora_dir", "feature_calibration", "keys_file", "encryption_key_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()
@@ -272,6 +315,11 @@ class Settings(BaseSettings):
             return self.matching_table
         folder = Path(self.model)
         return folder / "matching.json" if folder.is_dir() else None
+
+    @property
+    def keys_path(self) -> Path:
+        """Where the API keys are."""
+        return self.keys_file or self.data_dir / "keys.json"
 
     @property
     def judge_name(self) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from cache_store.types import Signature
+from cache_store.types import Scope, Signature
 from policies.features.choice import FeatureChoice
 from policies.matching.base import Attempt, Candidate
 from service.engine.base import Entry, JobSpec, Lora
@@ -43,6 +43,9 @@ class CacheOptions:
         read: False for `Cache-Control: no-cache`: look nothing up, still store (REFRESH).
         store: False for `Cache-Control: no-store`: do not remember this run.
         only_if_cached: refuse rather than generate in full (`Cache-Control: only-if-cached`).
+        scope: whose generations it may resume from, and who may resume from it.
+        share_read: whether the client may resume from what other tenants share.
+        share_write: whether other tenants may resume from what is drawn for it.
     """
 
     mode: CacheMode = CacheMode.AUTO
@@ -51,6 +54,19 @@ class CacheOptions:
     read: bool = True
     store: bool = True
     only_if_cached: bool = False
+    scope: Scope = "tenant"
+    share_read: bool = False
+    share_write: bool = False
+
+    @property
+    def reads_public(self) -> bool:
+        """Whether the partition that tenants share is looked into, besides its own."""
+        return self.scope == "public" and self.share_read
+
+    @property
+    def publishes(self) -> bool:
+        """Whether it is remembered in that partition."""
+        return self.scope == "public" and self.share_write
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +89,8 @@ class GenerationRequest:
     """One validated picture wish (a client's `n` pictures are n of these).
 
     `deadline` is the time.monotonic() after which it is given up, None = never. `user` is the digest of the client's
-    user, empty = not named: what is remembered of the picture can be deleted by it, it serves nothing else.
+    user, empty = not named: what is remembered of the picture can be deleted by it, and in the scope `user` serves
+    that user alone.
     """
 
     request_id: str
@@ -156,6 +173,7 @@ class Verdict:
         evaluations: network evaluations run, those of wasted steps included; some solvers take two per step.
         entry: APPROX only: how the solver took up the state (see `JobResult.entry`).
         features: what feature caching did.
+        hidden: whether all but kind and steps was left out, see `verdicts.shown`.
     """
 
     kind: VerdictKind
@@ -172,15 +190,17 @@ class Verdict:
     evaluations: int = 0
     entry: Entry | None = None
     features: FeatureVerdict = FeatureVerdict()
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """The entry a plan starts from: what the client is told of it."""
+    """The entry a plan starts from: what the client is told of it, unless it is another tenant's (`foreign`)."""
 
     entry_id: int
     prompt: str | None
     similarity: float
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)

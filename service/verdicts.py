@@ -1,9 +1,13 @@
 """From a plan and what the engine made of it to the verdict told to the client and the metrics."""
 
 import math
+from dataclasses import replace
 
 from service.engine.base import JobResult
-from service.types import FeatureVerdict, Plan, Verdict, VerdictKind
+from service.types import FeatureVerdict, GenerationRequest, Plan, Verdict, VerdictKind
+
+ACROSS_TENANTS = "public"
+"""The reason of every verdict after a search that took in other tenants' generations."""
 
 
 def exact_verdict(plan: Plan, step_seconds: float) -> Verdict:
@@ -42,6 +46,47 @@ def run_verdict(plan: Plan, result: JobResult) -> Verdict:
         saved_gpu_seconds=_saved(result),
         evaluations=result.evaluations,
         features=_features(plan, result),
+    )
+
+
+def is_hidden(request: GenerationRequest, verdict: Verdict) -> bool:
+    """Return whether other tenants' generations were among what was searched, so that numbers could tell of them."""
+    return request.cache.reads_public and verdict.kind in (VerdictKind.APPROX, VerdictKind.MISS)
+
+
+def shown(request: GenerationRequest, verdict: Verdict) -> Verdict:
+    """Return what a client may be told of a verdict.
+
+    After a search across tenants that is the kind, and nothing that depends on what was found: similarity, K, source,
+    divergence, and whatever counts steps or evaluations. Own hits are told no better, or they would tell by contrast.
+    """
+    if not is_hidden(request, verdict):
+        return verdict
+    features = verdict.features
+    return Verdict(
+        kind=verdict.kind,
+        reason=ACROSS_TENANTS,
+        steps=verdict.steps,
+        seed_exact=verdict.seed_exact,
+        features=FeatureVerdict(features.policy, features.strength, features.requested, reason=features.reason),
+        hidden=True,
+    )
+
+
+def foretold(plan: Plan) -> Plan:
+    """Return what a client may be told of a plan before the run: after a search across tenants, nothing of it."""
+    if not plan.request.cache.reads_public or plan.kind not in (VerdictKind.APPROX, VerdictKind.MISS):
+        return plan
+    job = None if plan.job is None else replace(plan.job, resume=())
+    return replace(
+        plan,
+        kind=VerdictKind.MISS,
+        reason=ACROSS_TENANTS,
+        job=job,
+        attempts=(),
+        neighbours=(),
+        source=None,
+        similarity=None,
     )
 
 

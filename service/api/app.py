@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from service.access import Keyring
 from service.api import (
     errors,
     page,
@@ -18,7 +19,8 @@ from service.api import (
     routes_images,
     routes_status,
 )
-from service.api.documented import IMAGE_EVENT_PARTS
+from service.api.documented import IMAGE_EVENT_PARTS, UNAUTHORIZED_ERROR
+from service.api.gate import PROBES, Gate
 from service.api.middleware import Envelope
 from service.assembly import StartError, open_service
 from service.metrics import Metrics
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings) -> FastAPI:
     """Return the application; its parts start and stop with its lifespan."""
     metrics = Metrics()
+    keyring = Keyring(settings.keys_path, settings.tenant)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
@@ -54,21 +57,34 @@ def create_app(settings: Settings) -> FastAPI:
     for routes in (routes_images, routes_events, routes_generations, *statuses):
         app.include_router(routes.router)
     errors.install(app)
+    app.add_middleware(Gate, keyring=keyring, open_metrics=settings.open_metrics)
     app.add_middleware(Envelope, metrics=metrics)
     page.install(app)
     _complete_description(app)
     return app
 
 
+_UNAUTHORIZED = {
+    "401": {
+        "description": UNAUTHORIZED_ERROR[401]["description"],
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
+    }
+}
+
+
 def _complete_description(app: FastAPI) -> None:
-    """Add the events' parts, drop the framework's 422: a wrong field is answered with the envelope and 400."""
+    """Add the events' parts and the keys, drop the framework's 422: a wrong field is answered with the envelope."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = describe()
-        for operations in document["paths"].values():
+        for path, operations in document["paths"].items():
             for operation in operations.values():
                 operation["responses"].pop("422", None)
+                if path not in PROBES:
+                    operation["security"] = [{"key": []}, {}]
+                    operation["responses"] |= _UNAUTHORIZED
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         parts = document["components"]["schemas"]
         parts |= IMAGE_EVENT_PARTS
         for name in ("HTTPValidationError", "ValidationError"):

@@ -2,8 +2,9 @@
 
 from typing import Annotated, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, HTTPException, Request
 
+from service.access import Identity
 from service.assembly import Service
 
 
@@ -12,3 +13,28 @@ def _service(request: Request) -> Service:
 
 
 ServiceOf = Annotated[Service, Depends(_service)]
+
+
+def _identity(request: Request) -> Identity:
+    return cast(Identity, request.state.identity)
+
+
+IdentityOf = Annotated[Identity, Depends(_identity)]
+"""Whose the request is: the one place a route may take a tenant from."""
+
+
+def _operator(identity: IdentityOf) -> Identity:
+    if not identity.rights.operator:
+        raise HTTPException(403)
+    return identity
+
+
+def _metrics_reader(request: Request, service: ServiceOf) -> None:
+    if not service.settings.open_metrics:
+        _operator(_identity(request))
+
+
+MetricsReader = Depends(_metrics_reader)
+"""Lets an operator pass, or everybody where the settings say so."""
+OperatorOf = Annotated[Identity, Depends(_operator)]
+"""As `IdentityOf`, for routes whose answers or effects reach beyond one tenant."""

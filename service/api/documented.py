@@ -13,8 +13,11 @@ def _errors(**described: str) -> Responses:
     return {int(status.lstrip("_")): {"model": ErrorBody, "description": text} for status, text in described.items()}
 
 
+UNAUTHORIZED_ERROR: Responses = _errors(_401="A valid API key is needed (`invalid_api_key`).")
+OPERATOR_ERRORS: Responses = _errors(_403="The key is no operator's (`not_permitted`).")
 GENERATION_ERRORS: Responses = _errors(
     _400="A field is wrong; `error.param` names it.",
+    _403="`cache.scope` is `public`, and the key may not share (`sharing_not_allowed`).",
     _404="The model is not served here.",
     _413="The body is too large.",
     _429="Too many pictures are waiting; see Retry-After.",
@@ -29,6 +32,7 @@ LOOKUP_ERRORS: Responses = _errors(
 )
 EXPLAIN_ERRORS: Responses = _errors(
     _400="A field is wrong; `error.param` names it.",
+    _403="`cache.scope` is `public`, and the key may not share (`sharing_not_allowed`).",
     _404="The model is not served here.",
     _413="The body is too large.",
     _503="The cache is unavailable: the request would be drawn in full.",

@@ -67,7 +67,17 @@ class Problem:
 
 STOPPING = Problem(503, "the service is stopping", code="stopping", headers={"Retry-After": "2"})
 
+# The same for a key that is missing, malformed, unknown or revoked: an answer must not help to find one.
+UNAUTHORIZED = Problem(
+    401,
+    "a valid API key is needed, as `Authorization: Bearer hs_…`",
+    INVALID,
+    code="invalid_api_key",
+    headers={"WWW-Authenticate": 'Bearer realm="headstart"'},
+)
+
 HTTP_MESSAGES = {
+    403: ("this key may not do that", "not_permitted"),
     404: ("there is nothing here", "not_found"),
     405: ("this method is not allowed here", "method_not_allowed"),
     413: ("the request body is too large", "body_too_large"),

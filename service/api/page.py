@@ -14,14 +14,21 @@ FOLDER = Path(service.__file__).parent / "page"
 HEADERS = {"Cache-Control": "no-cache"}
 
 
+FILES = {path.name: path for path in FOLDER.iterdir() if path.is_file()}
+
+
+def is_page(path: str) -> bool:
+    """Return whether a path leads to the page or a file of it."""
+    return path in ("/", "/page") or path.removeprefix("/page").removeprefix("/") in ("", *FILES)
+
+
 def install(app: FastAPI) -> None:
     """Serve the page's files, and only those."""
-    files = {path.name: path for path in FOLDER.iterdir() if path.is_file()}
 
     async def serve(page_file: str = "index.html") -> Response:
-        if page_file not in files:
+        if page_file not in FILES:
             raise HTTPException(404)
-        return FileResponse(files[page_file], headers=HEADERS)
+        return FileResponse(FILES[page_file], headers=HEADERS)
 
     for path in ("/", "/{page_file}"):
         app.add_api_route(path, serve, methods=["GET", "HEAD"], include_in_schema=False, response_class=FileResponse)

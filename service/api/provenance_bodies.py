@@ -1,7 +1,7 @@
 """From records of generations to the wire format."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cache_store.generations import GenerationRecord
 from service.api.schema import LoraUsed
@@ -14,6 +14,7 @@ from service.api.schema_generations import (
 )
 from service.provenance import Provenance, StateUsed
 from service.types import VerdictKind
+from service.verdicts import ACROSS_TENANTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ def record_body(record: GenerationRecord, found: Provenance, lineage: Sequence[S
         found: what its body says.
         lineage: the runs it descends from, nearest first.
     """
+    told = without_source(found) if found.hidden else found
     nearest = lineage[0].made if lineage else None
     return GenerationBodyRecord(
         id=found.generation,
@@ -46,21 +48,35 @@ def record_body(record: GenerationRecord, found: Provenance, lineage: Sequence[S
         entry=_name(record.entry_id),
         request=_request(found),
         verdict=VerdictKind(found.verdict).value,
-        reason=found.reason,
-        skipped_steps=found.skipped,
-        wasted_steps=found.wasted,
-        similarity=found.similarity,
-        divergence=found.divergence,
+        reason=told.reason,
+        skipped_steps=told.skipped,
+        wasted_steps=told.wasted,
+        similarity=told.similarity,
+        divergence=told.divergence,
         repeats=_name(found.repeats),
         source_seed=None if nearest is None else nearest.seed,
-        judged=_state(found.judged, nearest),
-        entered=_state(found.entered, nearest),
+        judged=_state(told.judged, nearest),
+        entered=_state(told.entered, nearest),
         lineage=[_source(source) for source in lineage],
         feature_cache=_features(found),
         capture=list(found.capture),
         batch_invariant=found.isolated if nearest is None or found.repeats is None else nearest.isolated,
         versions=dict(found.versions),
         sha256=found.sha256,
+    )
+
+
+def without_source(found: Provenance) -> Provenance:
+    """Return a record without what other tenants' generations had a part in; see `verdicts.shown`."""
+    return replace(
+        found,
+        reason=ACROSS_TENANTS,
+        skipped=0,
+        wasted=0,
+        similarity=None,
+        divergence=None,
+        judged=None,
+        entered=None,
     )
 
 

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from service.api.dependencies import ServiceOf
-from service.api.documented import LOOKUP_ERRORS
+from service.api.dependencies import OperatorOf, ServiceOf
+from service.api.documented import LOOKUP_ERRORS, OPERATOR_ERRORS
 from service.api.errors import InvalidRequestError
 from service.api.schema_audit import AuditBandBody, AuditBody, AuditOrder
 from service.audit import ShadowAudit
@@ -11,14 +11,14 @@ from service.audit import ShadowAudit
 router = APIRouter()
 
 
-@router.get("/v1/cache/audit", summary="What audits of approximate hits found")
-async def found(service: ServiceOf) -> AuditBody:
+@router.get("/v1/cache/audit", responses=OPERATOR_ERRORS, summary="What audits of approximate hits found")
+async def found(service: ServiceOf, _: OperatorOf) -> AuditBody:
     """Return the rate of bad hits per band, and how far bounds are tightened."""
     return AuditBody(enabled=False) if service.audit is None else _body(service.audit)
 
 
-@router.post("/v1/cache/audit", responses=LOOKUP_ERRORS, summary="Freeze or reset the audit")
-async def order(service: ServiceOf, wish: AuditOrder) -> AuditBody:
+@router.post("/v1/cache/audit", responses={**LOOKUP_ERRORS, **OPERATOR_ERRORS}, summary="Freeze or reset the audit")
+async def order(service: ServiceOf, _: OperatorOf, wish: AuditOrder) -> AuditBody:
     """Do as told, and return where the audit stands then."""
     if service.audit is None:
         raise InvalidRequestError(None, "nothing is audited here", code="audit_off", status=404)

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header
 
 from policies.matching.base import Attempt
-from service.api.dependencies import ServiceOf
+from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import EXPLAIN_ERRORS
 from service.api.schema import GenerationBody
 from service.api.schema_explain import AttemptBody, CandidateBody, ExpectedBody, ExplainAnswer, HeldState
@@ -19,13 +19,19 @@ router = APIRouter()
 
 @router.post("/v1/cache/explain", responses=EXPLAIN_ERRORS, summary="What the cache would do")
 async def explain(
-    body: GenerationBody, service: ServiceOf, cache_control: Annotated[str, Header(max_length=500)] = ""
+    body: GenerationBody,
+    service: ServiceOf,
+    identity: IdentityOf,
+    cache_control: Annotated[str, Header(max_length=500)] = "",
 ) -> ExplainAnswer:
-    """Tell how the first picture of a request would be planned now; nothing is drawn, loaded or counted."""
+    """Tell how the first picture of a request would be planned now; nothing is drawn, loaded or counted.
+
+    What other tenants share is left out, whatever the scope.
+    """
     loras = await lora_set(body, service.info, service.loras)
-    order = order_of(body, cache_control, service.info, service.settings, loras=loras)
+    order = order_of(body, cache_control, service.info, service.settings, identity, loras=loras)
     foresight = await service.planner.foresee(order.requests[0])
-    return _answer(foresight, service.totals.step_seconds)
+    return _answer(foresight, service.ledger.of(identity.tenant).step_seconds)
 
 
 def _answer(foresight: Foresight, step_seconds: float) -> ExplainAnswer:

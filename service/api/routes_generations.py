@@ -7,8 +7,9 @@ from fastapi import APIRouter, Path, Request
 from starlette.exceptions import HTTPException
 
 from cache_store.generations import GenerationRecord
+from service.access import Identity
 from service.api.bodies import text_of
-from service.api.dependencies import ServiceOf
+from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import REPLAY_ERRORS
 from service.api.provenance_bodies import Source, record_body
 from service.api.routes_images import unless_gone
@@ -25,18 +26,23 @@ MOST_SHOWN = 100
 
 
 @router.get("/v1/generations/{generation_id}", responses=REPLAY_ERRORS, summary="How a picture came about")
-async def record(service: ServiceOf, generation_id: GenerationId) -> GenerationBodyRecord:
+async def record(service: ServiceOf, identity: IdentityOf, generation_id: GenerationId) -> GenerationBodyRecord:
     """Return the record of an answered picture; another tenant's is as absent as a missing one."""
-    found, provenance = await _found(service, generation_id)
-    return record_body(found, provenance, await _lineage(service, provenance))
+    found, provenance = await _found(service, identity, generation_id)
+    lineage = [] if provenance.hidden else await _lineage(service, provenance)
+    return record_body(found, provenance, lineage)
 
 
 @router.post("/v1/generations/{generation_id}/replay", responses=REPLAY_ERRORS, summary="The same picture again")
 async def replay(
-    request: Request, service: ServiceOf, generation_id: GenerationId, body: ReplayBody | None = None
+    request: Request,
+    service: ServiceOf,
+    identity: IdentityOf,
+    generation_id: GenerationId,
+    body: ReplayBody | None = None,
 ) -> ReplayAnswer:
     """Draw a picture again exactly as it was drawn; nothing of it is remembered, nor counted as a hit or a saving."""
-    found, _ = await _found(service, generation_id)
+    found, _ = await _found(service, identity, generation_id)
     texts = Texts() if body is None else Texts(body.prompt, body.negative_prompt)
     with service.generator.turnstile.enter(1):
         made = await unless_gone(request, service.replayer.replay(found, texts))
@@ -52,8 +58,8 @@ async def replay(
     )
 
 
-async def _found(service: Service, generation_id: str) -> tuple[GenerationRecord, Provenance]:
-    found = await service.replayer.find(generation_id, service.settings.tenant)
+async def _found(service: Service, identity: Identity, generation_id: str) -> tuple[GenerationRecord, Provenance]:
+    found = await service.replayer.find(generation_id, identity.tenant)
     if found is None:
         raise HTTPException(404)
     provenance = parse(found.body)

@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 from fastapi import APIRouter, Header, Request, Response
 
 from service.api.bodies import answer_of, image_completed, image_partial
-from service.api.dependencies import ServiceOf
+from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import GENERATION_ERRORS, IMAGE_STREAM
 from service.api.errors import ClientGoneError
 from service.api.schema import GenerationAnswer, GenerationBody
@@ -33,6 +33,7 @@ async def generate(
     body: GenerationBody,
     request: Request,
     service: ServiceOf,
+    identity: IdentityOf,
     cache_control: Annotated[str, Header(max_length=500)] = "",
 ) -> Response:
     """Draw `n` pictures and return them with what the cache did for each, or stream one with `stream: true`."""
@@ -40,7 +41,7 @@ async def generate(
     check_streaming(body)
     loras = await lora_set(body, service.info, service.loras)
     previews = body.partial_images or 0
-    order = order_of(body, cache_control, service.info, service.settings, previews=previews, loras=loras)
+    order = order_of(body, cache_control, service.info, service.settings, identity, previews=previews, loras=loras)
     if body.stream:
         return _ImageStream(service.generator, order, request)
     with service.generator.turnstile.enter(len(order.requests)):

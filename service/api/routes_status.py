@@ -7,8 +7,8 @@ from fastapi import APIRouter, Path, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from cache_store.types import StoreStats
-from service.api.dependencies import ServiceOf
+from cache_store.types import CacheUnavailable, StoreStats
+from service.api.dependencies import IdentityOf, MetricsReader, ServiceOf
 from service.api.documented import LOOKUP_ERRORS
 from service.api.errors import InvalidRequestError
 from service.api.schema import ModelBody, ModelList, StatsBody
@@ -33,7 +33,7 @@ async def readyz(service: ServiceOf) -> JSONResponse:
     return JSONResponse(body, 200 if ready else 503)
 
 
-@router.get("/metrics", include_in_schema=False)
+@router.get("/metrics", include_in_schema=False, dependencies=[MetricsReader])
 async def metrics(service: ServiceOf) -> Response:
     """Return the Prometheus exposition."""
     service.metrics.gauges.take(
@@ -61,9 +61,10 @@ async def model(service: ServiceOf, model_id: Annotated[str, Path(max_length=500
 
 
 @router.get("/v1/stats", summary="Running totals")
-async def stats(service: ServiceOf) -> StatsBody:
-    """Return totals since the start and what the cache holds."""
-    totals, info = service.totals, service.info
+async def stats(service: ServiceOf, identity: IdentityOf) -> StatsBody:
+    """Return totals since the start and what the cache holds: an operator's key the whole, others their tenant's."""
+    everybody, info = identity.rights.operator, service.info
+    totals = service.ledger.everybody if everybody else service.ledger.of(identity.tenant)
     return StatsBody(
         model=info.model_id,
         default_steps=info.default_steps,
@@ -77,8 +78,10 @@ async def stats(service: ServiceOf) -> StatsBody:
         saved_gpu_seconds=totals.saved_gpu_seconds,
         saved_feature_seconds=totals.saved_feature_seconds,
         gpu_seconds=totals.gpu_seconds,
-        cache=_cache(await service.store.stats(), service.memory.pending),
-        engine=_engine(service),
+        cache=_cache(await service.store.stats(), service.memory.pending)
+        if everybody
+        else await _own_cache(service, identity.tenant),
+        engine=_engine(service) if everybody else {"ready": service.engine.stats.ready},
     )
 
 
@@ -108,6 +111,13 @@ def _cache(stats: StoreStats, pending: int) -> dict[str, Any]:
         "ram_bytes": stats.ram_bytes,
         "pending_writes": pending,
     }
+
+
+async def _own_cache(service: Service, tenant: str) -> dict[str, Any]:
+    try:
+        return {"available": True, "entries": await service.store.count(tenant)}
+    except CacheUnavailable:
+        return {"available": False}
 
 
 def _engine(service: Service) -> dict[str, Any]:

@@ -50,6 +50,11 @@ class CacheBody(_Strict):
     min_similarity: Ratio | None = Field(default=None, description="Floor on the cosine similarity of a neighbour.")
     max_skip_ratio: Ratio | None = Field(default=None, description="Ceiling on skipped steps ÷ steps.")
     store: bool | None = Field(default=None, description="Whether this run may be remembered (default true).")
+    scope: Literal["user", "tenant", "public"] | None = Field(
+        default=None,
+        description="Whose generations may be resumed from, and who may resume from this one: `user` (that of the "
+        "field `user`), `tenant` (default), or `public`: every tenant that shares, as far as the key allows.",
+    )
 
 
 class FeatureCacheBody(_Strict):
@@ -182,6 +187,10 @@ class VerdictBody(BaseModel):
     saved_gpu_seconds: float
     seed_exact: bool
     stored: bool
+    hidden: bool = Field(
+        description="Whether other tenants' generations were searched: then only verdict and steps are told, and "
+        "what counts steps or evaluations is 0."
+    )
 
 
 class FeatureVerdictBody(BaseModel):
@@ -365,8 +374,9 @@ class EntryBody(BaseModel):
     states: list[float]
     expires: float | None = Field(description="When it will be past its time; null without a lifetime.")
     approximated_states: list[float] = Field(description="Those of `states` that feature caching had a part in.")
-    uses: int
+    uses: int = Field(description="Of a public entry: its own tenant's.")
     has_image: bool
+    public: bool = Field(description="Whether other tenants may come to resume from it.")
 
 
 class EntryList(BaseModel):

@@ -36,6 +36,8 @@ def _status(verdict: Verdict, *, stored: bool) -> str:
         return 'hit; detail="exact"'
     kept = "; stored" if stored else ""
     if verdict.kind is VerdictKind.APPROX:
+        if verdict.hidden:
+            return f'hit{kept}; detail="approximate"'
         similarity = f"; sim={verdict.similarity:.3f}" if verdict.similarity is not None else ""
         return f'hit{kept}; detail="approximate{similarity}; k={verdict.skipped}/{verdict.steps}"'
     return f'fwd={FORWARDED[verdict.kind]}{kept}; detail="{verdict.reason}"'

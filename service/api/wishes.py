@@ -8,6 +8,7 @@ import uuid
 from dataclasses import dataclass, replace
 
 from cache_store.selection import user_digest
+from service.access.identity import ANONYMOUS_RIGHTS, Identity, Rights
 from service.api.errors import InvalidRequestError
 from service.api.schema import MAX_SEED, CacheBody, FeatureCacheBody, GenerationBody, Quality, StreamedQuality
 from service.engine.base import Lora, ModelInfo
@@ -49,6 +50,7 @@ def order_of(
     cache_control: str,
     info: ModelInfo,
     settings: Settings,
+    identity: Identity,
     *,
     previews: int = 0,
     loras: tuple[Lora, ...] = (),
@@ -59,7 +61,8 @@ def order_of(
         body: the request's body.
         cache_control: its `Cache-Control` header.
         info: the served model.
-        settings: bounds and tenant.
+        settings: bounds.
+        identity: whose it is.
         previews: most pictures in progress to show.
         loras: what `lora_set` makes of the body's.
 
@@ -70,7 +73,7 @@ def order_of(
     width, height = _size(body.size, info)
     first = GenerationRequest(
         request_id="",
-        tenant=settings.tenant,
+        tenant=identity.tenant,
         prompt=_text("prompt", body.prompt, settings.max_prompt_chars, may_be_blank=False),
         negative_prompt=_text("negative_prompt", body.negative_prompt or "", settings.max_prompt_chars),
         width=width,
@@ -82,8 +85,8 @@ def order_of(
         seed_given=body.seed is not None,
         loras=loras,
         features=feature_wish(body.feature_cache, info, settings),
-        cache=cache_options(body.cache, cache_control),
-        user=user_digest(settings.tenant, body.user),
+        cache=cache_options(body.cache, cache_control, identity.rights, has_user=bool(body.user)),
+        user=user_digest(identity.tenant, body.user),
         deadline=time.monotonic() + min(body.deadline_seconds or math.inf, settings.deadline_seconds),
     )
     count = body.n or 1
@@ -122,9 +125,26 @@ def _unknown_lora(index: int, known: list[str]) -> InvalidRequestError:
     return InvalidRequestError(f"lora.{index}.name", f"lora.{index}.name: {rule}{more}", code="lora_not_found")
 
 
-def cache_options(body: CacheBody | None, cache_control: str) -> CacheOptions:
-    """Join the body's wishes with the standard header's; the stricter one holds."""
+def cache_options(
+    body: CacheBody | None, cache_control: str, rights: Rights = ANONYMOUS_RIGHTS, *, has_user: bool = False
+) -> CacheOptions:
+    """Join the body's wishes with the standard header's; the stricter one holds.
+
+    Args:
+        body: the wishes.
+        cache_control: the header.
+        rights: what the client's key allows.
+        has_user: whether the request names its user.
+
+    Raises:
+        InvalidRequestError: a scope that the key does not allow, or that needs a user.
+    """
     given = body or CacheBody()
+    if given.scope == "user" and not has_user:
+        raise InvalidRequestError("cache.scope", "cache.scope: user needs the field user")
+    if given.scope == "public" and not (rights.share_read or rights.share_write):
+        message = "cache.scope: public needs a key made with share_read or share_write"
+        raise InvalidRequestError("cache.scope", message, code="sharing_not_allowed", status=403)
     directives = {part.strip().lower() for part in cache_control.split(",")}
     return CacheOptions(
         mode=CacheMode(given.mode or "auto"),
@@ -133,6 +153,9 @@ def cache_options(body: CacheBody | None, cache_control: str) -> CacheOptions:
         read=not directives & {"no-cache", "max-age=0"},
         store=given.store is not False and "no-store" not in directives,
         only_if_cached="only-if-cached" in directives,
+        scope=given.scope or "tenant",
+        share_read=rights.share_read,
+        share_write=rights.share_write,
     )
 
 

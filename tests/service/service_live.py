@@ -76,9 +76,10 @@ class LiveServer:
 class Client:
     """Plain HTTP against a live server."""
 
-    def __init__(self, server: LiveServer) -> None:
+    def __init__(self, server: LiveServer, key: str | None = None) -> None:
         self.server = server
-        self.http = httpx.Client(base_url=server.url, timeout=PATIENCE_SECONDS)
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self.http = httpx.Client(base_url=server.url, timeout=PATIENCE_SECONDS, headers=headers)
 
     def post(self, body: object, **options: Any) -> httpx.Response:
         return self.http.post("/v1/images/generations", json=body, **options)

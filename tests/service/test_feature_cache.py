@@ -16,6 +16,7 @@ from policies.features.artefact import digest_of
 from policies.features.choice import FeatureChoice, FeatureReport
 from policies.features.front import Front, FrontError, FrontKey, FrontPoint
 from policies.matching import Candidate, StateRef
+from service.access import ANONYMOUS_RIGHTS, Identity
 from service.api.app import create_app
 from service.api.bodies import plan_event
 from service.api.errors import InvalidRequestError
@@ -44,6 +45,8 @@ ASKED = FeaturePlan("auto", CHOICE)
 
 # ---- the request ----
 
+SOMEBODY = Identity("default", ANONYMOUS_RIGHTS)
+
 
 def _wish(body: object, info: ModelInfo = CACHING, **settings: object) -> FeatureWish:
     fields = {"prompt": "a red cube"} if body is None else {"prompt": "a red cube", "feature_cache": body}
@@ -71,7 +74,7 @@ def test_without_a_wish_the_services_own_holds() -> None:
     assert _wish(None, **service) == FeatureWish("cfg-cache+deepcache", 0.8, 0.95)
     assert _wish("off", **service).policy == "off"
     assert _wish({"policy": "auto", "strength": 0.1}, **service) == FeatureWish("auto", 0.1, 0.95)
-    order = order_of(GenerationBody(prompt="a", n=2), "", CACHING, Settings(**service))
+    order = order_of(GenerationBody(prompt="a", n=2), "", CACHING, Settings(**service), SOMEBODY)
     assert [one.features.strength for one in order.requests] == [0.8, 0.8]
 
 

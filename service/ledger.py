@@ -1,0 +1,34 @@
+"""Running totals of the whole service and of each tenant: what one tenant reads tells nothing of another's doings."""
+
+from service.engine.base import JobResult
+from service.totals import Totals
+from service.types import GenerationRequest, Verdict
+from service.verdicts import is_hidden, shown
+
+
+class Ledger:
+    """Totals of everybody, and per tenant; tenants are as many as have keys."""
+
+    def __init__(self) -> None:
+        self.everybody = Totals()
+        self._tenants: dict[str, Totals] = {}
+
+    @property
+    def step_seconds(self) -> float:
+        """Mean device time of one step of one picture; 0 until something ran."""
+        return self.everybody.step_seconds
+
+    def of(self, tenant: str) -> Totals:
+        """Return a tenant's totals, without what it may not be told of hits across tenants."""
+        return self._tenants.setdefault(tenant, Totals())
+
+    def note_run(self, request: GenerationRequest, verdict: Verdict, result: JobResult) -> None:
+        """Count a finished run."""
+        self.everybody.note_run(result)
+        if not is_hidden(request, verdict):  # its device time would tell how many steps were skipped
+            self.of(request.tenant).note_run(result)
+
+    def note_verdict(self, request: GenerationRequest, verdict: Verdict) -> None:
+        """Count an answered picture."""
+        self.everybody.note_verdict(verdict)
+        self.of(request.tenant).note_verdict(shown(request, verdict))

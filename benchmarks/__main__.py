@@ -31,6 +31,7 @@ NAMES = (
     "soak",
     "solver_resume",
     "store",
+    "tenancy",
     "veto",
 )
 

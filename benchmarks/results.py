@@ -21,6 +21,7 @@ from benchmarks.gate_table import gate_table
 from benchmarks.lookup_table import lookup_summary, lookup_table
 from benchmarks.matching_table import matching_summary, matching_table
 from benchmarks.store_table import store_table
+from benchmarks.tenancy_table import tenancy_table
 from benchmarks.veto_table import adversarial_table, veto_table
 from policies.features.methods import methods_table
 from service.settings import settings_table
@@ -318,6 +319,7 @@ OUTSIDE_README = (
     "soak",
     "solver_resume",
     "store",
+    "tenancy",
     "veto",
 )
 SUMMARIES: dict[str, Callable[[Report], list[str]]] = {
@@ -347,6 +349,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "soak": ("Does it survive a long day?", soak_table),
     "crash": ("Is anything lost or mistaken when processes are killed?", crash_table),
     "store": ("What does keeping a state cost, and getting it back?", store_table),
+    "tenancy": ("Does anything cross from one tenant to another?", tenancy_table),
     "solver_resume": ("How should a multistep solver resume?", solver_resume_table),
 }
 

@@ -25,10 +25,16 @@ function plain(message, param) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
-async function answer(path, options) {
+const KEY = "headstart-key"; // gone with the tab
+export const hasKey = () => sessionStorage.getItem(KEY) !== null;
+export const useKey = (key) => sessionStorage.setItem(KEY, key);
+
+async function answer(path, options = {}) {
   let response;
+  const key = sessionStorage.getItem(KEY);
+  const headers = key ? { ...options.headers, Authorization: `Bearer ${key}` } : options.headers;
   try {
-    response = await fetch(path, options);
+    response = await fetch(path, { ...options, headers });
   } catch (cause) {
     if (cause.name === "AbortError") throw cause;
     throw new ServiceError("The service cannot be reached. Is it still running?", { code: "unreachable" });
@@ -37,6 +43,7 @@ async function answer(path, options) {
   const text = await response.text();
   let body = null;
   try { body = parse(text); } catch { /* not JSON: the status must do */ }
+  if (response.status === 401) document.dispatchEvent(new Event("key-needed"));
   throw problem(body, response.status);
 }
 

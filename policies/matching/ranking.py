@@ -84,7 +84,7 @@ class TableMatching(MatchingPolicy):
         return [one for one in candidates if one.prompt == prompt or not _objections(reading, one, self.veto)]
 
     def _usable(self, candidates: Iterable[Candidate], limits: Limits) -> list[Attempt]:
-        """Return every state that meets all bounds, most expected savings first, then most similar."""
+        """Return every state that meets all bounds and promises savings, most of them first, then most similar."""
         usable: list[Attempt] = []
         for candidate in candidates:
             # The same text needs no early judgement: any of its states shows the same picture.
@@ -92,7 +92,8 @@ class TableMatching(MatchingPolicy):
                 usable += self._at_own_level(candidate, limits)
             else:
                 usable += self._judged_early(candidate, limits, self.judged_at)
-        return sorted(usable, key=lambda a: (-a.expected, -a.similarity, a.entry_id, -a.state.log_snr))
+        paying = [attempt for attempt in usable if attempt.expected > 0.0]
+        return sorted(paying, key=lambda a: (-a.expected, -a.similarity, a.entry_id, -a.state.log_snr))
 
     def _at_own_level(self, candidate: Candidate, limits: Limits) -> list[Attempt]:
         """Every state that meets its own level's bounds is an attempt of its own."""

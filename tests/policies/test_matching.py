@@ -30,7 +30,7 @@ PROMPTS = ("a red circle", "two red circles", 'a sign that says "stop"', "a hill
 
 POLICIES_UNDER_TEST: dict[str, MatchingPolicy] = {
     "gated": GatedTableMatching(TABLE),
-    "gated-one": GatedTableMatching(TABLE, max_attempts=1),
+    "gated-three": GatedTableMatching(TABLE, max_attempts=3),
     "gated-early": GatedTableMatching(replace(TABLE, judged_at=0.1)),
     "paper": PaperTableMatching(),
     "none": NoMatching(),
@@ -97,7 +97,7 @@ class TestMatchingContract:
 
 
 class TestJudgedEarly:
-    policy = GatedTableMatching(replace(TABLE, judged_at=0.1))
+    policy = GatedTableMatching(replace(TABLE, judged_at=0.1), max_attempts=3)
 
     def test_one_attempt_per_entry_enters_where_it_is_judged_and_may_go_deeper(self) -> None:
         (attempt,) = self.policy.choose("a crimson disc", [candidate(1, 0.85, *LEVELS)]).attempts
@@ -135,7 +135,7 @@ class TestJudgedEarly:
 
 
 class TestGated:
-    policy = GatedTableMatching(TABLE)
+    policy = GatedTableMatching(TABLE, max_attempts=3)
 
     @given(candidates=candidate_lists)
     def test_only_states_the_gate_can_judge_and_deepest_first(self, candidates: list[Candidate]) -> None:
@@ -159,6 +159,19 @@ class TestGated:
         attempts = self.policy.choose("a red circle", found).attempts
         assert [(a.entry_id, a.state.skip) for a in attempts] == [(1, 0.5), (3, 0.4)]
 
+    def test_one_attempt_unless_told_otherwise(self) -> None:
+        found = [candidate(1, 0.99, 0.1), candidate(2, 0.95, 0.4, prompt="the circle is red")]
+        (attempt,) = GatedTableMatching(TABLE).choose("a red circle", found).attempts
+        assert attempt.entry_id == 2
+
+    def test_what_promises_to_save_nothing_is_not_tried(self) -> None:
+        unlikely = tuple(replace(row, acceptance=((0.5, 0.1), (1.0, 0.4))) for row in ROWS)
+        policy = GatedTableMatching(replace(TABLE, rows=unlikely, judged_at=0.1, step_share=0.1))
+        found = [candidate(1, 0.85, *LEVELS)]
+        assert policy.choose("a crimson disc", found).reason == "match"
+        assert policy.choose("a crimson disc", [candidate(1, 0.65, *LEVELS)]).reason == "no-states"
+        assert policy.choose("a red circle", [candidate(1, 0.65, *LEVELS)]).reason == "match"
+
     def test_between_levels_the_stricter_neighbour_holds(self) -> None:
         assert self.policy.choose("a red circle", [candidate(1, 0.75, 0.25)]).attempts == ()
         (attempt,) = self.policy.choose("a red circle", [candidate(1, 0.85, 0.25)]).attempts
@@ -176,14 +189,14 @@ class TestGated:
 
     def test_an_unknown_text_matches_only_prompts_without_decisive_words(self) -> None:
         hashed = candidate(1, 0.99, 0.3, prompt=None)
-        assert self.policy.choose("a red circle", [hashed]).reason == "match"
-        assert self.policy.choose("two red circles", [hashed]).reason == "veto"
+        assert self.policy.choose("a calm lake", [hashed]).reason == "match"
+        assert self.policy.choose("two calm lakes", [hashed]).reason == "veto"
 
     def test_the_kinds_of_words_that_veto_can_be_chosen(self) -> None:
         swapped = [candidate(1, 0.99, 0.3, prompt="a blue ball and a red box")]
         prompt = "a red ball and a blue box"
-        assert self.policy.choose(prompt, swapped).reason == "match"
-        assert GatedTableMatching(TABLE, veto=frozenset({"colours"})).choose(prompt, swapped).reason == "veto"
+        assert self.policy.choose(prompt, swapped).reason == "veto"
+        assert GatedTableMatching(TABLE, veto=frozenset({"numbers"})).choose(prompt, swapped).reason == "match"
         three = [candidate(1, 0.99, 0.3, prompt="three circles")]
         assert GatedTableMatching(TABLE, veto=frozenset()).choose("two circles", three).reason == "match"
         with pytest.raises(ValueError, match="unknown kind of veto 'smells'"):

@@ -15,7 +15,7 @@ from service.calibrate.driver import CalibrationError
 from service.calibrate.files import writable_folder
 from service.calibrate.jobs import JobRunner, RunSettings
 from service.calibrate.matching.fit import Bound, LevelFit, fit_table, hits_needed
-from service.calibrate.matching.pairs import MatchPair, neighbouring_pairs, read_pairs
+from service.calibrate.matching.pairs import MatchPair, neighbouring_pairs, proposable, read_pairs
 from service.calibrate.matching.pictures import Strips, contact_sheet, plot
 from service.calibrate.matching.trials import BLOCK, Experiment, Notebook, distinct_levels
 from service.embedder import Embedder
@@ -64,10 +64,10 @@ def run_matching(request: Request) -> None:
         given = read_pairs(request.prompts, request.model)
         folder = writable_folder(request.out or _beside(request.model), request.model)
         judge = load_judge(_judge_name(request), "cpu" if request.device == "auto" else request.device)
+        embedder = Embedder()
+        pairs, similarity = _pairs(given, embedder, QUICK_PAIRS if request.quick else request.pairs)
     except (CalibrationError, JudgeError) as error:
         stop(error, BAD_INPUT)
-    embedder = Embedder()
-    pairs, similarity = _pairs(given, embedder, QUICK_PAIRS if request.quick else request.pairs)
     config = EngineConfig(
         model=request.model,
         kind="local",
@@ -143,13 +143,19 @@ def _judge_name(request: Request) -> str:
 def _pairs(
     given: Sequence[MatchPair] | Sequence[str], embedder: Embedder, count: int
 ) -> tuple[tuple[MatchPair, ...], list[float]]:
-    """The first `count` pairs and the similarity of each."""
+    """The first `count` pairs that could be proposed at all, and the similarity of each.
+
+    Raises:
+        CalibrationError: there is none.
+    """
     prompts = [entry for entry in given if isinstance(entry, str)]
-    pairs = tuple(entry for entry in given if isinstance(entry, MatchPair))[:count]
+    pairs = proposable((entry for entry in given if isinstance(entry, MatchPair)), count)
     if prompts:
         with typer.progressbar(prompts, label="embedding", file=sys.stderr) as bar:
             vectors = np.stack([embedder.embed_now(prompt) for prompt in bar])
         pairs = neighbouring_pairs(prompts, vectors, count, seed=0)
+    if not pairs:
+        raise CalibrationError("the lexical veto lets none of these pairs pass: there is nothing to calibrate")
     sources = np.stack([embedder.embed_now(pair.source) for pair in pairs])
     targets = np.stack([embedder.embed_now(pair.target) for pair in pairs])
     return pairs, [float(value) for value in (sources * targets).sum(axis=1)]

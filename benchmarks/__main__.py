@@ -13,6 +13,7 @@ NAMES = (
     "adversarial",
     "audit",
     "batching",
+    "candidates",
     "codec",
     "crash",
     "eviction",

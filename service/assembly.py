@@ -22,6 +22,8 @@ from service.engine.base import Engine, EngineStartError, ModelInfo
 from service.engine.lora import LoraShelf
 from service.features import AUTO, FeatureCaching, complaint, load_front
 from service.generator import Generator
+from service.heatmaps import Heatmaps
+from service.judges import SharedJudge
 from service.loras import LoraFiles
 from service.memory import Memory
 from service.metrics import Metrics
@@ -50,6 +52,7 @@ class Service:
     generator: Generator
     replayer: Replayer
     audit: ShadowAudit | None
+    heatmaps: Heatmaps
     memory: Memory
     metrics: Metrics
     totals: Totals
@@ -97,7 +100,8 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     after_engine.push_async_callback(memory.close)
     turnstile = Turnstile(settings.queue_limit)
     matching = choose_matching(settings, table)
-    audit = make_audit(settings, table, engine, embedder.digest, store, turnstile, metrics.audit)
+    judge = SharedJudge(settings.judge_name) if settings.judge_name else None
+    audit = make_audit(settings, table, engine, embedder.digest, store, turnstile, metrics.audit, judge)
     if audit is not None:
         matching = TightenedMatching(matching, audit.controller)
         audit.start()
@@ -129,7 +133,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     counted = (metrics, totals, turnstile)
     generator = Generator(planner, engine, memory, chronicle, *counted, audit=audit, log_prompts=settings.log_prompts)
     loras = LoraFiles(lora_shelf(settings))
-    makers = (planner, generator, replayer, audit)
+    makers = (planner, generator, replayer, audit, Heatmaps(judge, store, turnstile))
     return Service(settings, engine, store, *makers, memory, metrics, totals, loras, started=time.time())
 
 

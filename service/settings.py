@@ -163,8 +163,8 @@ class Settings(BaseSettings):
     judge: str | None = Field(
         None,
         max_length=300,
-        description="Judge of the shadow audit: `clip:MODEL`, or `module:function` of one's own; unset = the one "
-        "that `headstart.json` in the model's folder names, if any; empty = no audit.",
+        description="Judge of the shadow audit and of heat maps: `clip:MODEL`, or `module:function` of one's own; "
+        "unset = the one that `headstart.json` in the model's folder names, if any; empty = neither.",
     )
     audit_share: float = Field(
         0.02,

@@ -47,10 +47,11 @@ def sample_pairs(seed: int, count: int, mix: dict[str, float] | None = None) -> 
 
 def _pair(rng: np.random.Generator, kind: str) -> Pair:
     source = caption(sample_scene(rng, split="heldout"), rng)
-    return Pair(source=source, target=_follow(source, rng, kind), kind=kind)
+    return Pair(source=source, target=follow(source, rng, kind), kind=kind)
 
 
-def _follow(source: Caption, rng: np.random.Generator, kind: str) -> Caption:
+def follow(source: Caption, rng: np.random.Generator, kind: str) -> Caption:
+    """Return what a session may ask next after `source`, by a kind of `SESSION_MIX`."""
     if kind == "retry":
         return source
     if kind == "wording":

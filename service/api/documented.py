@@ -43,6 +43,17 @@ REPLAY_ERRORS: Responses = {
         _504="`deadline_exceeded`: too late.",
     ),
 }
+HEATMAP_ANSWERS: Responses = {
+    200: {"content": {"image/png": {}}, "description": "The picture in grey, and what speaks for the text over it."},
+    **_errors(
+        _400="A parameter is wrong, or the record holds no text and none is given (`text_needed`).",
+        _404="There is no such generation, or it is not yours, or it has no source (`no_source`).",
+        _409="`no_judge`, `judge_unavailable`, `judge_without_maps`; `unexplainable`: the judge cannot read "
+        "the text, or the picture.",
+        _410="The picture is not kept (`picture_gone`), or the record cannot be read (`record_unreadable`).",
+        _503="Pictures are being drawn (`busy`), or the cache is unavailable; see Retry-After.",
+    ),
+}
 
 _event_schema: dict[str, Any] = TypeAdapter(ImageEvent).json_schema(
     ref_template="#/components/schemas/{model}", mode="serialization"

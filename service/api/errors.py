@@ -16,6 +16,7 @@ from service.api.schema import ErrorBody, ErrorDetail
 from service.engine.base import MESSAGES
 from service.engine.lora import CHANGED, UNFIT
 from service.generator import GenerationFailedError, NotCachedError
+from service.heatmaps import NoHeatmapError
 from service.logs import frames_of
 from service.replay import NotReplayableError, TextNeededError
 from service.turnstile import QueueFullError
@@ -110,6 +111,8 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             return Problem(410, str(error), INVALID, code=error.code)
         case TextNeededError():
             return Problem(400, str(error), INVALID, error.param, "text_needed")
+        case NoHeatmapError():
+            return _heatmap_problem(error)
         case CacheUnavailable():
             return Problem(503, "the cache is unavailable", code="cache_unavailable", headers={"Retry-After": "2"})
         case ClientGoneError():
@@ -143,6 +146,16 @@ MESSAGES = {
 }
 
 
+HEATMAP_STATUS = {"no_source": 404, "picture_gone": 410, "busy": 503}
+"""Any other code: the service, as it is set up, cannot draw this map."""
+
+
+def _heatmap_problem(error: NoHeatmapError) -> Problem:
+    status = HEATMAP_STATUS.get(error.code, 409)
+    headers = {"Retry-After": "2"} if status == 503 else {}
+    return Problem(status, str(error), SERVER if status == 503 else INVALID, code=error.code, headers=headers)
+
+
 def _http_problem(error: HTTPException) -> Problem:
     message, code = HTTP_MESSAGES.get(error.status_code, ("the request could not be read", "bad_request"))
     kind = INVALID if error.status_code < 500 else SERVER
@@ -173,6 +186,7 @@ def install(app: FastAPI) -> None:
         GenerationFailedError,
         NotReplayableError,
         TextNeededError,
+        NoHeatmapError,
         CacheUnavailable,
         ClientGoneError,
         HTTPException,

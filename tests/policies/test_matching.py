@@ -233,3 +233,13 @@ def test_a_state_without_prediction_serves_the_paper_only() -> None:
     bare = replace(candidate(1, 0.99, 0.5), states=(state(0.5, prediction=False),))
     assert PaperTableMatching().choose("x", [bare]).reason == "match"
     assert GatedTableMatching(TABLE).choose("x", [bare]).reason == "no-states"
+
+
+def test_after_a_refusal_only_what_still_pays_is_tried() -> None:
+    def proposed(step_share: float) -> int:
+        rows = (ThresholdRow(0.5, 0.7, 0.3, ((0.7, 0.4), (1.0, 0.4))),)
+        policy = GatedTableMatching(ThresholdTable(rows, {"weights_digest": "w"}, step_share=step_share))
+        found = [candidate(number, 0.9, 0.5, prompt=f"text {number}") for number in (1, 2, 3)]
+        return len(policy.choose("a red circle", found).attempts)
+
+    assert [proposed(share) for share in (1 / 8, 1 / 20, 1 / 50, 0.0)] == [1, 2, 2, 3]

@@ -90,7 +90,6 @@ def arms(table: ThresholdTable) -> dict[str, Arm]:
     deepest = max((row.skip for row in table.rows), default=max(LEVELS))
     return {
         SHIPPED: (GatedTableMatching(table), NEIGHBOURS),
-        "three attempts": (GatedTableMatching(table, max_attempts=3), NEIGHBOURS),
         "no veto": (GatedTableMatching(table, veto=frozenset()), NEIGHBOURS),
         "top-1 only": (GatedTableMatching(table), 1),
         "no gate": (_ungated(open_rows, KINDS), NEIGHBOURS),

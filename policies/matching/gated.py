@@ -13,7 +13,7 @@ class GatedTableMatching(TableMatching):
     stored prediction qualify: without one the gate has nothing to compare.
     """
 
-    def __init__(self, table: ThresholdTable, *, max_attempts: int = 1, veto: frozenset[str] = KINDS) -> None:
+    def __init__(self, table: ThresholdTable, *, max_attempts: int = 3, veto: frozenset[str] = KINDS) -> None:
         """Match by `table`, proposing at most `max_attempts` states; `veto`: kinds of words (`veto.KINDS`).
 
         Raises:

@@ -30,7 +30,7 @@ PROMPTS = ("a red circle", "two red circles", 'a sign that says "stop"', "a hill
 
 POLICIES_UNDER_TEST: dict[str, MatchingPolicy] = {
     "gated": GatedTableMatching(TABLE),
-    "gated-three": GatedTableMatching(TABLE, max_attempts=3),
+    "gated-one": GatedTableMatching(TABLE, max_attempts=1),
     "gated-early": GatedTableMatching(replace(TABLE, judged_at=0.1)),
     "paper": PaperTableMatching(),
     "none": NoMatching(),
@@ -97,7 +97,7 @@ class TestMatchingContract:
 
 
 class TestJudgedEarly:
-    policy = GatedTableMatching(replace(TABLE, judged_at=0.1), max_attempts=3)
+    policy = GatedTableMatching(replace(TABLE, judged_at=0.1))
 
     def test_one_attempt_per_entry_enters_where_it_is_judged_and_may_go_deeper(self) -> None:
         (attempt,) = self.policy.choose("a crimson disc", [candidate(1, 0.85, *LEVELS)]).attempts
@@ -135,7 +135,7 @@ class TestJudgedEarly:
 
 
 class TestGated:
-    policy = GatedTableMatching(TABLE, max_attempts=3)
+    policy = GatedTableMatching(TABLE)
 
     @given(candidates=candidate_lists)
     def test_only_states_the_gate_can_judge_and_deepest_first(self, candidates: list[Candidate]) -> None:
@@ -158,11 +158,6 @@ class TestGated:
         found = [candidate(n, 1.0, 0.4, 0.5) for n in (1, 2)] + [candidate(3, 0.97, 0.4, prompt="crimson disc")]
         attempts = self.policy.choose("a red circle", found).attempts
         assert [(a.entry_id, a.state.skip) for a in attempts] == [(1, 0.5), (3, 0.4)]
-
-    def test_one_attempt_unless_told_otherwise(self) -> None:
-        found = [candidate(1, 0.99, 0.1), candidate(2, 0.95, 0.4, prompt="the circle is red")]
-        (attempt,) = GatedTableMatching(TABLE).choose("a red circle", found).attempts
-        assert attempt.entry_id == 2
 
     def test_what_promises_to_save_nothing_is_not_tried(self) -> None:
         unlikely = tuple(replace(row, acceptance=((0.5, 0.1), (1.0, 0.4))) for row in ROWS)
@@ -239,7 +234,7 @@ def test_after_a_refusal_only_what_still_pays_is_tried() -> None:
     def proposed(step_share: float) -> int:
         rows = (ThresholdRow(0.5, 0.7, 0.3, ((0.7, 0.4), (1.0, 0.4))),)
         policy = GatedTableMatching(ThresholdTable(rows, {"weights_digest": "w"}, step_share=step_share))
-        found = [candidate(number, 0.9, 0.5, prompt=f"text {number}") for number in (1, 2, 3)]
+        found = [candidate(number, 0.9, 0.5, prompt=text) for number, text in enumerate("abc")]
         return len(policy.choose("a red circle", found).attempts)
 
     assert [proposed(share) for share in (1 / 8, 1 / 20, 1 / 50, 0.0)] == [1, 2, 2, 3]

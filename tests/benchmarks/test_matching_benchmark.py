@@ -97,6 +97,7 @@ def test_the_tables_are_drawn() -> None:
     suite = dict.fromkeys(SUITE, bad)
     model = {
         "arms": {"headstart": arm},
+        "wide": arm,
         "adversarial": suite,
         "adversarial_pairs": 2,
         "table": TABLE.to_json(),

@@ -162,8 +162,7 @@ class TestGated:
     def test_what_promises_to_save_nothing_is_not_tried(self) -> None:
         unlikely = tuple(replace(row, acceptance=((0.5, 0.1), (1.0, 0.4))) for row in ROWS)
         policy = GatedTableMatching(replace(TABLE, rows=unlikely, judged_at=0.1, step_share=0.1))
-        found = [candidate(1, 0.85, *LEVELS)]
-        assert policy.choose("a crimson disc", found).reason == "match"
+        assert policy.choose("a crimson disc", [candidate(1, 0.97, *LEVELS)]).reason == "match"
         assert policy.choose("a crimson disc", [candidate(1, 0.65, *LEVELS)]).reason == "no-states"
         assert policy.choose("a red circle", [candidate(1, 0.65, *LEVELS)]).reason == "match"
 
@@ -233,7 +232,7 @@ def test_a_state_without_prediction_serves_the_paper_only() -> None:
 def test_after_a_refusal_only_what_still_pays_is_tried() -> None:
     def proposed(step_share: float) -> int:
         rows = (ThresholdRow(0.5, 0.7, 0.3, ((0.7, 0.4), (1.0, 0.4))),)
-        policy = GatedTableMatching(ThresholdTable(rows, {"weights_digest": "w"}, step_share=step_share))
+        policy = GatedTableMatching(ThresholdTable(rows, KEY, step_share=step_share))
         found = [candidate(number, 0.9, 0.5, prompt=text) for number, text in enumerate("abc")]
         return len(policy.choose("a red circle", found).attempts)
 

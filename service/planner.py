@@ -155,6 +155,7 @@ class Planner:
             features=features.choice,
             capture=self._capture,  # always: it decides where latents are rounded, so a seed gives one picture
             isolated=self._isolated,
+            diversity=request.cache.diversity,
         )
 
     async def _unsearched(self, full: Plan) -> Plan | None:

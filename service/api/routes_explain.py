@@ -31,6 +31,7 @@ async def explain(
 def _answer(foresight: Foresight, step_seconds: float) -> ExplainAnswer:
     plan = foresight.plan
     steps = plan.request.steps
+    mixing = int(plan.request.cache.diversity > 0)  # noise is exchanged by one more prediction
     return ExplainAnswer(
         verdict=plan.kind.value,
         reason=plan.reason,
@@ -38,7 +39,7 @@ def _answer(foresight: Foresight, step_seconds: float) -> ExplainAnswer:
         similarity=plan.similarity,
         exact_entry=None if plan.source is None else str(plan.source.entry_id),
         candidates=[_candidate(view) for view in foresight.candidates],
-        attempts=[_attempt(attempt, steps, step_seconds) for attempt in foresight.attempts],
+        attempts=[_attempt(attempt, steps, step_seconds, mixing) for attempt in foresight.attempts],
     )
 
 
@@ -64,9 +65,9 @@ def _candidate(view: CandidateView) -> CandidateBody:
     )
 
 
-def _attempt(attempt: Attempt, steps: int, step_seconds: float) -> AttemptBody:
-    deeper = [(rung.state.skip, rung.max_divergence, 1) for rung in attempt.deeper]
-    outcomes = [*deeper, (attempt.state.skip, attempt.max_divergence, 0)]
+def _attempt(attempt: Attempt, steps: int, step_seconds: float, mixing: int) -> AttemptBody:
+    deeper = [(rung.state.skip, rung.max_divergence, 1 + mixing) for rung in attempt.deeper]
+    outcomes = [*deeper, (attempt.state.skip, attempt.max_divergence, mixing)]
     return AttemptBody(
         id=str(attempt.entry_id),
         similarity=attempt.similarity,

@@ -15,6 +15,7 @@ NAMES = (
     "batching",
     "codec",
     "crash",
+    "diversity",
     "eviction",
     "features",
     "features_batching",

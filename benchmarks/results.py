@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.codec_table import codec_table
 from benchmarks.crash_table import crash_summary, crash_table
+from benchmarks.diversity_table import diversity_table
 from benchmarks.eviction_table import eviction_summary, eviction_table
 from benchmarks.facts import interval
 from benchmarks.features.tables import features_batching_table, features_summary, features_table
@@ -305,6 +306,7 @@ INSIDE = ("resume_30pct", "full_nstar", "scratch_70pct", "full_50", "neighbour")
 OUTSIDE_README = (
     "adversarial",
     "codec",
+    "diversity",
     "eviction",
     "n_star",
     "n_star_dit",
@@ -342,6 +344,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "matching": ("Is a hit the right picture?", matching_table),
     "gate": ("How does the network tell?", gate_table),
     "codec": ("What do cheaper states cost in pictures?", codec_table),
+    "diversity": ("How different can repeats be?", diversity_table),
     "lookup": ("How long does a lookup take?", lookup_table),
     "eviction": ("What should be forgotten first?", eviction_table),
     "soak": ("Does it survive a long day?", soak_table),
@@ -376,8 +379,7 @@ def main() -> None:
         document += [f"## {title}", "", f"`{command}`: {report['seconds']:.0f} s on {where}."]
         document += ["", *lines, "", "```json", json.dumps({"headline": report["headline"]}, indent=1), "```", ""]
     Path("README.md").write_text(readme)
-    methods = replace_block(METHODS_DOCUMENT.read_text(), "methods", methods_table().splitlines())
-    METHODS_DOCUMENT.write_text(methods)
+    METHODS_DOCUMENT.write_text(replace_block(METHODS_DOCUMENT.read_text(), "methods", methods_table().splitlines()))
     Path("benchmarks/RESULTS.md").write_text("\n".join(document))
 
 

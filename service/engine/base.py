@@ -102,8 +102,8 @@ class JobSpec:
         features: what to reuse inside the network from step to step; None = nothing.
         isolated: whether its rows go through every network on their own, within the joint tick: kernels round by the
             number of rows, so a picture drawn among others may differ by one of 255 levels from the same drawn alone.
-        diversity: share of a resumed state's noise to exchange for noise of `seed`, in [0, 1]; see `engine.diversity`.
-            Above 0 it takes one step more: the prediction at the state as it was stored, which the gate judges.
+        diversity: share of a resumed state's noise to exchange for noise of `seed`, in [0, 1], see
+            `engine.diversity`. Above 0 it takes one step more: the prediction at the state as it was stored.
     """
 
     job_id: str

@@ -193,7 +193,7 @@ def _flood(client: Client, entry: str) -> None:
 
 @pytest.mark.parametrize(("size", "diversity"), [("64x32", 0.0), ("32x64", 0.6)])
 def test_evicted_sources_are_drawn_again(small: Client, size: str, diversity: float) -> None:
-    # Each in a partition of its own: searches lease what they find, and in a full store only the newest were left to go.
+    # A partition of its own: searches lease what they find, and in a full store only the newest were left to go.
     chain = [small.draw("a green glass bottle on a shelf", size=size)]
     # Entered early, so that it leaves states of its own, which the last one is nearest to.
     for prompt, deepest in (

@@ -3,7 +3,7 @@
 Pairs of prompts as sessions produce them, not used for tuning, that the shipped table accepts at its deepest level
 (the same text again, rewordings, edits). Every target is drawn with several seeds: in full (the ceiling), from its
 neighbour's states at every level of the table with a share of the noise exchanged (0 is the floor: the seed plays no
-part), and from scratch in as many steps as the exchanged ones take, which is what the same compute buys without a
+part), and from scratch in as many steps, rounded, as the exchanged ones take: what the same compute buys without a
 cache. Two measures of how far the pictures of one prompt lie apart, over all pairs of seeds: the RMS of the pixels'
 differences, and the share of the scene's attributes that the prompt leaves open and the judge sees otherwise. Beside
 them the judge's score for what the prompt asks for.

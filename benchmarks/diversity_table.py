@@ -14,7 +14,7 @@ def diversity_table(report: dict[str, Any]) -> list[str]:
         "the pixels' differences between seeds, as a share of their range. Open attributes: share of those the "
         "prompt does not mention that the judge sees otherwise. Evaluations: of the network, judging and exchanging "
         "included, as a share of a full run's. Exchanged 0 is the floor, full runs are the ceiling; from scratch is "
-        "what the compute of the exchanged ones buys without a cache.",
+        "what the compute of the exchanged ones, in whole steps, buys without a cache.",
         "",
         "| skipped | exchanged | distance | distance ÷ full runs | open attributes | judge score | score ÷ full runs "
         "| evaluations |",

@@ -16,6 +16,7 @@ NAMES = (
     "candidates",
     "codec",
     "crash",
+    "diversity",
     "eviction",
     "features",
     "features_batching",

@@ -1,9 +1,9 @@
 """Which measure of divergence foretells a bad hit, and how small a signature will do?
 
-Held-out pairs of prompts are resumed at every level, as `headstart calibrate matching` does it, and judged. At the
-level where the gate judges, the network is asked for its prediction under the new prompt, the source's, and none; all
-measures are computed from these three. A good one ranks hits so that many can be served before the bad-hit rate
-exceeds a bound. Floor: a signature weighs C x side^2 numbers beside a state of C x h x w.
+Held-out pairs of prompts, those that a cache would bring before the gate, are resumed at every level, as
+`headstart calibrate matching` does it, and judged. At the level where the gate judges, the network is asked for its
+prediction under the new prompt, the source's, and none; all measures are computed from these three. A good one ranks
+hits so that many can be served before the bad-hit rate exceeds a bound. Floor: a signature weighs C x side^2 numbers beside a state of C x h x w.
 """
 
 import math
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from benchmarks.facts import Floats
 from benchmarks.gate_picture import ValueOf, added, auc, picture_milliseconds, picture_of, together
 from benchmarks.gate_table import SHIPPED, TOGETHER
-from benchmarks.resume_trials import MODEL, prompt_similarity
+from benchmarks.resume_trials import MODEL
 from service.calibrate.jobs import RunSettings, nearest_state
 from service.calibrate.matching.fit import excess
 from service.calibrate.matching.pairs import MatchPair
@@ -29,9 +29,9 @@ from service.engine.loading import load_pipeline
 from service.pictures import encode
 from training.judge.by_text import LOSS, scenes
 from training.lab import Lab, fastest_dtype
-from training.pairs import SESSION_MIX, sample_pairs
+from training.pairs import SESSION_MIX, proposals, sample_pairs
 
-SEED, FULL, QUICK = 4004, 320, 24
+SEED, FULL, QUICK = 4004, 480, 32
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 FAR = 2.0
 """Pairs above this divergence are given up: no measure would serve them."""
@@ -46,9 +46,9 @@ Three = tuple[Floats, Floats, Floats]
 def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
     """Measure on scenes-unet and return the report."""
     mix = {kind: odds for kind, odds in SESSION_MIX.items() if kind != "retry"}
-    drawn = sample_pairs(SEED, QUICK if quick else FULL, mix)
-    pairs = [MatchPair(pair.source.text, pair.target.text, pair.kind) for pair in drawn]
-    similarity = prompt_similarity(Embedder(), drawn)
+    embedder = Embedder()
+    pairs = proposals(sample_pairs(SEED, QUICK if quick else FULL, mix), embedder.embed_now)
+    similarity = [float(embedder.embed_now(pair.source) @ embedder.embed_now(pair.target)) for pair in pairs]
     with Lab(str(MODEL), quiet=quiet, max_batch=16) as lab:
         info = lab.info
         run_of = RunSettings(
@@ -56,7 +56,7 @@ def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
         )
         states: dict[int, CapturedState] = {}
         experiment = Experiment(lab, scenes(), run_of, FAR, lambda block: _keep(block, run_of.capture[0], states))
-        numbered = [(n, pair, float(s)) for n, (pair, s) in enumerate(zip(pairs, similarity, strict=True))]
+        numbered = [(n, pair, s) for n, (pair, s) in enumerate(zip(pairs, similarity, strict=True))]
         with tqdm(total=len(pairs) * experiment.jobs_per_pair, desc="trials", disable=quiet, leave=False) as bar:
             trials = [
                 trial

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.candidates_table import candidates_summary, candidates_table
 from benchmarks.codec_table import codec_table
 from benchmarks.crash_table import crash_summary, crash_table
+from benchmarks.diversity_table import diversity_table
 from benchmarks.eviction_table import eviction_summary, eviction_table
 from benchmarks.facts import interval
 from benchmarks.features.tables import features_batching_table, features_summary, features_table
@@ -241,6 +242,7 @@ OUTSIDE_README = (
     "adversarial",
     "candidates",
     "codec",
+    "diversity",
     "eviction",
     "n_star",
     "n_star_dit",
@@ -281,6 +283,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "candidates": ("Several candidates: in turn or at once?", candidates_table),
     "heatmaps": ("Does a judge look at what it is asked about?", heatmaps_table),
     "codec": ("What do cheaper states cost in pictures?", codec_table),
+    "diversity": ("How different can repeats be?", diversity_table),
     "lookup": ("How long does a lookup take?", lookup_table),
     "eviction": ("What should be forgotten first?", eviction_table),
     "soak": ("Does it survive a long day?", soak_table),
@@ -323,8 +326,7 @@ def main() -> None:
         document += _section(f"python -m benchmarks {name}{' --quick' * report['quick']} --out {path}", title, report)
         document += [*lines, "", "```json", json.dumps({"headline": report["headline"]}, indent=1), "```", ""]
     Path("README.md").write_text(readme)
-    methods = replace_block(METHODS_DOCUMENT.read_text(), "methods", methods_table().splitlines())
-    METHODS_DOCUMENT.write_text(methods)
+    METHODS_DOCUMENT.write_text(replace_block(METHODS_DOCUMENT.read_text(), "methods", methods_table().splitlines()))
     Path("benchmarks/RESULTS.md").write_text("\n".join(document))
 
 

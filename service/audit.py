@@ -138,14 +138,16 @@ class ShadowAudit:
     def offer(self, plan: Plan, result: JobResult, png: bytes | None) -> None:
         """Take an answered picture into the sample, or leave it; never raises, never waits.
 
-        What may not be remembered is not audited either.
+        What may not be remembered is not audited either, nor what was drawn with noise exchanged: it has no full run
+        from the same noise, and its quality is the client's wish, not the table's promise.
 
         Args:
             plan: how it was planned.
             result: what the engine returned.
             png: the picture losslessly encoded, if the answer needed that anyway.
         """
-        sampled = result.resumed is not None and self._chance.random() < self.share
+        hit = result.resumed is not None and not result.diversity
+        sampled = hit and self._chance.random() < self.share
         if not sampled or self.complaint is not None or not remembers(plan.request):
             return
         if self.queued >= QUEUE_LIMIT:

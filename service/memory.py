@@ -145,9 +145,14 @@ class Memory:
 
 
 async def noise_seed_of(store: CacheStore, plan: Plan, result: JobResult) -> int | None:
-    """Return the seed of the pure noise a finished run began with, at the root of its lineage; None = not known."""
+    """Return the seed of the pure noise a finished run began with, at the root of its lineage; None = not known.
+
+    Nor is there one where noise was exchanged on the way.
+    """
     if result.resumed is None:
         return plan.request.seed
+    if result.diversity:
+        return None
     try:
         source = await store.entry(plan.attempts[result.resumed].entry_id, plan.request.tenant)
     except CacheUnavailable:

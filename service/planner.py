@@ -21,6 +21,7 @@ from service.engine.base import JobSpec, ModelInfo, ResumePoint
 from service.features import FeatureCaching
 from service.keys import exact_key, signature_of
 from service.logs import frames_of
+from service.previews import steps_before
 from service.types import (
     CacheMode,
     CandidateView,
@@ -155,6 +156,7 @@ class Planner:
             features=features.choice,
             capture=self._capture,  # always: it decides where latents are rounded, so a seed gives one picture
             isolated=self._isolated,
+            diversity=request.cache.diversity,
         )
 
     async def _unsearched(self, full: Plan) -> Plan | None:
@@ -203,12 +205,17 @@ class Planner:
         return _Found(found, self._choose(request, found), {"embed": embed_seconds, "search": search_seconds})
 
     def _choose(self, request: GenerationRequest, candidates: list[Candidate]) -> MatchDecision:
-        return self._matching.choose(
+        chosen = self._matching.choose(
             request.prompt,
             candidates,
             min_similarity=request.cache.min_similarity,
             max_skip=request.cache.max_skip_ratio,
         )
+        if not (chosen.attempts and request.cache.diversity):
+            return chosen
+        # Exchanging noise takes a step.
+        paying = tuple(one for one in chosen.attempts if steps_before(one.deepest_skip, request.steps) > 1)
+        return MatchDecision(paying, chosen.reason if paying else "no-states")
 
     async def _load(self, looked: Plan, attempts: tuple[Attempt, ...], found: list[Candidate]) -> Plan:
         prompts = {candidate.entry_id: candidate.prompt for candidate in found}

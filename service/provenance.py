@@ -87,6 +87,7 @@ class Provenance:
         divergence: the gate's last value.
         versions: of all that decides a pixel.
         sha256: of the pixels, uint8 [H, W, 3] in that order.
+        diversity: share of the entered state's noise that was exchanged for the seed's.
     """
 
     generation: str
@@ -116,6 +117,7 @@ class Provenance:
     divergence: float | None
     versions: Mapping[str, str]
     sha256: str
+    diversity: float = 0.0  # records of before there was any hold none
 
     def job(self, job_id: str, prompt: str, negative_prompt: str, resume: tuple[ResumePoint, ...]) -> JobSpec:
         """Return the job that draws it again.
@@ -141,6 +143,7 @@ class Provenance:
             loras=self.loras,
             features=self.features,
             isolated=True,  # what was drawn among others is drawn most nearly so
+            diversity=self.diversity,
         )
 
 
@@ -238,6 +241,7 @@ def provenance_of(
         divergence=verdict.divergence,
         versions=versions,
         sha256=pixels_sha256(image),
+        diversity=verdict.diversity,
     )
 
 

@@ -43,6 +43,7 @@ class CacheOptions:
         read: False for `Cache-Control: no-cache`: look nothing up, still store (REFRESH).
         store: False for `Cache-Control: no-store`: do not remember this run.
         only_if_cached: refuse rather than generate in full (`Cache-Control: only-if-cached`).
+        diversity: share of a resumed state's noise to exchange for the seed's own, see `JobSpec.diversity`.
     """
 
     mode: CacheMode = CacheMode.AUTO
@@ -51,6 +52,7 @@ class CacheOptions:
     read: bool = True
     store: bool = True
     only_if_cached: bool = False
+    diversity: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class Verdict:
         steps: N.
         skipped: K, denoising steps not run (N for an exact hit).
         wasted: denoising steps run and thrown away: the divergence gate refused a state, or judged at one and went on
-            from a deeper one.
+            from a deeper one, or noise was exchanged by one's prediction.
         similarity: cosine similarity of the entry used (or of the best one), None without candidates.
         divergence: the gate's value for the state used (or of the last one refused).
         source_id: the entry resumed from or returned.
@@ -156,6 +158,7 @@ class Verdict:
         evaluations: network evaluations run, those of wasted steps included; some solvers take two per step.
         entry: APPROX only: how the solver took up the state (see `JobResult.entry`).
         features: what feature caching did.
+        diversity: share of the state's noise that was exchanged.
     """
 
     kind: VerdictKind
@@ -172,6 +175,7 @@ class Verdict:
     evaluations: int = 0
     entry: Entry | None = None
     features: FeatureVerdict = FeatureVerdict()
+    diversity: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,7 @@ def _resumed(plan: Plan, result: JobResult, index: int) -> Verdict:
         evaluations=result.evaluations,
         entry=result.entry,
         features=_features(plan, result),
+        diversity=result.diversity,
     )
 
 

@@ -124,6 +124,7 @@ def picture_body(picture: Picture) -> PictureBody:
             saved_gpu_seconds=verdict.saved_gpu_seconds,
             seed_exact=verdict.seed_exact,
             stored=picture.stored,
+            diversity=verdict.diversity,
         ),
         feature_cache=_feature_body(verdict.features),
     )

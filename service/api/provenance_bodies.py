@@ -55,6 +55,7 @@ def record_body(record: GenerationRecord, found: Provenance, lineage: Sequence[S
         source_seed=None if nearest is None else nearest.seed,
         judged=_state(found.judged, nearest),
         entered=_state(found.entered, nearest),
+        diversity=found.diversity,
         lineage=[_source(source) for source in lineage],
         feature_cache=_features(found),
         capture=list(found.capture),

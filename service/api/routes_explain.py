@@ -40,6 +40,7 @@ async def _generation(service: Service, view: CandidateView) -> str | None:
 def _answer(foresight: Foresight, makers: Sequence[str | None], step_seconds: float) -> ExplainAnswer:
     plan = foresight.plan
     steps = plan.request.steps
+    mixing = int(plan.request.cache.diversity > 0)  # noise is exchanged by one more prediction
     return ExplainAnswer(
         verdict=plan.kind.value,
         reason=plan.reason,
@@ -47,7 +48,7 @@ def _answer(foresight: Foresight, makers: Sequence[str | None], step_seconds: fl
         similarity=plan.similarity,
         exact_entry=None if plan.source is None else str(plan.source.entry_id),
         candidates=[_candidate(*one) for one in zip(foresight.candidates, makers, strict=True)],
-        attempts=[_attempt(attempt, steps, step_seconds) for attempt in foresight.attempts],
+        attempts=[_attempt(attempt, steps, step_seconds, mixing) for attempt in foresight.attempts],
     )
 
 
@@ -74,9 +75,9 @@ def _candidate(view: CandidateView, generation: str | None) -> CandidateBody:
     )
 
 
-def _attempt(attempt: Attempt, steps: int, step_seconds: float) -> AttemptBody:
-    deeper = [(rung.state.skip, rung.max_divergence, 1) for rung in attempt.deeper]
-    outcomes = [*deeper, (attempt.state.skip, attempt.max_divergence, 0)]
+def _attempt(attempt: Attempt, steps: int, step_seconds: float, mixing: int) -> AttemptBody:
+    deeper = [(rung.state.skip, rung.max_divergence, 1 + mixing) for rung in attempt.deeper]
+    outcomes = [*deeper, (attempt.state.skip, attempt.max_divergence, mixing)]
     return AttemptBody(
         id=str(attempt.entry_id),
         similarity=attempt.similarity,

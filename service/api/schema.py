@@ -50,6 +50,11 @@ class CacheBody(_Strict):
     min_similarity: Ratio | None = Field(default=None, description="Floor on the cosine similarity of a neighbour.")
     max_skip_ratio: Ratio | None = Field(default=None, description="Ceiling on skipped steps ÷ steps.")
     store: bool | None = Field(default=None, description="Whether this run may be remembered (default true).")
+    diversity: Ratio | None = Field(
+        default=None,
+        description="How much of a head start's noise to exchange for the seed's own (default 0): other seeds, other "
+        "pictures. Costs one step; plays no part in full runs and exact hits.",
+    )
 
 
 class FeatureCacheBody(_Strict):
@@ -182,6 +187,7 @@ class VerdictBody(BaseModel):
     saved_gpu_seconds: float
     seed_exact: bool
     stored: bool
+    diversity: float = Field(description="How much of the head start's noise was exchanged; 0: none.")
 
 
 class FeatureVerdictBody(BaseModel):

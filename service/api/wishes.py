@@ -133,6 +133,7 @@ def cache_options(body: CacheBody | None, cache_control: str) -> CacheOptions:
         read=not directives & {"no-cache", "max-age=0"},
         store=given.store is not False and "no-store" not in directives,
         only_if_cached="only-if-cached" in directives,
+        diversity=given.diversity or 0.0,
     )
 
 

@@ -102,6 +102,8 @@ class JobSpec:
         features: what to reuse inside the network from step to step; None = nothing.
         isolated: whether its rows go through every network on their own, within the joint tick: kernels round by the
             number of rows, so a picture drawn among others may differ by one of 255 levels from the same drawn alone.
+        diversity: share of a resumed state's noise to exchange for noise of `seed`, in [0, 1], see
+            `engine.diversity`. Above 0 it takes one step more: the prediction at the state as it was stored.
     """
 
     job_id: str
@@ -120,6 +122,7 @@ class JobSpec:
     loras: tuple[Lora, ...] = ()
     features: FeatureChoice | None = None
     isolated: bool = False
+    diversity: float = 0.0
 
     @property
     def group(self) -> Group:
@@ -201,7 +204,7 @@ class JobResult:
         deeper: index into that point's `deeper` of the state gone on from; None = its own.
         steps: N.
         skipped: K, steps of N not run.
-        wasted: steps begun and thrown away (the gate refused, or sent the run deeper).
+        wasted: steps begun and thrown away (the gate refused, or sent the run deeper; noise was exchanged).
         divergences: the gate's value per entry of `JobSpec.resume` tried, in order, so divergences[i] belongs to
             resume[i]; NaN where nothing was compared (no prediction, or a point that does not fit this job).
         captured: states taken, shallowest first.
@@ -217,6 +220,7 @@ class JobResult:
         final: the clean latent the picture was decoded from.
         isolated: whether no network saw its rows beside another job's, asked for or by chance: then the same job run
             with `JobSpec.isolated` gives the same bits.
+        diversity: share of the entered state's noise that was exchanged; 0 = none, as in every full run.
     """
 
     job_id: str
@@ -238,6 +242,7 @@ class JobResult:
     features: FeatureReport | None = None
     final: CleanLatent | None = None
     isolated: bool = False
+    diversity: float = 0.0
 
     @property
     def steps_run(self) -> int:

@@ -243,6 +243,9 @@ class StepLoop:
             if not finite[row]:
                 self._rerun(job)
                 continue
+            if job.exchanges_now and job.exchange(made.denoised[row], self._pipeline):
+                self._tell(job)
+                continue
             if job.captures_now:
                 job.capture(signatures[row])
             job.advance(stepped[row], corrected[row], made.denoised[row], updates[row])

@@ -235,18 +235,18 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
 def test_a_notebook_goes_on_where_it_was_cut(tmp_path: Path) -> None:
     pairs = [MatchPair(f"s{i}", f"t{i}") for i in range(4)]
     path, about = tmp_path / "n.jsonl", {"steps": 8}
-    notebook = Notebook(path, about, pairs)
+    notebook = Notebook(path, about, pairs, Trial)
     notebook.add([0, 1], [trial(pair=0), trial(pair=1)])
     notebook.add([2], [trial(pair=2)])
     path.write_text(path.read_text()[:-20])
-    again = Notebook(path, about, pairs)
+    again = Notebook(path, about, pairs, Trial)
     assert again.done == {0, 1}
     assert again.trials == [trial(pair=0), trial(pair=1)]
     again.add([2, 3], [trial(pair=3)])
-    assert Notebook(path, about, pairs).done == {0, 1, 2, 3}
+    assert Notebook(path, about, pairs, Trial).done == {0, 1, 2, 3}
     for other in ((about | {"steps": 9}, pairs), (about, [MatchPair("other", "one"), *pairs[1:]])):
         with pytest.raises(CalibrationError, match="move it away"):
-            Notebook(path, *other)
+            Notebook(path, *other, Trial)
 
 
 def call(*words: object):

@@ -215,6 +215,7 @@ async def test_what_is_not_audited(opened) -> None:
         planned, run = hit()
         world.audit.offer(planned, replace(run, resumed=None), None)
         world.audit.offer(*hit(store=False), None)
+        world.audit.offer(planned, replace(run, diversity=0.5), None)
         nothing.audit.offer(planned, run, None)
         assert world.audit.queued == nothing.audit.queued == 0
         world.store.noise_seed = None

@@ -3,7 +3,8 @@
 Held-out pairs of prompts, those that a cache would bring before the gate, are resumed at every level, as
 `headstart calibrate matching` does it, and judged. At the level where the gate judges, the network is asked for its
 prediction under the new prompt, the source's, and none; all measures are computed from these three. A good one ranks
-hits so that many can be served before the bad-hit rate exceeds a bound. Floor: a signature weighs C x side^2 numbers beside a state of C x h x w.
+hits so that many can be served before the bad-hit rate exceeds a bound. Floor: a signature weighs C x side^2 numbers
+beside a state of C x h x w.
 """
 
 import math

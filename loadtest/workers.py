@@ -1,0 +1,128 @@
+"""Several processes share a replay: the messages between Locust's master and its workers.
+
+    master → worker   headstart-share     which part of how many is yours
+    worker → master   headstart-ready     the fingerprint of the schedule I built, or why I could not
+    master → worker   headstart-begin     run r starts in d seconds
+    worker → master   headstart-outcomes  what came of some requests, and how late my clock rang
+
+Prompts and keys are not sent: each worker reads its own copy of the log and of the keys.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from loadtest.conductor import ReplayStopped
+from loadtest.outcomes import Outcome, outcome_of
+
+SHARE, READY, BEGIN, OUTCOMES = (f"headstart-{name}" for name in ("share", "ready", "begin", "outcomes"))
+FLUSH_SECONDS = 0.5
+LARGEST_BATCH = 500
+READY_SECONDS = 600.0
+
+
+class RemoteCast:
+    """The senders are workers.
+
+    Args:
+        runner: Locust's master runner; its workers are connected.
+        digest: of the master's schedule.
+        note: takes run, outcomes and stalls.
+    """
+
+    def __init__(self, runner: Any, digest: str, note: Callable[[int, list[Outcome], list[float]], None]) -> None:
+        self._runner = runner
+        self._digest = digest
+        self._note = note
+        self._workers = sorted(client.id for client in runner.clients.ready)
+        self._waiting = set(self._workers)
+        self._fault: str | None = None
+        self._changed = Event()
+
+    def deal(self) -> None:
+        """Tell each worker its share."""
+        for share, worker in enumerate(self._workers):
+            self._runner.send_message(SHARE, {"share": share, "shares": len(self._workers)}, client_id=worker)
+
+    def wait_ready(self) -> None:
+        """Return when every worker has shown the same schedule."""
+        with gevent.Timeout(READY_SECONDS, ReplayStopped("the workers did not get ready")):
+            while self._waiting:
+                self._changed.wait(1.0)
+                self._changed.clear()
+                self.check()
+
+    def begin(self, run: int, delay: float) -> None:
+        """Let all start a run in `delay` seconds, each by its own clock: a message's way is all they differ by."""
+        self._runner.send_message(BEGIN, {"run": run, "delay": delay})
+
+    def check(self) -> None:
+        """Raise if a worker is gone or cannot take part."""
+        if self._fault is not None:
+            raise ReplayStopped(self._fault)
+        here = {client.id for client in self._runner.clients.all} - {
+            client.id for client in self._runner.clients.missing
+        }
+        gone = len(set(self._workers) - here)
+        if gone:
+            raise ReplayStopped(f"{gone} of {len(self._workers)} workers are gone")
+
+    def take_ready(self, worker: str, data: dict[str, Any]) -> None:
+        """Take a worker's answer to its share."""
+        if data["fault"] is not None:
+            self._fault = f"a worker cannot take part: {data['fault']}"
+        elif data["digest"] != self._digest:
+            self._fault = "a worker has another log, other keys or another version of this kit"
+        self._waiting.discard(worker)
+        self._changed.set()
+
+    def take_outcomes(self, data: dict[str, Any]) -> None:
+        """Take what a worker reports."""
+        self._note(data["run"], [outcome_of(one) for one in data["outcomes"]], data["stalls"])
+
+
+class Courier:
+    """Carries a worker's outcomes to the master, some at a time.
+
+    Args:
+        runner: Locust's worker runner.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner
+        self._run = 0
+        self._bag: list[Outcome] = []
+        self._greenlet = gevent.spawn(self._flush_forever)
+
+    def emit(self, run: int, outcome: Outcome) -> None:
+        """Take an outcome along."""
+        self._run = run
+        self._bag.append(outcome)
+
+    def finished(self, run: int, stalls: list[float]) -> None:
+        """Send what is left, and the stalls. They go with the last outcomes: the master ends at the last one."""
+        self._flush(run, stalls)
+
+    def stop(self) -> None:
+        """Send what is left, and stop."""
+        self._greenlet.kill(block=False)
+        self._flush(self._run, [])
+
+    def _flush_forever(self) -> None:
+        while True:
+            gevent.sleep(FLUSH_SECONDS)
+            if len(self._bag) > 1:
+                self._flush(self._run, [], keep=1)
+
+    def _flush(self, run: int, stalls: list[float], keep: int = 0) -> None:
+        """Send all but the newest `keep` outcomes."""
+        while len(self._bag) > keep or stalls:
+            batch = self._bag[: min(LARGEST_BATCH, max(0, len(self._bag) - keep))]
+            self._bag = self._bag[len(batch) :]
+            self._runner.send_message(
+                OUTCOMES, {"run": run, "outcomes": [asdict(one) for one in batch], "stalls": stalls}
+            )
+            stalls = []

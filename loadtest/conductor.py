@@ -6,7 +6,7 @@ schedule, shows its fingerprint, and is given every n-th request: none is sent t
 
 import logging
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,8 +40,8 @@ class Cast(Protocol):
         """
         ...
 
-    def begin(self, run: int, delay: float) -> None:
-        """Let all start a run in `delay` seconds."""
+    def begin(self, run: int, delay: float, stretch: float) -> None:
+        """Let all start a run in `delay` seconds, all due times multiplied by `stretch`."""
         ...
 
     def check(self) -> None:
@@ -79,6 +79,7 @@ class Conductor:
         cast: who sends.
         sender: sends the requests that stand alone, or None where they were not asked for.
         probes: how many of each class of work.
+        load: if given, the arrivals are stretched to this many seconds of work (as it takes alone) per second.
         ended: called at the end with the reason it ended early, or None.
     """
 
@@ -89,6 +90,7 @@ class Conductor:
         cast: Cast,
         sender: Sender | None,
         probes: int,
+        load: float | None,
         ended: Callable[[str | None], None],
     ) -> None:
         self.takes = takes
@@ -97,6 +99,7 @@ class Conductor:
         self._cast = cast
         self._sender = sender
         self._probes = probes
+        self._load = load
         self._ended = ended
         self._news = Event()
 
@@ -119,10 +122,18 @@ class Conductor:
         self.takes[run].stalls += stalls
         self._news.set()
 
+    @property
+    def stretch(self) -> float:
+        """What due times are multiplied by."""
+        if self._load is None:
+            return 1.0
+        alone = {asked: statistics.median(times) for asked, times in self.standalone.items()}
+        return stretch_for(self._schedule, alone, self._load)
+
     def _play(self, number: int) -> None:
         take = self.takes[number]
         log.info("%s run: %d requests, cache mode %s", take.name, len(self._schedule), take.cache_mode)
-        self._cast.begin(number, HEAD_START)
+        self._cast.begin(number, HEAD_START, self.stretch)
         while len(take.outcomes) < len(self._schedule):
             self._news.wait(1.0)
             self._news.clear()
@@ -146,6 +157,19 @@ class Conductor:
         return [probe_for(one) for _, one in sorted(distinct.items())]
 
 
+def stretch_for(schedule: Sequence[Request], alone: Mapping[str, float], load: float) -> float:
+    """Return the factor on due times at which `load` seconds of work fall due per second.
+
+    Args:
+        schedule: open loop, in order.
+        alone: seconds of each class of work.
+        load: above 0.
+    """
+    work = sum(alone[one.asked] for one in schedule)
+    seconds = schedule[-1].due or 0.0
+    return work / load / seconds if seconds > 0 else 1.0
+
+
 def probe_for(request: Request) -> Request:
     """Return a request for the same work, which can be sent at any time."""
     row = LogRow(0, "a red ball on a table", seed=1)
@@ -163,10 +187,10 @@ class LocalCast:
         """Return when the first user is there."""
         self.arrived.wait()
 
-    def begin(self, run: int, delay: float) -> None:
+    def begin(self, run: int, delay: float, stretch: float) -> None:
         """Let the player start a run."""
         if self.player is not None:
-            self.player.begin(run, delay)
+            self.player.begin(run, delay, stretch)
 
     def check(self) -> None:
         """This process is there."""

@@ -44,6 +44,9 @@ def _add_what(group: Any) -> None:
 def _add_when(group: Any) -> None:
     group.add_argument("--arrivals", default="log", choices=list(PROCESSES), help="The log's times, or a process.")
     group.add_argument("--rate", type=float, default=None, help="Requests per second on average.")
+    group.add_argument(
+        "--load", type=float, default=None, help="Instead: seconds of work due per second, as it takes alone."
+    )
     group.add_argument("--speed", type=float, default=1.0, help="Divide the log's times by this.")
     group.add_argument("--cv", type=float, default=1.0, help="gamma: coefficient of variation of the gaps.")
     group.add_argument("--on", type=float, default=10.0, help="on-off: seconds of traffic in a row.")
@@ -114,7 +117,8 @@ def read_choices(parsed: Any) -> Choices:
     _check(given)
     patience = Patience(given["retry"], given["retries"], given["retry_wait"])
     patience.check()
-    arrivals = Arrivals(given["arrivals"], given["rate"], given["cv"], given["on"], given["off"])
+    rate = 1.0 if given["load"] and given["arrivals"] != "log" else given["rate"]  # stretched once times are known
+    arrivals = Arrivals(given["arrivals"], rate, given["cv"], given["on"], given["off"])
     arrivals.check()
     tenants = read_tenants(Path(given["keys"])) if given["keys"] else []
     sizes, steps = read_sizes(given["sizes"]), read_steps(given["steps"])
@@ -122,6 +126,7 @@ def read_choices(parsed: Any) -> Choices:
     wishes = Wishes(arrivals, given["speed"], sizes, steps, len(tenants), given["skew"], given["dice"])
     choices = Choices(given, build_schedule(rows, wishes), tenants, patience)
     _check_classes(choices)
+    _check_load(choices)
     return choices
 
 
@@ -130,6 +135,8 @@ def _check(given: dict[str, Any]) -> None:
         raise ValueError("--speed must be above 0")
     if given["speed"] != 1.0 and (given["rate"] is not None or given["arrivals"] != "log"):
         raise ValueError("--speed is for the log's own times; leave it out with --rate or --arrivals")
+    if given["load"] is not None and not (math.isfinite(given["load"]) and given["load"] > 0):
+        raise ValueError("--load must be above 0")
     if given["limit"] < 0 or given["probes"] < 0 or given["dice"] < 0:
         raise ValueError("--limit, --probes and --dice must not be negative")
     for name in ("skew", "slo_factor", "slo_seconds", "max_lateness"):
@@ -137,6 +144,16 @@ def _check(given: dict[str, Any]) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must not be negative")
     if given["slo_factor"] <= 0 or given["answer_timeout"] <= 0:
         raise ValueError("--slo-factor and --answer-timeout must be above 0")
+
+
+def _check_load(choices: Choices) -> None:
+    load = choices.given["load"]
+    if load is None:
+        return
+    if choices.given["rate"] is not None or choices.given["speed"] != 1.0 or choices.given["arrivals"] == "on-off":
+        raise ValueError("--load does not go with --rate, --speed or --arrivals on-off")
+    if not choices.timed or not choices.probes:
+        raise ValueError("--load needs a log with times or --arrivals, and --probes above 0 without --slo-seconds")
 
 
 def _check_classes(choices: Choices) -> None:

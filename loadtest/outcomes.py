@@ -1,4 +1,4 @@
-"""What came of each request of a replay. No prompts, no keys: a line of the log and a tenant's name stand for them."""
+"""What came of each request of a replay. No prompts, no keys: a log's line and a tenant's name stand for them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

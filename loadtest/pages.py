@@ -9,6 +9,7 @@ from loadtest.report import Report, write_json
 from loadtest.story import tell
 
 TITLE = "Load test"
+VIEWPORT = '<meta name="viewport" content="width=device-width, initial-scale=1">'
 CSS = """
 :root { color-scheme: light dark; --ink: #212529; --soft: #6c757d; --page: #f8f9fa; --card: #fff; --line: #dee2e6;
   --warn: #fff3bf; --warn-ink: #5f3b00; }
@@ -18,7 +19,8 @@ CSS = """
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2.25rem 0 .75rem; }
-p { margin: .5rem 0; } .warning { background: var(--warn); color: var(--warn-ink); padding: .6rem .9rem; border-radius: .4rem; }
+p { margin: .5rem 0; }
+.warning { background: var(--warn); color: var(--warn-ink); padding: .6rem .9rem; border-radius: .4rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .75rem; margin: 1rem 0; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .75rem 1rem; }
 .tile dt, .tile .remark { color: var(--soft); font-size: .85rem; } .tile dd { margin: 0; }
@@ -50,7 +52,7 @@ def write_pages(report: Report, folder: Path) -> None:
 def as_html(blocks: Sequence[Block]) -> str:
     """Return the page."""
     body = "\n".join(_html(block) for block in blocks)
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{TITLE}</title>'
+    head = f'<meta charset="utf-8">{VIEWPORT}<title>{TITLE}</title>'
     return (
         f'<!doctype html>\n<html lang="en">\n<head>{head}<style>{CSS}</style></head>\n'
         f"<body><main>\n<h1>{TITLE}</h1>\n{body}\n</main></body>\n</html>\n"

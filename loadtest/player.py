@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import gevent
 from gevent.event import Event
@@ -57,6 +58,7 @@ class Player:
         self._lock = Semaphore()
         self._run = -1
         self._next = self._noted = 0
+        self._stretch = 1.0
         self._users = 0
         self._stalls: list[float] = []
         self._watch: gevent.Greenlet | None = None
@@ -70,9 +72,10 @@ class Player:
             begun.wait()
             yield number
 
-    def begin(self, run: int, delay: float) -> None:
-        """Start a run in `delay` seconds; the one before must have finished."""
+    def begin(self, run: int, delay: float, stretch: float) -> None:
+        """Start a run in `delay` seconds, due times multiplied by `stretch`; the one before must have finished."""
         self._run, self._next, self._noted, self._stalls = run, 0, 0, []
+        self._stretch = stretch
         self.clock.restart(delay)
         self._watch = gevent.spawn(self._watch_clock)
         self._begun[run].set()
@@ -85,7 +88,8 @@ class Player:
             if self._next >= len(self._share):
                 return None
             self._next += 1
-            return self._share[self._next - 1]
+            request = self._share[self._next - 1]
+        return request if request.due is None else replace(request, due=request.due * self._stretch)
 
     def note(self, outcome: Outcome) -> None:
         """Take an outcome; the last one ends the run."""

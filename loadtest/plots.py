@@ -1,6 +1,7 @@
 """Plots of a load test, as SVG text that refers to nothing outside itself."""
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -48,7 +49,9 @@ def latency_over_time(report: Report) -> str:
         axes = figure.subplots(len(report.runs), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for axis, run in zip(axes, report.runs, strict=True):
             _latencies(axis, run, report.slo, _width(report))
-        axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1.06), ncol=8, columnspacing=1.2, handletextpad=0.4)
+        signs = {label: sign for axis in axes for sign, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1.06), "ncol": 5 + len(VERDICT_COLOURS)}
+        axes[0].legend(signs.values(), signs.keys(), columnspacing=1.0, handletextpad=0.4, handlelength=1.6, **place)
         axes[-1].set_xlabel("intended start, seconds into the run")
 
     return _svg(draw, height=0.6 + 2.7 * len(report.runs))
@@ -85,15 +88,12 @@ def goodput_over_time(report: Report) -> str:
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
-        pieces = cut(report.runs[0].outcomes, _width(report), report.slo)
-        starts = [piece.start for piece in pieces]
-        offered = [piece.requests / piece.width for piece in pieces]
-        axis.bar(starts, offered, width=_width(report), align="edge", color="#e9ecef", label="due")
+        width = _width(report)
+        due = [piece.requests / width for piece in cut(report.runs[0].outcomes, width)]
+        axis.bar(_edges(due, width)[:-1], due, width, align="edge", color="#e9ecef", label="due")
         for run, colour in zip(report.runs, (GOOD, CONTROL), strict=False):
-            good = [piece.good / piece.width for piece in cut(run.outcomes, _width(report), report.slo)]
-            axis.stairs(
-                good, [*starts, starts[-1] + _width(report)], color=colour, linewidth=2, label=f"{run.name}: good"
-            )
+            good = [piece.good / width for piece in cut(run.outcomes, width, report.slo)]
+            axis.stairs(good, _edges(good, width), color=colour, linewidth=2, label=f"{run.name}: good")
         axis.set_xlabel("intended start, seconds into the run")
         axis.set_ylabel("requests/s")
         axis.set_ylim(bottom=0)
@@ -169,14 +169,14 @@ def _latencies(axis: Axes, run: Run, slo: Slo, width: float) -> None:
             axis.scatter(
                 *places, s=14, marker=sign, color=colour, alpha=0.75, linewidths=1 if sign == "x" else 0, label=name
             )
-    pieces = [piece for piece in cut(run.outcomes, width) if piece.p50 is not None]
-    middles = [piece.middle for piece in pieces]
+    pieces = cut(run.outcomes, width)
+    starts = _edges(pieces, width)
     for label, style, values in (
-        ("p50", "-", [piece.p50 for piece in pieces]),
-        ("p95", "--", [piece.p95 for piece in pieces]),
-        ("p99", ":", [piece.p99 for piece in pieces]),
+        ("p50", "-", [piece.p50 or math.nan for piece in pieces]),
+        ("p95", "--", [piece.p95 or math.nan for piece in pieces]),
+        ("p99", ":", [piece.p99 or math.nan for piece in pieces]),
     ):
-        axis.plot(middles, values, style, color=INK, linewidth=1.3, label=label)
+        axis.step(starts, [*values, *values[-1:]], style, where="post", color=INK, linewidth=1.3, label=label)
     limits = sorted({slo.limit(one.asked) for one in run.outcomes}) if slo.known else []
     if len(limits) == 1:
         axis.axhline(limits[0], color=LIMIT, linestyle=(0, (6, 3)), linewidth=1.2, label="SLO")
@@ -200,6 +200,10 @@ def _running_total(
 def _relative(one: Outcome, slo: Slo) -> float:
     alone = slo.standalone.get(one.asked, 1.0) if slo.standalone else 1.0
     return max(one.latency, 1e-3) / alone
+
+
+def _edges(values: Sequence[object], width: float) -> list[float]:
+    return [index * width for index in range(len(values) + 1)]
 
 
 def _width(report: Report) -> float:

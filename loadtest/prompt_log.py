@@ -3,8 +3,8 @@
 Only a `prompt` column is required (CSV and Parquet headers may be in any case); `text` and `caption` will do.
 `time` (or `timestamp`, `created_at`) holds seconds or an ISO 8601 date; either every row has one or none has. `user`
 (or `user_name`, `user_id`) and `kind` are carried along for the report. `size` (`WIDTHxHEIGHT`, or `width` and
-`height`) and `steps` (or `step`, `num_inference_steps`) may be replayed, too. Other columns are ignored. DiffusionDB's
-`metadata.parquet` is such a log as it is.
+`height`) and `steps` (or `step`, `num_inference_steps`) may be replayed, too. Other columns are ignored.
+DiffusionDB's `metadata.parquet` is such a log as it is.
 
 The service's own log is one too, if HEADSTART_LOG_PROMPTS was on when it was written (prompts are private, so it is
 off by default): its lines that tell of a picture are the requests, without users and seeds; others are passed over.

@@ -1,6 +1,7 @@
 """A replay in one of Locust's processes: alone, as master, or as worker."""
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ class Leading:
         takes = [Take(name, mode) for name, mode in self.choices.modes]
         probes = self.choices.probes
         cast = self._cast(takes)
-        self._conductor = Conductor(self.choices.schedule, takes, cast, sender if probes else None, probes, self._end)
+        alone = sender if probes else None
+        load = self.choices.given["load"]
+        self._conductor = Conductor(self.choices.schedule, takes, cast, alone, probes, load, self._end)
         self._sender = sender
         self._greenlet = gevent.spawn(self._lead)
         self._greenlet.link_exception(lambda _: self._end("the replay broke off"))
@@ -70,7 +73,8 @@ class Leading:
         runner.register_message(OUTCOMES, lambda environment, msg: remote.take_outcomes(msg.data))
 
     def _lead(self) -> None:
-        self._facts = self._sender.facts()
+        begun = datetime.now(UTC).isoformat(timespec="seconds")
+        self._facts = {"begun": begun, **self._sender.facts()}
         self._conductor.conduct()
 
     def _end(self, stopped: str | None) -> None:
@@ -88,7 +92,8 @@ class Leading:
             write_json(Path(given["report"]), report)
         if given["out"]:
             _write_pages(report, Path(given["out"]))
-        if not report.valid and report.runs[0].outcomes:  # else Locust has counted the failure
+        if not report.valid and (report.runs[0].outcomes or not self._environment.runner.errors):
+            # Where the first requests failed, those that stood alone, Locust's own exit code says so.
             self._environment.process_exit_code = INVALID
         if gevent.getcurrent() is not self._greenlet:
             self._greenlet.kill(block=False)
@@ -126,7 +131,7 @@ class Following:
     def begin(self, data: dict[str, Any]) -> None:
         """Start a run when the master says so."""
         if self.player is not None:
-            self.player.begin(data["run"], data["delay"])
+            self.player.begin(data["run"], data["delay"], data["stretch"])
 
     def report(self) -> None:
         """Send what is left."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from loadtest.options import Choices
 
 TOLD = (
-    "log", "limit", "cache_mode", "seed_column", "sizes", "steps", "skew", "dice", "arrivals", "rate", "speed", "cv",
-    "on", "off", "retry", "retries", "retry_wait", "answer_timeout", "probes", "slo_factor", "slo_seconds",
+    "log", "limit", "cache_mode", "seed_column", "sizes", "steps", "skew", "dice", "arrivals", "rate", "load", "speed",
+    "cv", "on", "off", "retry", "retries", "retry_wait", "answer_timeout", "probes", "slo_factor", "slo_seconds",
     "max_lateness", "host", "num_users",
 )  # fmt: skip
 """The options that reports repeat."""
@@ -201,7 +201,7 @@ LINES = (
     Line("hits", "hit_share", "{:.1%}".format),
     Line("mean K/N", "mean_skip_share", "{:.3f}".format),
     Line("steps saved", "steps_saved_share", "{:.1%}".format),
-    Line("GPU seconds saved, by the answers", "saved_gpu_seconds", "{:.2f}".format),
+    Line("GPU seconds saved, by the answers", "saved_gpu_seconds", "{:.2f}".format, ratio=False),
     Line("GPU seconds spent", "spent_gpu_seconds", "{:.2f}".format),
     Line("latency p50, s", "latency_p50", "{:.3f}".format),
     Line("latency p95, s", "latency_p95", "{:.3f}".format),

@@ -142,11 +142,10 @@ class Sender:
             asked=request.asked,
             last_sent=sent,
         )
-        try:
-            answer = _checked(response)
-        except BadAnswer as error:
-            response.failure(str(error))
-            return replace(bare, error=str(error))
+        answer = _checked(response)
+        if isinstance(answer, BadAnswer):
+            response.failure(str(answer))
+            return replace(bare, error=str(answer))
         response.success()
         return self._answered(bare, answer, response.headers)
 
@@ -176,12 +175,20 @@ class Sender:
         return name
 
 
-def _checked(response: Any) -> Answer:
+def _checked(response: Any) -> Answer | BadAnswer:
     """Check an answer in a thread: decoding a picture here would hold up the requests that are due meanwhile."""
-    pool = gevent.get_hub().threadpool
     status = (response.headers or {}).get("Cache-Status")  # without an answer there are no headers
     arguments = (response.status_code, response.content or b"", status)
-    return pool.apply_e((BadAnswer,), read_answer, arguments)  # type: ignore[no-any-return]
+    checked: Answer | BadAnswer = gevent.get_hub().threadpool.apply(_try_read, arguments)
+    return checked
+
+
+def _try_read(status: int, body: bytes, cache_status: str | None) -> Answer | BadAnswer:
+    """Return the error: one that leaves a thread of gevent's is printed with its traceback."""
+    try:
+        return read_answer(status, body, cache_status)
+    except BadAnswer as error:
+        return error
 
 
 def _spent(headers: Any) -> float | None:

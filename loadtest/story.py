@@ -73,8 +73,8 @@ def _measured_saving(report: Report) -> str:
 
 def _latency(report: Report) -> list[Block]:
     caption = (
-        "Latency of every request over the run, from the moment it was due (points, by verdict), with p50, p95 and p99 of"
-        " each piece of time; log scale. Crosses are failures. Pieces with few requests have their slowest one as p99."
+        "Latency of every request, from the moment it was due (points, by verdict; log scale), with p50, p95 and p99"
+        " of each piece of time. Crosses are failures. A piece with few requests has its slowest one as p99."
     )
     blocks: list[Block] = [Heading("Latency from the intended start")]
     blocks.append(Figure("latency", plots.latency_over_time(report), caption))
@@ -94,21 +94,14 @@ def _goodput(report: Report) -> list[Block]:
     blocks.append(
         Paragraph(f"The SLO is {factor:g} × the time that the same work takes alone, measured just before the run.")
     )
-    rows = [
-        (
-            asked,
-            str(len(times)),
-            f"{min(times):.3f}",
-            f"{median(times):.3f}",
-            f"{max(times):.3f}",
-            f"{factor * median(times):.3f}",
-        )
-        for asked, times in report.standalone.items()
-    ]
+    rows = []
+    for asked, times in report.standalone.items():
+        figures = (min(times), median(times), max(times), factor * median(times))
+        rows.append((asked, str(len(times)), *(f"{value:.3f}" for value in figures)))
     blocks.append(Table(("work", "sent alone", "min, s", "median, s", "max, s", "SLO, s"), tuple(rows)))
     shaky = [asked for asked, times in report.standalone.items() if max(times) > 2 * min(times)]
     if shaky:
-        text = "Times alone differ by more than a factor of two: something else kept the service busy. The SLO is unsure."
+        text = "Times alone differ by more than a factor of two: the service was busy otherwise. The SLO is unsure."
         blocks.append(Paragraph(text, warning=True))
     return blocks
 
@@ -146,7 +139,7 @@ def _control(report: Report) -> list[Block]:
     if control is None or not control.outcomes:
         return []
     rows = compare_rows(asdict(report.runs[0].summary), asdict(control.summary))
-    text = "The same requests at the same times, with `cache.mode` off: neither read nor written."
+    text = "The same requests at the same times, with the cache mode off: it is neither read nor written."
     table = Table(("", report.runs[0].name, control.name, "ratio"), tuple((a, b, c, d) for a, b, c, d in rows))
     return [Heading("Beside the uncached control run"), Paragraph(text), table]
 
@@ -164,7 +157,7 @@ def _retries(report: Report) -> list[Block]:
         points += [(back.promised, back.accepted) for back in honoured]
     if not any(row[1] != "0" for row in rows):
         return []
-    text = "Refused means 429 or 503. A Retry-After is true if the client that waits as told is let in when it comes back."
+    text = "Refused means 429 or 503. A Retry-After is true if a client that waits as told is let in when it is back."
     head = ("run", "refused", "with Retry-After", "median, s", "came back", "let in", "came early", "let in")
     blocks: list[Block] = [Heading("Retry-After"), Paragraph(text), Table(head, tuple(rows))]
     if points:
@@ -220,12 +213,12 @@ def _generator(report: Report) -> list[Block]:
 
 
 def _setup(report: Report) -> list[Block]:
-    facts = [(f"service: {name.replace('_', ' ')}", str(value)) for name, value in report.facts.items()]
+    facts = [(name.replace("_", " "), str(value)) for name, value in report.facts.items()]
     options = [
         (f"--{name.replace('_', '-')}", NOTHING if value in ("", None) else str(value))
         for name, value in report.options.items()
     ]
-    return [Heading("How it was made"), Table(("option", "value"), tuple([*facts, *options]))]
+    return [Heading("How it was made"), Table(("option", "value"), (*facts, *options))]
 
 
 def _percentiles(outcomes: Sequence[Outcome]) -> tuple[str, str]:

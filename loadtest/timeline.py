@@ -36,11 +36,6 @@ class Piece:
     p99: float | None
     mix: dict[str, int]
 
-    @property
-    def middle(self) -> float:
-        """Seconds since the run's start."""
-        return self.start + self.width / 2
-
 
 def width_for(seconds: float) -> float:
     """Return a round width that cuts `seconds` into at most about 40 pieces."""

@@ -2,7 +2,7 @@
 
     master → worker   headstart-share     which part of how many is yours
     worker → master   headstart-ready     the fingerprint of the schedule I built, or why I could not
-    master → worker   headstart-begin     run r starts in d seconds
+    master → worker   headstart-begin     run r starts in d seconds, due times multiplied by s
     worker → master   headstart-outcomes  what came of some requests, and how late my clock rang
 
 Prompts and keys are not sent: each worker reads its own copy of the log and of the keys.
@@ -55,9 +55,9 @@ class RemoteCast:
                 self._changed.clear()
                 self.check()
 
-    def begin(self, run: int, delay: float) -> None:
+    def begin(self, run: int, delay: float, stretch: float) -> None:
         """Let all start a run in `delay` seconds, each by its own clock: a message's way is all they differ by."""
-        self._runner.send_message(BEGIN, {"run": run, "delay": delay})
+        self._runner.send_message(BEGIN, {"run": run, "delay": delay, "stretch": stretch})
 
     def check(self) -> None:
         """Raise if a worker is gone or cannot take part."""

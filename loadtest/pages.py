@@ -34,7 +34,7 @@ th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align
 th:first-child, td:first-child { text-align: left; } td.text, th.text { text-align: left; white-space: normal; }
 thead th { color: var(--soft); font-weight: 600; }
 """
-TEXT_HEADS = ("what the client saw", "Cache-Status", "value")
+TEXT_HEADS = ("what the client saw", "reason", "Cache-Status", "value")
 
 
 def write_pages(report: Report, folder: Path) -> None:

@@ -50,8 +50,11 @@ def latency_over_time(report: Report) -> str:
         for axis, run in zip(axes, report.runs, strict=True):
             _latencies(axis, run, report.slo, _width(report))
         signs = {label: sign for axis in axes for sign, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        order = sorted(signs, key=[*VERDICT_COLOURS, "p50", "p95", "p99", "SLO"].index)
         place = {"loc": "lower left", "bbox_to_anchor": (0, 1.06), "ncol": 5 + len(VERDICT_COLOURS)}
-        axes[0].legend(signs.values(), signs.keys(), columnspacing=1.0, handletextpad=0.4, handlelength=1.6, **place)
+        axes[0].legend(
+            [signs[name] for name in order], order, columnspacing=1.0, handletextpad=0.4, handlelength=1.6, **place
+        )
         axes[-1].set_xlabel("intended start, seconds into the run")
 
     return _svg(draw, height=0.6 + 2.7 * len(report.runs))
@@ -167,7 +170,14 @@ def _latencies(axis: Axes, run: Run, slo: Slo, width: float) -> None:
             sign = "x" if name == FAILED else "o"
             places = [one.intended for one in chosen], [max(one.latency, 1e-3) for one in chosen]
             axis.scatter(
-                *places, s=14, marker=sign, color=colour, alpha=0.75, linewidths=1 if sign == "x" else 0, label=name
+                *places,
+                s=16,
+                zorder=3,
+                marker=sign,
+                color=colour,
+                alpha=0.75,
+                linewidths=1 if sign == "x" else 0,
+                label=name,
             )
     pieces = cut(run.outcomes, width)
     starts = _edges(pieces, width)

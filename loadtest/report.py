@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from loadtest.options import Choices
 
 TOLD = (
-    "log", "limit", "cache_mode", "seed_column", "sizes", "steps", "skew", "dice", "arrivals", "rate", "load", "speed",
-    "cv", "on", "off", "retry", "retries", "retry_wait", "answer_timeout", "probes", "slo_factor", "slo_seconds",
-    "max_lateness", "host", "num_users",
+    "log", "limit", "cache_mode", "seed_column", "sizes", "steps", "skew", "dice", "arrivals", "rate", "load",
+    "speed", "cv", "on", "off", "retry", "retries", "retry_wait", "answer_timeout", "probes", "slo_factor",
+    "slo_seconds", "max_lateness", "host", "num_users",
 )  # fmt: skip
 """The options that reports repeat."""
 

@@ -114,7 +114,7 @@ def _cache(report: Report) -> list[Block]:
     entries = report.facts.get("entries_before")
     if entries is not None:
         blocks.append(Paragraph(f"The cache held {entries} entries before the run."))
-    blocks.append(_verdicts(run))
+    blocks += [_verdicts(run), _reasons(run)]
     spent = run.summary.spent_gpu_seconds
     if spent is not None or run.summary.saved_gpu_seconds:
         text = "Device seconds of the answers so far, and what the answers say was saved."
@@ -132,6 +132,12 @@ def _verdicts(run: Run) -> Table:
         rows.append((name, str(len(chosen)), *cells, _number(spent_of(chosen)), _counts(status)))
     head = ("verdict", "requests", "share", "mean K/N", "p50, s", "p95, s", "GPU s", "Cache-Status")
     return Table(head, tuple(rows))
+
+
+def _reasons(run: Run) -> Table:
+    counts = Counter((one.verdict or NOTHING, one.reason or NOTHING) for one in run.outcomes if one.answered)
+    rows = tuple((verdict, reason, str(count)) for (verdict, reason), count in sorted(counts.items()))
+    return Table(("verdict", "reason", "requests"), rows)
 
 
 def _control(report: Report) -> list[Block]:

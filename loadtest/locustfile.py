@@ -41,9 +41,9 @@ def replay_log(user: "ReplayUser") -> None:
             user.client, player.clock.now, choices.modes[run][1], choices.tenants, choices.patience, folder
         )
         if choices.timed:
-            user.send_at_times(player, sender)
+            user.send_at_times(player, run, sender)
         else:
-            user.send_in_turn(player, sender)
+            user.send_in_turn(player, run, sender)
     raise StopUser
 
 
@@ -59,17 +59,17 @@ class ReplayUser(FastHttpUser):  # type: ignore[misc]  # locust is untyped here
         self.network_timeout = environment.parsed_options.answer_timeout
         super().__init__(environment)
 
-    def send_at_times(self, player: Player, sender: Sender) -> None:
+    def send_at_times(self, player: Player, run: int, sender: Sender) -> None:
         """Open loop: start every request when it is due, without waiting for the ones before."""
         on_the_way = Group()
-        while (request := player.try_take()) is not None:
+        while (request := player.try_take(run)) is not None:
             gevent.sleep(max(0.0, (request.due or 0.0) - player.clock.now()))
             on_the_way.spawn(lambda one: player.note(sender.send(one)), request)
         on_the_way.join()
 
-    def send_in_turn(self, player: Player, sender: Sender) -> None:
+    def send_in_turn(self, player: Player, run: int, sender: Sender) -> None:
         """Closed loop: the next request after the last answer."""
-        while (request := player.try_take()) is not None:
+        while (request := player.try_take(run)) is not None:
             player.note(sender.send(request))
 
 

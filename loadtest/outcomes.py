@@ -6,6 +6,8 @@ from typing import Any
 
 HITS = ("EXACT", "APPROX")
 REFUSING = (429, 503)
+TIMER_SLACK = 0.05
+"""A sleep may end this many seconds early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class Comeback:
     @property
     def honoured(self) -> bool:
         """Whether the client waited as long as it was told."""
-        return self.waited >= self.promised - 1e-6
+        return self.waited >= self.promised - TIMER_SLACK
 
 
 def comebacks_of(outcome: Outcome) -> list[Comeback]:

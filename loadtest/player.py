@@ -82,10 +82,10 @@ class Player:
         if not self._share:
             self._end()
 
-    def try_take(self) -> Request | None:
-        """The next request of the run, or None when all are taken."""
+    def try_take(self, run: int) -> Request | None:
+        """The next request of a run, or None when all are taken; a user that comes late must not mix runs up."""
         with self._lock:
-            if self._next >= len(self._share):
+            if run != self._run or self._next >= len(self._share):
                 return None
             self._next += 1
             request = self._share[self._next - 1]

@@ -8,6 +8,7 @@
 Prompts and keys are not sent: each worker reads its own copy of the log and of the keys.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -22,6 +23,8 @@ SHARE, READY, BEGIN, OUTCOMES = (f"headstart-{name}" for name in ("share", "read
 FLUSH_SECONDS = 0.5
 LARGEST_BATCH = 500
 READY_SECONDS = 600.0
+GONE_SECONDS = 20.0
+"""Locust calls a worker missing after three seconds; a busy one comes back."""
 
 
 class RemoteCast:
@@ -39,6 +42,7 @@ class RemoteCast:
         self._note = note
         self._workers = sorted(client.id for client in runner.clients.ready)
         self._waiting = set(self._workers)
+        self._seen = dict.fromkeys(self._workers, time.monotonic())
         self._fault: str | None = None
         self._changed = Event()
 
@@ -63,10 +67,10 @@ class RemoteCast:
         """Raise if a worker is gone or cannot take part."""
         if self._fault is not None:
             raise ReplayStopped(self._fault)
-        here = {client.id for client in self._runner.clients.all} - {
-            client.id for client in self._runner.clients.missing
-        }
-        gone = len(set(self._workers) - here)
+        here = {client.id for client in self._runner.clients.all} - {one.id for one in self._runner.clients.missing}
+        now = time.monotonic()
+        self._seen |= dict.fromkeys(here, now)
+        gone = sum(now - self._seen[worker] > GONE_SECONDS for worker in self._workers)
         if gone:
             raise ReplayStopped(f"{gone} of {len(self._workers)} workers are gone")
 

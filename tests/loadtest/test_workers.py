@@ -77,3 +77,21 @@ def test_a_worker_with_another_log_ends_the_replay(tmp_path: Path, live_service:
     assert code == 3, said
     assert "NOT VALID: a worker has another log" in said
     assert json.loads((tmp_path / "here" / "report.json").read_text())["outcomes"] == []
+
+
+def test_a_worker_that_dies_ends_the_replay(tmp_path: Path, live_service: LiveServer, live_client: Client) -> None:
+    rows = [json.dumps({"time": n * 10, "prompt": f"a boat number {n}"}) for n in range(40)]
+    (tmp_path / "log.jsonl").write_text("\n".join(rows))
+    port = free_port()
+    master = ("--master", "--expect-workers", "2", "--master-bind-port", port, "--host", live_service.url)
+    before = live_client.http.get("/v1/stats").json()["requests"]
+    worker = ("--worker", "--master-port", port)
+    options = ("--log", "log.jsonl", "--probes", "0", "--report", "report.json")
+    processes = [locust(tmp_path, *master, *options), locust(tmp_path, *worker), locust(tmp_path, *worker)]
+    live_service.wait(lambda: live_client.http.get("/v1/stats").json()["requests"] > before, "asked for a picture")
+    processes[2].kill()
+    code, said = ended(processes)
+    assert code == 3, said
+    assert "NOT VALID: 1 of 2 workers are gone" in said
+    outcomes = json.loads((tmp_path / "report.json").read_text())["outcomes"]
+    assert 0 < len(outcomes) < len(rows), "what was measured is kept"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.blocks import Figure, Paragraph, Table
+from loadtest.blocks import Block, Figure, Paragraph, Table
 from loadtest.figures import Slo, jain, summarise
 from loadtest.generator import judge_generator, lateness_limit
 from loadtest.outcomes import Outcome, Refusal, comebacks_of, outcome_of
@@ -81,8 +81,19 @@ def report_of(outcomes: Sequence[Outcome], *others: Sequence[Outcome], stopped: 
     )
 
 
-def table_under(report: Report, first: str) -> list[tuple[str, ...]]:
-    return next(list(block.rows) for block in tell(report) if isinstance(block, Table) and block.head[0] == first)
+def control() -> list[Outcome]:
+    fields = {"verdict": "BYPASS", "spent_gpu_seconds": 1.3, "cache_status": "bypass"}
+    return [outcome(n, **fields) for n in range(10)]
+
+
+@pytest.fixture(scope="module")
+def told() -> list[Block]:
+    """The known run beside a control run: drawn once, since drawing takes longest."""
+    return tell(report_of(known(), control()))
+
+
+def table_under(blocks: list[Block], first: str) -> list[tuple[str, ...]]:
+    return next(list(block.rows) for block in blocks if isinstance(block, Table) and block.head[0] == first)
 
 
 def test_goodput_counts_what_kept_its_own_limit() -> None:
@@ -184,8 +195,8 @@ def test_jain() -> None:
     assert jain([0, 0]) is None
 
 
-def test_verdict_table() -> None:
-    rows = table_under(report_of(known()), "verdict")
+def test_verdict_table(told: list[Block]) -> None:
+    rows = table_under(told, "verdict")
     assert rows == [
         ("APPROX", "3", "30.0%", "0.500", "2.000", "2.000", "1.50", "hit 3"),
         ("EXACT", "4", "40.0%", "1.000", "0.100", "0.100", "0.00", "hit 4"),
@@ -193,39 +204,38 @@ def test_verdict_table() -> None:
     ]
 
 
-def test_tenant_table_and_fairness() -> None:
-    report = report_of(known())
-    assert [row[:3] for row in table_under(report, "tenant")] == [("acme", "7", "100.0%"), ("beta", "3", "33.3%")]
+def test_tenant_table_and_fairness(told: list[Block]) -> None:
+    assert [row[:3] for row in table_under(told, "tenant")] == [("acme", "7", "100.0%"), ("beta", "3", "33.3%")]
     fairness = (1 + 1 / 3) ** 2 / (2 * (1 + 1 / 9))
-    assert any(isinstance(block, Paragraph) and f"{fairness:.3f}" in block.text for block in tell(report))
+    assert any(isinstance(block, Paragraph) and f"{fairness:.3f}" in block.text for block in told)
 
 
-def test_measured_saving_is_of_the_control_run() -> None:
-    control = [outcome(n, verdict="BYPASS", spent_gpu_seconds=1.3, cache_status="bypass") for n in range(10)]
-    text = as_markdown(tell(report_of(known(), control)))
+def test_measured_saving_is_of_the_control_run(told: list[Block]) -> None:
+    text = as_markdown(told)
     assert "| GPU seconds saved | 50% | by the answers 5.50 s |" in text, "6.5 spent of 13"
     assert "| GPU seconds spent | 6.50 | 13.00 | 0.500 |" in text
     assert "| within the SLO | 80.0% | 100.0% | 0.800 |" in text
 
 
-def test_errors_and_refusals_are_told() -> None:
-    text = as_markdown(tell(report_of(known())))
+def test_errors_and_refusals_are_told(told: list[Block]) -> None:
+    text = as_markdown(told)
     assert "| replay | status 429, queue_full | 1 |" in text
     assert "| replay | 1 | 1 | 4.0 | 0 | – | 0 | – |" in text
 
 
-def test_slo_table() -> None:
-    assert table_under(report_of(known()), "work") == [
+def test_slo_table(told: list[Block]) -> None:
+    assert table_under(told, "work") == [
         ("small", "3", "0.900", "1.000", "1.100", "3.000"),
         ("large", "1", "4.000", "4.000", "4.000", "12.000"),
     ]
 
 
 def test_an_invalid_run_says_so_first() -> None:
-    report = report_of(known(), stopped="1 of 2 workers are gone")
+    report = report_of(known()[:1], stopped="1 of 2 workers are gone")
     assert not report.valid
-    assert as_markdown(tell(report)).startswith("# Load test\n\n> **NOT VALID.")
-    assert "1 of 2 workers are gone" in as_html(tell(report))
+    blocks = tell(report)
+    assert as_markdown(blocks).startswith("# Load test\n\n> **NOT VALID.")
+    assert "1 of 2 workers are gone" in as_html(blocks)
 
 
 def test_a_run_without_outcomes_has_a_page() -> None:

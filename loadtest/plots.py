@@ -25,6 +25,9 @@ VERDICT_COLOURS = {
     "REFRESH": "#ced4da",
     FAILED: "#c92a2a",
 }
+MANY = 2000
+"""More points than this are drawn as a picture inside the SVG: else it would take megabytes."""
+
 INK, GRID, CONTROL, GOOD, LIMIT = "#212529", "#dee2e6", "#e8590c", "#2b8a3e", "#c92a2a"
 STYLE = {
     "svg.fonttype": "none",
@@ -170,15 +173,9 @@ def _latencies(axis: Axes, run: Run, slo: Slo, width: float) -> None:
             sign = "x" if name == FAILED else "o"
             places = [one.intended for one in chosen], [max(one.latency, 1e-3) for one in chosen]
             axis.scatter(
-                *places,
-                s=16,
-                zorder=3,
-                marker=sign,
-                color=colour,
-                alpha=0.75,
-                linewidths=1 if sign == "x" else 0,
-                label=name,
-            )
+                *places, s=16, zorder=3, marker=sign, color=colour, alpha=0.75, linewidths=1 if sign == "x" else 0,
+                label=name, rasterized=len(chosen) > MANY,
+            )  # fmt: skip
     pieces = cut(run.outcomes, width)
     starts = _edges(pieces, width)
     for label, style, values in (
@@ -225,7 +222,7 @@ def _svg(draw: Callable[[Figure], None], *, height: float) -> str:
         figure = plt.figure(figsize=(9.0, height), layout="constrained")
         draw(figure)
         sink = io.StringIO()
-        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(sink, format="svg", dpi=150, metadata={"Date": None, "Creator": None})
         plt.close(figure)
     return _bare(sink.getvalue())
 

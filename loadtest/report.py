@@ -115,7 +115,7 @@ def run_of(
 def render_report(report: Report) -> str:
     """The figures as lines of text."""
     lines = [render(report.runs[0].summary)]
-    if report.control is not None:
+    if report.control is not None and report.control.outcomes:
         lines.append(f"\n{report.control.name}\n{render(report.control.summary)}")
     lines.append(render_generator(report.runs[0].generator))
     lines += [f"NOT VALID: {fault}" for fault in report.faults]

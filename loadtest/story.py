@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import median
 
 from loadtest import plots
@@ -17,10 +17,12 @@ NOTHING = "–"
 
 def tell(report: Report) -> list[Block]:
     """Return the report's blocks."""
-    if not any(run.outcomes for run in report.runs):
-        return [*_validity(report), Paragraph("No request came to an end: there are no figures.")]
+    opening = _validity(report)
+    report = replace(report, runs=[run for run in report.runs if run.outcomes])  # a run that never began has no plots
+    if not report.runs:
+        return [*opening, Paragraph("No request came to an end: there are no figures.")]
     return [
-        *_validity(report),
+        *opening,
         _tiles(report),
         *_latency(report),
         *_goodput(report),
@@ -142,7 +144,7 @@ def _reasons(run: Run) -> Table:
 
 def _control(report: Report) -> list[Block]:
     control = report.control
-    if control is None or not control.outcomes:
+    if control is None:
         return []
     rows = compare_rows(asdict(report.runs[0].summary), asdict(control.summary))
     text = "The same requests at the same times, with the cache mode off: it is neither read nor written."

@@ -231,7 +231,7 @@ def test_slo_table(told: list[Block]) -> None:
 
 
 def test_an_invalid_run_says_so_first() -> None:
-    report = report_of(known()[:1], stopped="1 of 2 workers are gone")
+    report = report_of(known()[:1], [], stopped="1 of 2 workers are gone")  # the control run never began
     assert not report.valid
     blocks = tell(report)
     assert as_markdown(blocks).startswith("# Load test\n\n> **NOT VALID.")

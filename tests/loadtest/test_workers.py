@@ -17,7 +17,8 @@ ROWS = 21
 
 def locust(folder: Path, *options: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-W", "ignore", "-m", "locust", "-f", str(LOCUSTFILE), "--headless", *options]
-    pipe = subprocess.PIPE
+    # What workers say, their master says too; a pipe that nobody reads would stop them.
+    pipe = subprocess.DEVNULL if "--worker" in options else subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True)
 
 

@@ -1,6 +1,7 @@
 """A report as a page of HTML that needs nothing else, and as Markdown with its plots beside it."""
 
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,7 @@ th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align
 th:first-child, td:first-child { text-align: left; } td.text, th.text { text-align: left; white-space: normal; }
 thead th { color: var(--soft); font-weight: 600; }
 """
+_UNIT = re.compile(r"(?<=\d) (?=s\b)")
 TEXT_HEADS = ("what the client saw", "reason", "Cache-Status", "value")
 
 
@@ -85,7 +87,7 @@ def _html(block: Block) -> str:
 
 
 def _tile(title: str, value: str, remark: str) -> str:
-    title, value, remark = (html.escape(text) for text in (title, value, remark))
+    title, value, remark = (_UNIT.sub("&nbsp;", html.escape(text)) for text in (title, value, remark))
     return (
         f'<div class="tile"><dt>{title}</dt><dd><div class="value">{value}</div>'
         f'<div class="remark">{remark}</div></dd></div>'

@@ -25,8 +25,8 @@ VERDICT_COLOURS = {
     "REFRESH": "#ced4da",
     FAILED: "#c92a2a",
 }
-MANY = 2000
-"""More points than this are drawn as a picture inside the SVG: else it would take megabytes."""
+MANY = 1000
+"""More points than this are drawn small, under the lines, and as a picture inside the SVG, to keep it small."""
 
 INK, GRID, CONTROL, GOOD, LIMIT = "#212529", "#dee2e6", "#e8590c", "#2b8a3e", "#c92a2a"
 STYLE = {
@@ -54,7 +54,13 @@ def latency_over_time(report: Report) -> str:
             _latencies(axis, run, report.slo, _width(report))
         signs = {label: sign for axis in axes for sign, label in zip(*axis.get_legend_handles_labels(), strict=True)}
         order = sorted(signs, key=[*VERDICT_COLOURS, "p50", "p95", "p99", "SLO"].index)
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 1.06), "ncol": 5 + len(VERDICT_COLOURS)}
+        scale = 2.5 if any(_dense(run) for run in report.runs) else 1.0
+        place = {
+            "markerscale": scale,
+            "loc": "lower left",
+            "bbox_to_anchor": (0, 1.06),
+            "ncol": 5 + len(VERDICT_COLOURS),
+        }
         axes[0].legend(
             [signs[name] for name in order], order, columnspacing=1.0, handletextpad=0.4, handlelength=1.6, **place
         )
@@ -167,14 +173,15 @@ def comebacks(points: Sequence[tuple[float, bool]]) -> str:
 
 
 def _latencies(axis: Axes, run: Run, slo: Slo, width: float) -> None:
+    dense = _dense(run)
     for name, colour in VERDICT_COLOURS.items():
         chosen = [one for one in run.outcomes if (one.verdict or FAILED) == name and one.answered == (name != FAILED)]
         if chosen:
             sign = "x" if name == FAILED else "o"
             places = [one.intended for one in chosen], [max(one.latency, 1e-3) for one in chosen]
             axis.scatter(
-                *places, s=16, zorder=3, marker=sign, color=colour, alpha=0.75, linewidths=1 if sign == "x" else 0,
-                label=name, rasterized=len(chosen) > MANY,
+                *places, marker=sign, color=colour, linewidths=1 if sign == "x" else 0, label=name,
+                s=5 if dense else 16, alpha=0.4 if dense else 0.75, zorder=1.5 if dense else 3, rasterized=dense,
             )  # fmt: skip
     pieces = cut(run.outcomes, width)
     starts = _edges(pieces, width)
@@ -207,6 +214,10 @@ def _running_total(
 def _relative(one: Outcome, slo: Slo) -> float:
     alone = slo.standalone.get(one.asked, 1.0) if slo.standalone else 1.0
     return max(one.latency, 1e-3) / alone
+
+
+def _dense(run: Run) -> bool:
+    return len(run.outcomes) > MANY
 
 
 def _edges(values: Sequence[object], width: float) -> list[float]:

@@ -30,7 +30,13 @@ class ReplayStopped(Exception):
 
 
 class Cast(Protocol):
-    """The processes that send."""
+    """The processes that send.
+
+    Attributes:
+        senders: how many there are.
+    """
+
+    senders: int
 
     def wait_ready(self) -> None:
         """Return when all are ready.
@@ -62,12 +68,14 @@ class Take:
         cache_mode: sent with every request.
         outcomes: so far, in any order.
         stalls: of the senders' clocks.
+        finished: senders that have reported all of theirs.
     """
 
     name: str
     cache_mode: str
     outcomes: list[Outcome] = field(default_factory=list)
     stalls: list[float] = field(default_factory=list)
+    finished: int = 0
 
 
 class Conductor:
@@ -116,10 +124,14 @@ class Conductor:
         else:
             self._ended(None)
 
-    def note(self, run: int, outcomes: Sequence[Outcome], stalls: Sequence[float]) -> None:
-        """Take what a sender reports."""
+    def note(self, run: int, outcomes: Sequence[Outcome]) -> None:
+        """Take what came of some requests."""
         self.takes[run].outcomes += outcomes
+
+    def finish(self, run: int, stalls: Sequence[float]) -> None:
+        """Take that a sender has reported all of its share, and how late its clock rang."""
         self.takes[run].stalls += stalls
+        self.takes[run].finished += 1
         self._news.set()
 
     @property
@@ -134,7 +146,7 @@ class Conductor:
         take = self.takes[number]
         log.info("%s run: %d requests, cache mode %s", take.name, len(self._schedule), take.cache_mode)
         self._cast.begin(number, HEAD_START, self.stretch)
-        while len(take.outcomes) < len(self._schedule):
+        while take.finished < self._cast.senders:
             self._news.wait(1.0)
             self._news.clear()
             self._cast.check()
@@ -180,6 +192,7 @@ class LocalCast:
     """The sender is in this process."""
 
     def __init__(self) -> None:
+        self.senders = 1
         self.arrived = Event()
         self.player: Player | None = None
 

@@ -16,7 +16,7 @@ from loadtest.prompt_log import PromptLogError
 from loadtest.report import Report, make_report, render_report, write_json
 from loadtest.schedule import digest_of, share_of
 from loadtest.sending import Sender
-from loadtest.workers import BEGIN, OUTCOMES, READY, SHARE, Courier, RemoteCast
+from loadtest.workers import BEGIN, FINISHED, OUTCOMES, READY, SHARE, Courier, RemoteCast, read_outcomes
 
 INVALID = 3
 
@@ -54,23 +54,26 @@ class Leading:
                 self.choices.schedule,
                 len(takes),
                 arrived=local.arrived.set,
-                emit=lambda run, outcome: self._conductor.note(run, [outcome], []),
-                finished=lambda run, stalls: self._conductor.note(run, [], stalls),
+                emit=lambda run, outcome: self._conductor.note(run, [outcome]),
+                finished=lambda run, stalls: self._conductor.finish(run, stalls),
             )
             return local
         if runner.target_user_count < len(runner.clients.ready):
             raise ValueError("--users must be at least the number of workers")
-        remote = RemoteCast(runner, digest_of(self.choices.schedule), lambda *news: self._conductor.note(*news))
+        remote = RemoteCast(runner, digest_of(self.choices.schedule))
         self._take_messages(runner, remote)
         remote.deal()
         return remote
 
     def _take_messages(self, runner: Any, remote: RemoteCast) -> None:
         # Locust takes one listener per message; the web interface may start several replays after each other.
-        runner.custom_messages.pop(READY, None)
-        runner.custom_messages.pop(OUTCOMES, None)
-        runner.register_message(READY, lambda environment, msg: remote.take_ready(msg.node_id, msg.data))
-        runner.register_message(OUTCOMES, lambda environment, msg: remote.take_outcomes(msg.data))
+        for kind, take in (
+            (READY, lambda environment, msg: remote.take_ready(msg.node_id, msg.data)),
+            (OUTCOMES, lambda environment, msg: self._conductor.note(msg.data["run"], read_outcomes(msg.data))),
+            (FINISHED, lambda environment, msg: self._conductor.finish(msg.data["run"], msg.data["stalls"])),
+        ):
+            runner.custom_messages.pop(kind, None)
+            runner.register_message(kind, take)
 
     def _lead(self) -> None:
         begun = datetime.now(UTC).isoformat(timespec="seconds")

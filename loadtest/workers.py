@@ -3,13 +3,13 @@
     master → worker   headstart-share     which part of how many is yours
     worker → master   headstart-ready     the fingerprint of the schedule I built, or why I could not
     master → worker   headstart-begin     run r starts in d seconds, due times multiplied by s
-    worker → master   headstart-outcomes  what came of some requests, and how late my clock rang
+    worker → master   headstart-outcomes  what came of some requests
+    worker → master   headstart-finished  run r: that was all, and how late my clock rang
 
 Prompts and keys are not sent: each worker reads its own copy of the log and of the keys.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +19,9 @@ from gevent.event import Event
 from loadtest.conductor import ReplayStopped
 from loadtest.outcomes import Outcome, outcome_of
 
-SHARE, READY, BEGIN, OUTCOMES = (f"headstart-{name}" for name in ("share", "ready", "begin", "outcomes"))
+SHARE, READY, BEGIN, OUTCOMES, FINISHED = (
+    f"headstart-{name}" for name in ("share", "ready", "begin", "outcomes", "finished")
+)
 FLUSH_SECONDS = 0.5
 LARGEST_BATCH = 500
 READY_SECONDS = 600.0
@@ -33,14 +35,13 @@ class RemoteCast:
     Args:
         runner: Locust's master runner; its workers are connected.
         digest: of the master's schedule.
-        note: takes run, outcomes and stalls.
     """
 
-    def __init__(self, runner: Any, digest: str, note: Callable[[int, list[Outcome], list[float]], None]) -> None:
+    def __init__(self, runner: Any, digest: str) -> None:
         self._runner = runner
         self._digest = digest
-        self._note = note
         self._workers = sorted(client.id for client in runner.clients.ready)
+        self.senders = len(self._workers)
         self._waiting = set(self._workers)
         self._seen = dict.fromkeys(self._workers, time.monotonic())
         self._fault: str | None = None
@@ -83,9 +84,10 @@ class RemoteCast:
         self._waiting.discard(worker)
         self._changed.set()
 
-    def take_outcomes(self, data: dict[str, Any]) -> None:
-        """Take what a worker reports."""
-        self._note(data["run"], [outcome_of(one) for one in data["outcomes"]], data["stalls"])
+
+def read_outcomes(data: dict[str, Any]) -> list[Outcome]:
+    """Read what a worker's message says of some requests."""
+    return [outcome_of(one) for one in data["outcomes"]]
 
 
 class Courier:
@@ -107,26 +109,21 @@ class Courier:
         self._bag.append(outcome)
 
     def finished(self, run: int, stalls: list[float]) -> None:
-        """Send what is left, and the stalls. They go with the last outcomes: the master ends at the last one."""
-        self._flush(run, stalls)
+        """Send what is left, and that it was all."""
+        self._flush()
+        self._runner.send_message(FINISHED, {"run": run, "stalls": stalls})
 
     def stop(self) -> None:
         """Send what is left, and stop."""
         self._greenlet.kill(block=False)
-        self._flush(self._run, [])
+        self._flush()
 
     def _flush_forever(self) -> None:
         while True:
             gevent.sleep(FLUSH_SECONDS)
-            if len(self._bag) > 1:
-                self._flush(self._run, [], keep=1)
+            self._flush()
 
-    def _flush(self, run: int, stalls: list[float], keep: int = 0) -> None:
-        """Send all but the newest `keep` outcomes."""
-        while len(self._bag) > keep or stalls:
-            batch = self._bag[: min(LARGEST_BATCH, max(0, len(self._bag) - keep))]
-            self._bag = self._bag[len(batch) :]
-            self._runner.send_message(
-                OUTCOMES, {"run": run, "outcomes": [asdict(one) for one in batch], "stalls": stalls}
-            )
-            stalls = []
+    def _flush(self) -> None:
+        while self._bag:
+            batch, self._bag = self._bag[:LARGEST_BATCH], self._bag[LARGEST_BATCH:]
+            self._runner.send_message(OUTCOMES, {"run": self._run, "outcomes": [asdict(one) for one in batch]})

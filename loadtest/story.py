@@ -65,12 +65,15 @@ def _tiles(report: Report) -> Tiles:
 
 
 def _measured_saving(report: Report) -> str:
-    control = report.control
-    spent = report.runs[0].summary.spent_gpu_seconds
-    if control is None or not control.summary.spent_gpu_seconds or spent is None:
-        share = report.runs[0].summary.gpu_saved_share
-        return NOTHING if share is None else f"{share:.0%}"
-    return f"{1 - spent / control.summary.spent_gpu_seconds:.0%}"
+    """The device time that the control run took more, over the requests answered in both; else what answers say."""
+    if report.control is not None:
+        cached, uncached = ({one.number: one for one in run.outcomes if one.answered} for run in report.runs[:2])
+        both = cached.keys() & uncached.keys()
+        spent = [spent_of([run[number] for number in both]) for run in (cached, uncached)]
+        if spent[0] is not None and spent[1]:
+            return f"{1 - spent[0] / spent[1]:.0%}"
+    share = report.runs[0].summary.gpu_saved_share
+    return NOTHING if share is None else f"{share:.0%}"
 
 
 def _latency(report: Report) -> list[Block]:

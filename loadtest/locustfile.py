@@ -22,7 +22,7 @@ from locust.runners import MasterRunner
 from loadtest.options import add_options, read_choices
 from loadtest.player import Player
 from loadtest.prompt_log import PromptLogError
-from loadtest.replay import Following, Inbox, Leading, end_run, is_worker
+from loadtest.replay import INVALID, Following, Inbox, Leading, end_run, is_worker
 from loadtest.sending import Sender
 
 BAD_OPTION = 2
@@ -111,6 +111,12 @@ def stop(environment: Environment, **_: Any) -> None:
         environment.replay.report()
 
 
+def leave(environment: Environment, **_: Any) -> None:
+    """Locust settles its exit code before it stops a replay that was interrupted."""
+    if isinstance(environment.replay, Leading) and not environment.replay.reported:
+        environment.process_exit_code = INVALID
+
+
 def _refuse(reason: str) -> NoReturn:
     sys.stderr.write(f"error: {reason}\n")
     sys.exit(BAD_OPTION)
@@ -120,3 +126,4 @@ events.init_command_line_parser.add_listener(add_options)
 events.init.add_listener(check)
 events.test_start.add_listener(start)
 events.test_stop.add_listener(stop)
+events.quitting.add_listener(leave)

@@ -31,6 +31,7 @@ class Leading:
 
     def __init__(self, environment: Environment, client: Any) -> None:
         self.player: Player | None = None
+        self.reported = False
         self.choices = read_choices(environment.parsed_options)
         self._environment = environment
         self._facts: dict[str, Any] = {}
@@ -86,6 +87,7 @@ class Leading:
 
     def report(self) -> None:
         """Print the figures, write them where that was asked for, and set the exit code."""
+        self.reported = True
         if self.player is not None:
             self.player.stop()
         conductor, given = self._conductor, self.choices.given

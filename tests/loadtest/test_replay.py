@@ -1,8 +1,10 @@
 """Real Locust, headless, against the real service."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -181,6 +183,23 @@ def test_a_generator_that_cannot_keep_up_makes_the_run_invalid(tmp_path: Path, l
     assert done.returncode == 3
     assert "NOT VALID: replay: requests left late" in done.stdout
     assert not report_of(out)["valid"]
+
+
+def test_an_interrupted_replay_keeps_what_it_has(
+    tmp_path: Path, live_service: LiveServer, live_client: Client
+) -> None:
+    log = write_log(tmp_path / "log.jsonl", [{"time": 600 * n, "prompt": "a red ball"} for n in range(2)])
+    before = live_client.http.get("/v1/stats").json()["requests"]
+    options = ("--log", str(log), "--probes", "0", "--report", str(tmp_path / "report.json"))
+    command = [*LOCUST, "--headless", "--host", live_service.url, *options]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    live_service.wait(lambda: live_client.http.get("/v1/stats").json()["requests"] > before, "drew a picture")
+    time.sleep(1.0)  # until the answer is read
+    running.send_signal(signal.SIGINT)
+    assert running.wait(120) == 3
+    report = report_of(tmp_path / "report.json")
+    assert "stopped early" in report["faults"]
+    assert len(report["outcomes"]) <= 1
 
 
 @pytest.mark.parametrize(

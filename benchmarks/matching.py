@@ -49,7 +49,7 @@ class Size:
     per_kind: int
 
 
-FULL, QUICK = Size(240, 1000, 32), Size(24, 24, 2)
+FULL, QUICK = Size(240, 600, 32), Size(24, 24, 2)
 
 
 def run(*, quick: bool, quiet: bool) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Work:
         tenant: whose it is.
         weight: of its tenant's share of the device.
         entered: whether it is in the step loop already.
+        due: seconds from now until it must be finished.
     """
 
     steps: float
@@ -37,6 +38,7 @@ class Work:
     tenant: str = ""
     weight: float = 1.0
     entered: bool = False
+    due: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +85,15 @@ class Decision:
 
     Attributes:
         reason: why it is refused; "" = it is admitted.
+        allowed_seconds: what it may take, from now.
         finish_seconds: predicted time until its answer, if admitted now; 0 while nothing is known.
-        retry_seconds: refused only: time after which it would be admitted if nobody else came; inf = never, its deadline
-            is too short even for a device of its own.
+        retry_seconds: refused only: time after which it would be admitted if nobody else came; inf = never, its
+            deadline is too short even for a device of its own.
     """
 
     reason: Reason = ""
     finish_seconds: float = 0.0
+    allowed_seconds: float = math.inf
     retry_seconds: float = 0.0
 
     @property

@@ -8,7 +8,7 @@ from policies.admission.staged import StagedAdmission
 
 
 class EarlyRejection(StagedAdmission):
-    """Refuses on arrival if denoising will take too long, or the decoder's queue is too long *now* (arXiv 2407.00079).
+    """Refuses on arrival if denoising will take too long, or decoding would *now* (arXiv 2407.00079).
 
     Mooncake's prefill and decode are denoising and decoding here. By the time a newcomer gets to the decoder, its
     queue is another: with a slow second stage this rule lets bursts in that meet there, then refuses too many.

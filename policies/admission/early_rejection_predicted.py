@@ -8,7 +8,7 @@ from policies.admission.staged import StagedAdmission
 
 
 class PredictedEarlyRejection(StagedAdmission):
-    """As `EarlyRejection`, but with the decoder's queue predicted for the moment denoising ends (arXiv 2407.00079)."""
+    """As `EarlyRejection`, but with the decoder's queue as predicted for the end of denoising (arXiv 2407.00079)."""
 
     name = "early-rejection-predicted"
 

@@ -62,13 +62,11 @@ class _Play:
             if job.entered:
                 self._enter(index)
 
-    def run(self, until: int | None = None) -> None:
-        """Play to the end, to the limit, or until job `until` is finished."""
+    def run(self) -> None:
+        """Play to the end, or to the limit."""
         while (self.active or self._waiting) and self._clock < self._limit:
             self._admit()
             self._step()
-            if until is not None and self.finishes[until] is not None:
-                return
 
     def _enter(self, index: int) -> None:
         self.active.append(_Row(index, self._jobs[index], self._jobs[index].steps))
@@ -141,21 +139,21 @@ def forecast(load: Load) -> list[Finish]:
     return [finish for finish in play.finishes if finish is not None]
 
 
+def forecast_with(asked: Work, load: Load) -> list[Finish]:
+    """Return the same with `asked` come last; its own finish is the last."""
+    return forecast(replace(load, promised=(*load.promised, asked)))
+
+
 def finish_of(asked: Work, load: Load) -> Finish:
     """Return when `asked`, come last, would be finished."""
-    jobs = [*load.jobs, *load.promised, asked]
-    play = _Play(load, jobs)
-    play.run(until=len(jobs) - 1)
-    found = play.finishes[-1]
-    assert found is not None
-    return found
+    return forecast_with(asked, load)[-1]
 
 
 def later(load: Load, seconds: float) -> Load:
-    """Return what would be left of the jobs inside after `seconds`, if nobody else came; promises stay as they are."""
+    """Return what is left of the jobs inside after `seconds`, if nobody else comes; promises stay as they are."""
     play = _Play(load, load.jobs, seconds)
     play.run()
-    return replace(load, jobs=play.rest())
+    return replace(load, jobs=tuple(replace(job, due=job.due - seconds) for job in play.rest()))
 
 
 def alone(work: Work, load: Load) -> float:

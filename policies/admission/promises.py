@@ -33,9 +33,9 @@ class Promise:
 class PromiseBook:
     """Keeps room for those who were told to come back, so that newcomers do not take it first.
 
-    Without it, a time at which there would be room *if nobody else came* is no promise under overload: others do come.
-    Room is kept by the share of clients that have been keeping such appointments of late, so clients that never
-    return cost next to nothing. Times are on one clock, the caller's.
+    Without it, a time at which there would be room *if nobody else came* is no promise under overload: others
+    do come. Room is kept by the share of clients that have been keeping such appointments of late, so clients that
+    never return cost next to nothing. Times are on one clock, the caller's.
 
     Args:
         most: promises remembered; beyond that none is made.
@@ -44,7 +44,7 @@ class PromiseBook:
     def __init__(self, most: int) -> None:
         self._most = most
         self._open: deque[Promise] = deque()
-        self._returning = 0.5
+        self._returning = 1.0
 
     def __len__(self) -> int:
         return len(self._open)

@@ -5,7 +5,7 @@ from policies.admission.forecast import finish_of, forecast
 
 
 class QueueLimit(AdmissionPolicy):
-    """Admits while fewer than `limit` pictures are inside; the way of most servers, and the bound behind every policy.
+    """Admits while fewer than `limit` pictures are inside; what most servers do, and a bound behind any policy.
 
     Args:
         limit: most pictures inside.
@@ -26,7 +26,9 @@ class QueueLimit(AdmissionPolicy):
 
 def places_free(load: Load, places: int) -> float:
     """Return when so many pictures of those inside will be finished, in seconds; a moment where nothing is known."""
-    ends = sorted(finish.done for finish in forecast(Load(load.jobs, load.slots, load.pace, load.pixels, load.beside)))
+    ends = sorted(
+        finish.done for finish in forecast(Load(load.jobs, load.slots, load.pace, load.pixels, load.beside))
+    )
     if not ends:
         return LEAST_WAIT
     return max(LEAST_WAIT, ends[min(places, len(ends)) - 1])

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from policies.admission.base import Ask, Load
 from policies.admission.forecast import forecast, later
 
-# Tries between the first guess and the moment everything inside is done.
-TRIES = 4
+# Moments tried, apart from the first guess.
+TRIES = 5
 
 
 def drained(load: Load) -> float:
@@ -23,12 +23,12 @@ def first_admission(load: Load, guess: float, admits: Callable[[Load], bool]) ->
             finished hardly changes, and the guess is nearly always right.
         admits: the rule. It must hold for a load without jobs.
     """
-    last = drained(load)
-    for attempt in range(TRIES):
-        wait = guess + (last - guess) * attempt / TRIES
+    ends = sorted({finish.done for finish in forecast(load) if finish.done > guess})
+    spread = ends[:: max(1, len(ends) // TRIES)]
+    for wait in [guess, *spread]:
         if wait > 0 and admits(later(load, wait)):
             return wait
-    return max(last, guess, _A_MOMENT)
+    return max(drained(load), guess, _A_MOMENT)
 
 
 _A_MOMENT = 1e-3

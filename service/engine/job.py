@@ -143,6 +143,9 @@ class Job:
         gone: nobody waits for it any more.
         caching: feature caching of all its attempts.
         joined: whether a network saw its rows beside another job's in this attempt.
+        ticks: joint steps it took part in.
+        tick_seconds: the time of them all.
+        tick_pixels: the pixels they worked on, summed.
     """
 
     spec: JobSpec
@@ -171,6 +174,9 @@ class Job:
     held: list[Held] = field(default_factory=list)
     gone: bool = False
     joined: bool = False
+    ticks: int = 0
+    tick_seconds: float = 0.0
+    tick_pixels: float = 0.0
 
     @classmethod
     def create(
@@ -447,6 +453,12 @@ class Job:
         self.denoise_seconds += seconds
         self.evaluations += 1
 
+    def note_tick(self, seconds: float, pixels: int) -> None:
+        """Book a joint step it took part in: how long it took, and how much it worked on."""
+        self.ticks += 1
+        self.tick_seconds += seconds
+        self.tick_pixels += pixels
+
     def progress(self, preview: ImageArray | None = None) -> Progress:
         """Describe where the job stands."""
         skipped = self.route.skipped
@@ -480,4 +492,6 @@ class Job:
             features=self.caching.report(),
             final=CleanLatent(self.latent.half().cpu().numpy(), self._depth, self._approximated()),
             isolated=not self.joined,
+            tick_seconds=self.tick_seconds / max(self.ticks, 1),
+            tick_pixels=self.tick_pixels / max(self.ticks, 1),
         )

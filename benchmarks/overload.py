@@ -27,6 +27,7 @@ ARMS: dict[str, dict[str, str]] = {
     "none": {"admission": "queue-limit", "queue_limit": "100000"},
 }
 RETURNS = 3
+CAPACITY_REQUESTS = 12
 SEED = 7
 
 
@@ -70,11 +71,11 @@ def _arm(arm: str, load: float, seconds: float) -> dict[str, Any]:
     settings = ARMS[arm] | {"max_batch": str(MAX_BATCH), "threads": "1", "log_level": "warning"}
     with live_service(**settings) as url:
         wish, alone = _calibrate(url)
-        before = _capacity(url, wish, alone)
+        before = _capacity(url, wish)
         patience = SLO_FACTOR * alone
         times = arrivals(max(2, round(load * before * seconds)), seconds, SEED)
         visitors = OpenLoop(url, wish, returns=RETURNS, until=seconds + 2 * patience).run(times)
-        after = _capacity(url, wish, alone)
+        after = _capacity(url, wish)
     # Others use this machine, too: its speed before and after.
     capacity = (before + after) / 2
     best = attainable(times, capacity, patience) / seconds
@@ -93,19 +94,19 @@ def _arm(arm: str, load: float, seconds: float) -> dict[str, Any]:
 
 def _calibrate(url: str) -> tuple[dict[str, Any], float]:
     """Return a wish that takes about `ALONE_SECONDS` alone, and what it takes."""
-    first = closed_loop(url, {"num_inference_steps": BASE_STEPS, **OFF}, clients=1, seconds=3.0)[1:]
+    first = closed_loop(url, {"num_inference_steps": BASE_STEPS, **OFF}, clients=1, each=4)[1:]
     each = statistics.median(one.ended - one.sent for one in first) / BASE_STEPS
     wish = {"num_inference_steps": min(200, max(BASE_STEPS, round(ALONE_SECONDS / each))), **OFF}
-    alone = closed_loop(url, wish, clients=1, seconds=5 * ALONE_SECONDS)
+    alone = closed_loop(url, wish, clients=1, each=5)
     return wish, statistics.median(one.ended - one.sent for one in alone)
 
 
-def _capacity(url: str, wish: dict[str, Any], alone: float) -> float:
-    """Pictures a second with the batch kept full, edges left out."""
-    seconds = 8 * alone
+def _capacity(url: str, wish: dict[str, Any]) -> float:
+    """Pictures a second with several in work, the start left out."""
     # As many as are in time: none is refused.
     clients = min(MAX_BATCH, int(SLO_FACTOR) - 1)
-    done = sorted(one.ended for one in closed_loop(url, wish, clients=clients, seconds=seconds) if one.status == 200)
+    attempts = closed_loop(url, wish, clients=clients, each=CAPACITY_REQUESTS // clients)
+    done = sorted(one.ended for one in attempts if one.status == 200)
     return (len(done) - clients) / (done[-1] - done[clients - 1])
 
 

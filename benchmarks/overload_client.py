@@ -94,17 +94,18 @@ class OpenLoop:
         return time.perf_counter() - self._started
 
 
-def closed_loop(url: str, wish: dict[str, Any], *, clients: int, seconds: float) -> list[Attempt]:
-    """Keep `clients` requests in work for so long; return those answered."""
-    return asyncio.run(_closed(url, wish, clients, seconds))
+def closed_loop(url: str, wish: dict[str, Any], *, clients: int, each: int) -> list[Attempt]:
+    """Let `clients` send `each` requests, one after the other; return all attempts."""
+    return asyncio.run(_closed(url, wish, clients, each))
 
 
-async def _closed(url: str, wish: dict[str, Any], clients: int, seconds: float) -> list[Attempt]:
+async def _closed(url: str, wish: dict[str, Any], clients: int, each: int) -> list[Attempt]:
     started = time.perf_counter()
     done: list[Attempt] = []
 
     async def one(client: httpx.AsyncClient, number: int) -> None:
-        while (sent := time.perf_counter() - started) < seconds:
+        for _ in range(each):
+            sent = time.perf_counter() - started
             answer = await client.post(PATH, json={"prompt": f"steady, client {number}", **wish})
             done.append(Attempt(sent, time.perf_counter() - started, answer.status_code))
 

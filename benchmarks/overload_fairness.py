@@ -13,7 +13,7 @@ from service.api.wishes import order_of
 from service.assembly import Service, open_service
 from service.generator import Wish
 from service.metrics import Metrics
-from service.settings import load_settings
+from service.settings import Settings
 
 # How many requests each tenant keeps in work: the crowd would get nine of twelve places in order of arrival.
 CROWDS = {"crowd": 18, "small": 4, "smaller": 2}
@@ -40,7 +40,7 @@ def fairness(*, seconds: float, max_batch: int) -> dict[str, Any]:
 async def _measure(seconds: float, max_batch: int, *, alike: bool) -> dict[str, Any]:
     """`alike`: the engine is told one name for all, and so serves in order of arrival."""
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder:
-        settings = load_settings(data_dir=Path(folder) / "data", max_batch=max_batch, threads=1, log_level="warning")
+        settings = Settings(data_dir=Path(folder) / "data", max_batch=max_batch, threads=1, log_level="warning")
         async with open_service(settings, Metrics()) as service:
             end = time.monotonic() + seconds
             spent = dict.fromkeys(CROWDS, 0.0)

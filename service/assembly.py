@@ -166,7 +166,7 @@ def open_admission(settings: Settings, info: ModelInfo, store: CacheStore, metri
     return Admission(
         make_admission(settings.admission, limit=settings.queue_limit, slo_factor=settings.slo_factor),
         info,
-        Quota(store.usage, settings.quota_gpu_seconds, settings.quota_window_seconds, limits),
+        Quota(store.usage, settings.quota_gpu_seconds, settings.quota_window_seconds, limits, metrics),
         metrics,
         slots=budget.jobs,
         pixels=budget.pixels,

@@ -105,7 +105,7 @@ class Generator:
         self._metrics = metrics
         self._totals = totals
         self.turnstile = turnstile
-        self._admission = admission
+        self.admission = admission
         self._audit = audit
         self._log_prompts = log_prompts
 
@@ -130,11 +130,11 @@ class Generator:
         """
         way = _Way(place="planning", started=time.perf_counter())
         try:
-            plan = self._admission.mark(paced(await self._planner.plan(request), wish.previews))
+            plan = self.admission.mark(paced(await self._planner.plan(request), wish.previews))
             for stage, seconds in plan.seconds.items():
                 self._metrics.stage.labels(stage).observe(seconds)
             _refuse_if_uncached(request, hit=plan.kind in (VerdictKind.EXACT, VerdictKind.APPROX))
-            async with self._admission.enter(plan) as place:
+            async with self.admission.enter(plan) as place:
                 yield plan
                 async with aclosing(self._make(plan, wish, way, place)) as events:
                     async for event in events:
@@ -164,7 +164,7 @@ class Generator:
                     yield previews.screen(event)
                     continue
                 way.place = "encode"
-                self._admission.learn(place, event)
+                self.admission.learn(place, event)
                 picture = await self._finish(plan, event, wish, way)
                 way.place = "answered"
                 yield picture

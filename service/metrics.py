@@ -6,6 +6,7 @@ from service.audit_metrics import AuditMetrics
 from service.engine.base import JobResult
 from service.features import OFF, metric_label
 from service.gauges import Gauges
+from service.refusals import REASONS
 from service.types import FeatureVerdict, Verdict, VerdictKind
 from service.verdicts import saved_by_features
 
@@ -43,12 +44,20 @@ class Metrics:
             "headstart_cancelled", "Pictures whose client went away, by where they were.", ("where",)
         )
         self.rejected = self._counter("headstart_rejected", "Requests turned away with 429, by reason.", ("reason",))
+        for reason in REASONS:
+            self.rejected.labels(reason)
         self.finish_ratio = self._histogram(
             "headstart_finish_over_predicted", "Time to a run's end, as a multiple of what was predicted.", RATIOS
+        )
+        self.unenforced = self._counter(
+            "headstart_quota_unenforced", "Pictures whose tenant's quota could not be looked up."
         )
         self.returned = self._counter(
             "headstart_returned", "Refused pictures that came back when they were told to.", ("outcome",)
         )
+
+        for outcome in ("admitted", "refused"):
+            self.returned.labels(outcome)
 
     def _count_cache(self) -> None:
         self.lookups = self._counter(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from cache_store.types import CacheUnavailable
 from cache_store.usage import Span, Usage
+from service.metrics import Metrics
 from service.refusals import RefusedError
 from service.tenant_limits import TenantLimits
 
@@ -23,13 +24,17 @@ class Quota:
         seconds: per tenant and window; 0 = no bound.
         window: its length in seconds.
         limits: what differs by tenant.
+        metrics: where it is counted that nobody was refused.
     """
 
-    def __init__(self, usage: Usage, seconds: float, window: int, limits: Mapping[str, TenantLimits]) -> None:
+    def __init__(
+        self, usage: Usage, seconds: float, window: int, limits: Mapping[str, TenantLimits], metrics: Metrics
+    ) -> None:
         self._usage = usage
         self._seconds = seconds
         self._window = window
         self._limits = limits
+        self._metrics = metrics
 
     def of(self, tenant: str) -> float:
         """Return the tenant's quota; 0 = no bound."""
@@ -53,6 +58,7 @@ class Quota:
         try:
             booked = await self._usage.try_spend(span, seconds, quota)
         except CacheUnavailable:
+            self._metrics.unenforced.inc()
             return None
         if not booked:
             raise RefusedError("quota", span.start + self._window - now)

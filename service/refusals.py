@@ -2,12 +2,15 @@
 
 import math
 
+REASONS = ("queue_full", "late", "denoise_busy", "decode_busy", "quota")
+"""Why a request may be refused."""
+
 
 class RefusedError(Exception):
     """There is no room for a request now.
 
     Args:
-        reason: one bounded word: "queue_full", "late", "denoise_busy", "decode_busy" or "quota".
+        reason: one of `REASONS`.
         seconds: predicted time until it would be let in.
 
     Attributes:

@@ -23,12 +23,13 @@ def busy(resuming_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="module")
-def measured(busy: LiveServer) -> Client:
+def measured(busy: LiveServer) -> Iterator[Client]:
     """Its client, once the service knows what a picture takes."""
     client = Client(busy)
     for index in range(3):
         client.draw(f"a warm cube {index}", num_inference_steps=STEPS, **OFF)
-    return client
+    yield client
+    client.http.close()
 
 
 def crowd(client: Client, count: int, **fields: object) -> list[httpx.Response]:

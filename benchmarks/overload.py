@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.live import live_service
 from benchmarks.overload_arrivals import arrivals, attainable, burstiness, source
 from benchmarks.overload_client import TOO_MANY, OpenLoop, Visitor, closed_loop
+from benchmarks.overload_depth import depth
 from benchmarks.overload_fairness import fairness
 from benchmarks.overload_stages import stages
 
@@ -49,6 +50,7 @@ def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
         "rows": rows,
         "fairness": fair,
         "stages": stages(quick=quick),
+        "depth": depth(),
     }
     return report | {"headline": _headline(report)}
 

@@ -50,14 +50,15 @@ def burstiness(times: Sequence[float], window: float) -> dict[str, float]:
     return {"gap_cv": float(gaps.std() / gaps.mean()), "peak_over_mean": max(counts) / mean}
 
 
-def attainable(times: Sequence[float], rate: float, patience: float) -> int:
-    """Return how many could be in time at best: a device that does `rate` a second, and takes whom it can serve.
+def attainable(times: Sequence[float], rate: float, patience: float) -> list[float]:
+    """Return when those would be finished who could at best be in time on a device that does `rate` a second.
 
     Equal pictures served in turn: taking every one that can still be in time is optimal.
     """
-    free, taken = 0.0, 0
+    free, ends = 0.0, []
     for time in times:
         end = max(free, time) + 1 / rate
         if end - time <= patience:
-            free, taken = end, taken + 1
-    return taken
+            free = end
+            ends.append(end)
+    return ends

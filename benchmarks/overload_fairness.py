@@ -40,7 +40,8 @@ def fairness(*, seconds: float, max_batch: int) -> dict[str, Any]:
 async def _measure(seconds: float, max_batch: int, *, alike: bool) -> dict[str, Any]:
     """`alike`: the engine is told one name for all, and so serves in order of arrival."""
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder:
-        settings = Settings(data_dir=Path(folder) / "data", max_batch=max_batch, threads=1, log_level="warning")
+        chosen = {"data_dir": Path(folder) / "data", "max_batch": max_batch, "threads": 1, "log_level": "warning"}
+        settings = Settings.model_validate(chosen)
         async with open_service(settings, Metrics()) as service:
             end = time.monotonic() + seconds
             spent = dict.fromkeys(CROWDS, 0.0)

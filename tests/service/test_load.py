@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -71,16 +72,24 @@ def test_who_keeps_coming_back_when_told_is_let_in(measured: Client) -> None:
     assert any(len(way) > 1 for way in ways)
 
 
+@contextmanager
+def held_up(client: Client) -> Iterator[None]:
+    """Keep the only place in the loop for long."""
+    body = {"prompt": "a long cube", "num_inference_steps": 200, **OFF}
+    holder = threading.Thread(target=client.post, args=(body,))
+    holder.start()
+    client.server.wait(lambda: _inside(client) >= 1, "busy")
+    try:
+        yield
+    finally:
+        holder.join()
+
+
 def test_a_stream_is_refused_with_a_status_too(measured: Client) -> None:
-    held = threading.Thread(target=crowd, args=(measured, 8))
-    held.start()
-    measured.server.wait(lambda: measured.http.get("/v1/stats").status_code == 200 and _inside(measured) >= 3, "busy")
-    body = {"prompt": "a watched cube", "num_inference_steps": STEPS, **OFF}
-    statuses = {
-        measured.http.post(path, json=body | extra).status_code
-        for path, extra in (("/v1/generations/events", {}), ("/v1/images/generations", {"stream": True}))
-    }
-    held.join()
+    body = {"prompt": "a watched cube", "num_inference_steps": 10, **OFF}
+    ways = (("/v1/generations/events", {}), ("/v1/images/generations", {"stream": True}))
+    with held_up(measured):
+        statuses = {measured.http.post(path, json=body | extra).status_code for path, extra in ways}
     assert statuses == {429}
 
 
@@ -97,10 +106,9 @@ def test_a_repeat_is_answered_however_busy_it_is(measured: Client) -> None:
     wish = {"prompt": "a kept cube", "num_inference_steps": 4, "seed": 5}
     measured.draw(**wish)
     measured.settle()
-    held = threading.Thread(target=crowd, args=(measured, 8))
-    held.start()
-    measured.server.wait(lambda: _inside(measured) >= 3, "busy")
-    answer = measured.post(wish)
-    held.join()
-    assert answer.status_code == 200
-    assert answer.json()["data"][0]["cache"]["verdict"] == "EXACT"
+    with held_up(measured):
+        answer = measured.post(wish)
+        assert answer.status_code == 200
+        assert answer.json()["data"][0]["cache"]["verdict"] == "EXACT"
+        refused = measured.post({"prompt": "a new cube", "num_inference_steps": 4, **OFF})
+    assert refused.status_code == 429

@@ -27,6 +27,7 @@ NAMES = (
     "n_star",
     "n_star_dit",
     "overhead",
+    "overload",
     "replay",
     "replay_exact",
     "resume",

@@ -20,6 +20,7 @@ from benchmarks.gate_table import gate_table, picture_summary
 from benchmarks.heatmaps_table import heatmaps_table
 from benchmarks.lookup_table import lookup_summary, lookup_table
 from benchmarks.matching_table import matching_summary, matching_table
+from benchmarks.overload_table import overload_summary, overload_table
 from benchmarks.soak_table import soak_table
 from benchmarks.store_table import store_table
 from benchmarks.veto_table import adversarial_table, veto_table
@@ -254,6 +255,7 @@ OUTSIDE_README = (
     "heatmaps",
     "lookup",
     "matching",
+    "overload",
     "soak",
     "solver_resume",
     "store",
@@ -266,6 +268,7 @@ SUMMARIES: dict[str, Callable[[Report], list[str]]] = {
     "features": features_summary,
     "lookup": lookup_summary,
     "matching": matching_summary,
+    "overload": overload_summary,
 }
 SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "n_star": ("How few steps are enough?", n_star_table),
@@ -287,6 +290,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "lookup": ("How long does a lookup take?", lookup_table),
     "eviction": ("What should be forgotten first?", eviction_table),
     "soak": ("Does it survive a long day?", soak_table),
+    "overload": ("Is a busy service still in time?", overload_table),
     "crash": ("Is anything lost or mistaken when processes are killed?", crash_table),
     "store": ("What does keeping a state cost, and getting it back?", store_table),
     "solver_resume": ("How should a multistep solver resume?", solver_resume_table),

@@ -43,6 +43,7 @@ from cache_store.types import (
     StoreStats,
 )
 from cache_store.upkeep import Upkeep
+from cache_store.usage import Usage
 from cache_store.writer import WriteBehind
 from policies.eviction import POLICIES
 from policies.matching.base import Candidate, StateRef
@@ -98,6 +99,7 @@ class CacheStore:
         # Held by whoever writes; taken by whoever needs the store at rest.
         self._exclusive = asyncio.Lock()
         self._marker = RunMarker(config.data_dir)
+        self.usage = Usage(self._link, config.timeout_seconds)
         self._upkeep = Upkeep(
             self._parts,
             self._remover,

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 
 from cache_store.config import StoreConfig, StoreConfigError
 from cache_store.store import CacheStore
+from policies.admission import make_admission
 from policies.features.artefact import digest_of
 from policies.features.front import FrontError
 from policies.matching import MatchingPolicy, NoMatching, TableError, ThresholdTable, TightenedMatching, make_matching
 from policies.matching.ranking import can_judge
+from service.admission import Admission
 from service.audit import ShadowAudit
 from service.auditing import make_audit
 from service.chronicle import Chronicle
 from service.embedder import Embedder, EmbedderError
 from service.engine import EngineConfig, make_engine
+from service.engine.admission import budget_for
 from service.engine.base import Engine, EngineStartError, ModelInfo
 from service.engine.lora import LoraShelf
 from service.features import AUTO, FeatureCaching, complaint, load_front
@@ -29,12 +32,17 @@ from service.memory import Memory
 from service.metrics import Metrics
 from service.planner import Planner
 from service.provenance import versions_of
+from service.quota import Quota
 from service.replay import Replayer
 from service.settings import Settings
+from service.tenant_limits import TenantLimitsError, load_tenant_limits
 from service.totals import Totals
 from service.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
+
+# Refused pictures that can be told a time to come back, per place in the queue.
+PROMISES_PER_PLACE = 4
 
 
 class StartError(Exception):
@@ -75,7 +83,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncGenerator[S
     async with AsyncExitStack() as stack:
         try:
             yield await _open(settings, metrics, stack)
-        except (EngineStartError, EmbedderError, StoreConfigError, FrontError) as error:
+        except (EngineStartError, EmbedderError, StoreConfigError, FrontError, TenantLimitsError) as error:
             raise StartError(str(error)) from None
 
 
@@ -98,7 +106,8 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     table = _table(settings, engine.info, embedder.digest) if settings.matching == "calibrated" else None
     memory = Memory(store, embedder, max_depth=settings.max_depth, form=settings.state_form, table=table)
     after_engine.push_async_callback(memory.close)
-    turnstile = Turnstile(settings.queue_limit)
+    admission = open_admission(settings, engine.info, store, metrics)
+    turnstile = Turnstile(settings.queue_limit, admission.wait_for)
     matching = choose_matching(settings, table)
     judge = SharedJudge(settings.judge_name) if settings.judge_name else None
     audit = make_audit(settings, table, engine, embedder.digest, store, turnstile, metrics.audit, judge)
@@ -131,10 +140,39 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     )
     totals = Totals()
     counted = (metrics, totals, turnstile)
-    generator = Generator(planner, engine, memory, chronicle, *counted, audit=audit, log_prompts=settings.log_prompts)
+    generator = Generator(
+        planner,
+        engine,
+        memory,
+        chronicle,
+        *counted,
+        admission=admission,
+        audit=audit,
+        log_prompts=settings.log_prompts,
+    )
     loras = LoraFiles(lora_shelf(settings))
     makers = (planner, generator, replayer, audit, Heatmaps(judge, store, turnstile))
     return Service(settings, engine, store, *makers, memory, metrics, totals, loras, started=time.time())
+
+
+def open_admission(settings: Settings, info: ModelInfo, store: CacheStore, metrics: Metrics) -> Admission:
+    """Return what lets pictures in.
+
+    Raises:
+        TenantLimitsError: the file of what differs by tenant cannot be used.
+    """
+    limits = load_tenant_limits(settings.tenant_limits)
+    budget = budget_for(info, settings.max_batch, settings.max_pixels)
+    return Admission(
+        make_admission(settings.admission, limit=settings.queue_limit, slo_factor=settings.slo_factor),
+        info,
+        Quota(store.usage, settings.quota_gpu_seconds, settings.quota_window_seconds, limits, metrics),
+        metrics,
+        slots=budget.jobs,
+        pixels=budget.pixels,
+        promises=PROMISES_PER_PLACE * settings.queue_limit,
+        limits=limits,
+    )
 
 
 def store_config(settings: Settings) -> StoreConfig:

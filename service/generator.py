@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from service.admission import Admission, Place, UnreachableError
 from service.audit import ShadowAudit
 from service.chronicle import Chronicle
-from service.engine.base import Engine, JobFailed, JobResult, JobSpec, Progress
+from service.engine.base import MESSAGES, Engine, JobFailed, JobResult, JobSpec, Progress
 from service.memory import Memory
 from service.metrics import Metrics
 from service.pictures import OutputFormat, encode, transcode
@@ -93,6 +94,7 @@ class Generator:
         totals: Totals,
         turnstile: Turnstile,
         *,
+        admission: Admission,
         audit: ShadowAudit | None = None,
         log_prompts: bool = False,
     ) -> None:
@@ -103,6 +105,7 @@ class Generator:
         self._metrics = metrics
         self._totals = totals
         self.turnstile = turnstile
+        self.admission = admission
         self._audit = audit
         self._log_prompts = log_prompts
 
@@ -112,6 +115,7 @@ class Generator:
         Raises:
             GenerationFailedError: the engine gave up.
             NotCachedError: `only-if-cached`, and nothing fits.
+            RefusedError: there is no room for it now.
         """
         async with aclosing(self.stream(request, wish)) as events:
             async for event in events:
@@ -120,27 +124,32 @@ class Generator:
         raise GenerationFailedError("internal", "the engine ended without an answer")
 
     async def stream(self, request: GenerationRequest, wish: Wish) -> AsyncGenerator[GenerationEvent, None]:
-        """Yield the plan, then progress, then exactly one `Picture`.
+        """Yield the plan, then progress, then exactly one `Picture`; who is refused does not get as far as the plan.
 
         Closing the iterator (or cancelling its task) cancels the job at its next step.
         """
         way = _Way(place="planning", started=time.perf_counter())
         try:
-            plan = paced(await self._planner.plan(request), wish.previews)
+            plan = self.admission.mark(paced(await self._planner.plan(request), wish.previews))
             for stage, seconds in plan.seconds.items():
                 self._metrics.stage.labels(stage).observe(seconds)
             _refuse_if_uncached(request, hit=plan.kind in (VerdictKind.EXACT, VerdictKind.APPROX))
-            yield plan
-            async with aclosing(self._make(plan, wish, way)) as events:
-                async for event in events:
-                    yield event
+            async with self.admission.enter(plan) as place:
+                yield plan
+                async with aclosing(self._make(plan, wish, way, place)) as events:
+                    async for event in events:
+                        yield event
+        except UnreachableError:
+            raise GenerationFailedError("deadline", MESSAGES["deadline"]) from None
         except (asyncio.CancelledError, GeneratorExit):
             if way.place != "answered":
                 self._metrics.cancelled.labels(way.place).inc()
             raise
 
-    async def _make(self, plan: Plan, wish: Wish, way: "_Way") -> AsyncGenerator[Progress | Picture, None]:
-        if plan.job is None:
+    async def _make(
+        self, plan: Plan, wish: Wish, way: "_Way", place: Place | None
+    ) -> AsyncGenerator[Progress | Picture, None]:
+        if plan.job is None or place is None:
             way.place = "encode"
             picture = await self._repeat(plan, wish, way)
             way.place = "answered"
@@ -150,10 +159,12 @@ class Generator:
         previews = Previews(wish.previews)
         async with aclosing(self._run(plan, plan.job)) as events:
             async for event in events:
+                place.note(event)
                 if isinstance(event, Progress):
                     yield previews.screen(event)
                     continue
                 way.place = "encode"
+                self.admission.learn(place, event)
                 picture = await self._finish(plan, event, wish, way)
                 way.place = "answered"
                 yield picture
@@ -183,7 +194,6 @@ class Generator:
     async def _finish(self, plan: Plan, result: JobResult, wish: Wish, way: "_Way") -> Picture:
         self._metrics.note_run(result)
         self._totals.note_run(result)
-        self.turnstile.note_pace(result.denoise_seconds + result.decode_seconds)
         encoding = time.perf_counter()
         data = await asyncio.to_thread(encode, result.image, wish.output_format, wish.compression)
         self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from policies.admission import POLICIES
 from policies.features.backends import BACKENDS
 from policies.features.methods import METHODS
 from service.judges.loading import shipped_judge
@@ -215,6 +216,36 @@ class Settings(BaseSettings):
     candidates: int = Field(8, ge=1, le=256, description="Neighbours looked at per request.")
     tenant: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Tenant all requests belong to.")
     queue_limit: int = Field(64, ge=1, description="Pictures in work or waiting; beyond it requests get 429.")
+    admission: str = Field(
+        "predicted-finish",
+        description="Which pictures are refused early, with 429 and a time to come back: `predicted-finish` those "
+        "whose predicted finish is after their deadline or `SLO_FACTOR`; `early-rejection` and "
+        "`early-rejection-predicted` look at denoising and decoding apart; `queue-limit` only counts.",
+    )
+    slo_factor: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="How late a picture may be, in times what it takes alone and uncached, say 3; later ones are "
+        "refused on arrival. 0 = only deadlines count.",
+    )
+    quota_gpu_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=1e9,
+        allow_inf_nan=False,
+        description="Device seconds a tenant may use per `QUOTA_WINDOW_SECONDS`; beyond it requests get 429 until "
+        "the window ends. 0 = no bound.",
+    )
+    quota_window_seconds: int = Field(
+        3600, ge=1, le=31 * 86_400, description="Length of a quota's window; windows begin at whole multiples of it."
+    )
+    tenant_limits: Path | None = Field(
+        None,
+        description='JSON file of what differs by tenant: `{"acme": {"weight": 2, "quota_gpu_seconds": 600}}`; '
+        "`weight` is its share of a busy device, 1 for all others.",
+    )
     max_prompt_chars: int = Field(4000, ge=1, le=100_000, description="Longest prompt accepted, in characters.")
     drain_seconds: float = Field(
         30.0, ge=0, le=3600, allow_inf_nan=False, description="Time running requests get to finish after SIGTERM."
@@ -246,6 +277,20 @@ class Settings(BaseSettings):
             several = f'one or several, joined by "+", of {", ".join(METHODS)}'
             raise ValueError(f"must be off, auto, {several}, or one of {', '.join(BACKENDS)}")
         return policy
+
+    @field_validator("admission")
+    @classmethod
+    def _check_admission(cls, name: str) -> str:
+        if name not in POLICIES:
+            raise ValueError(f"must be one of {', '.join(POLICIES)}")
+        return name
+
+    @field_validator("slo_factor")
+    @classmethod
+    def _check_factor(cls, factor: float) -> float:
+        if 0 < factor < 1:
+            raise ValueError("must be 0 or at least 1: nothing is faster than alone")
+        return factor
 
     @field_validator("quantise", mode="before")
     @classmethod

@@ -18,8 +18,8 @@ from service.engine.lora import CHANGED, UNFIT
 from service.generator import GenerationFailedError, NotCachedError
 from service.heatmaps import NoHeatmapError
 from service.logs import frames_of
+from service.refusals import RefusedError
 from service.replay import NotReplayableError, TextNeededError
-from service.turnstile import QueueFullError
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,15 @@ ENGINE_PROBLEMS = {
     "not-finite": Problem(500, "the model could not draw this request", code="not_finite"),
 }
 
+_BUSY = ("the picture would not be finished in time", "overloaded")
+REFUSALS = {
+    "queue_full": ("too many pictures are waiting", "queue_full"),
+    "late": _BUSY,
+    "denoise_busy": _BUSY,
+    "decode_busy": _BUSY,
+    "quota": ("the quota of device time is used up", "quota_exceeded"),
+}
+
 
 def problem_of(error: Exception, request_id: str) -> Problem:
     """Return the client's view of `error`: the one exception table."""
@@ -97,10 +106,8 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             return Problem(error.status, error.message, INVALID, error.param, error.code)
         case RequestValidationError():
             return _validation_problem(error)
-        case QueueFullError():
-            wait = str(error.retry_after)
-            message = f"too many pictures are waiting; try again in {wait} s"
-            return Problem(429, message, "rate_limit_error", code="queue_full", headers={"Retry-After": wait})
+        case RefusedError():
+            return _refusal(error)
         case NotCachedError():
             return Problem(504, "nothing in the cache fits this request", INVALID, code="not_cached")
         case GenerationFailedError() if error.code == UNFIT:
@@ -124,6 +131,13 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             return _http_problem(error)
         case _:
             return Problem(500, f"internal error; request {request_id}", code="internal_error")
+
+
+def _refusal(error: RefusedError) -> Problem:
+    why, code = REFUSALS[error.reason]
+    wait = str(error.retry_after)
+    message = f"{why}; try again in {wait} s"
+    return Problem(429, message, "rate_limit_error", code=code, headers={"Retry-After": wait})
 
 
 def _validation_problem(error: RequestValidationError) -> Problem:
@@ -176,12 +190,14 @@ def install(app: FastAPI) -> None:
         found = problem_of(error, request_id)
         if found.code == "internal_error":
             log_unexpected(error, request_id)
+        if isinstance(error, RefusedError):
+            request.state.refused = error.reason
         return found.response()
 
     for kind in (
         InvalidRequestError,
         RequestValidationError,
-        QueueFullError,
+        RefusedError,
         NotCachedError,
         GenerationFailedError,
         NotReplayableError,

@@ -63,7 +63,7 @@ class Envelope:
     def _note(self, exchange: "_Exchange") -> None:
         status = exchange.status or CLIENT_GONE
         if status == TOO_MANY:
-            self._metrics.rejected.inc()
+            self._metrics.rejected.labels(exchange.scope["state"].get("refused", "other")).inc()
         cache = exchange.scope["state"].get("cache_label", "none")
         self._metrics.requests.labels(exchange.route, str(status), cache).inc()
         if cache != "none":

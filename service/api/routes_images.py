@@ -56,10 +56,6 @@ class _ImageStream(EventStream):
 
     _partials = 0
 
-    async def begin(self) -> None:
-        """Wait for the plan: `only-if-cached` is refused with a status as long as there is one to choose."""
-        await anext(self.events)
-
     async def tell(self, event: GenerationEvent) -> Event | None:
         created = int(time.time())
         if isinstance(event, Picture):

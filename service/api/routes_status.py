@@ -42,6 +42,7 @@ async def metrics(service: ServiceOf) -> Response:
         policy=service.settings.eviction,
         inside=service.generator.turnstile.inside,
         pending=service.memory.pending,
+        backlog=service.generator.admission.backlog_seconds,
     )
     return Response(service.metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 

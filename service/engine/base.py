@@ -104,6 +104,8 @@ class JobSpec:
             number of rows, so a picture drawn among others may differ by one of 255 levels from the same drawn alone.
         diversity: share of a resumed state's noise to exchange for noise of `seed`, in [0, 1], see
             `engine.diversity`. Above 0 it takes one step more: the prediction at the state as it was stored.
+        tenant: whose it is: waiting tenants get equal device time, times their weight.
+        weight: of the tenant.
     """
 
     job_id: str
@@ -123,12 +125,22 @@ class JobSpec:
     features: FeatureChoice | None = None
     isolated: bool = False
     diversity: float = 0.0
+    tenant: str = ""
+    weight: float = 1.0
 
     @property
     def group(self) -> Group:
         """Jobs of one group may share a forward."""
         shared = (self.width, self.height, self.loras)
         return (*shared, self.job_id) if self.features is not None and self.features.alone else shared
+
+    @property
+    def foreseen_steps(self) -> int:
+        """N − K, if the first resume point is accepted, and gone on from at its deepest."""
+        if not self.resume:
+            return self.steps
+        point = self.resume[0]
+        return self.steps - round(max([point.skip, *(state.skip for state in point.deeper)]) * self.steps)
 
     @property
     def files(self) -> frozenset[tuple[str, str]]:
@@ -221,6 +233,8 @@ class JobResult:
         isolated: whether no network saw its rows beside another job's, asked for or by chance: then the same job run
             with `JobSpec.isolated` gives the same bits.
         diversity: share of the entered state's noise that was exchanged; 0 = none, as in every full run.
+        tick_seconds: mean time of the joint steps it took part in, everything around the network included.
+        tick_pixels: mean pixels they worked on, see `admission.step_pixels`.
     """
 
     job_id: str
@@ -243,6 +257,8 @@ class JobResult:
     final: CleanLatent | None = None
     isolated: bool = False
     diversity: float = 0.0
+    tick_seconds: float = 0.0
+    tick_pixels: float = 0.0
 
     @property
     def steps_run(self) -> int:

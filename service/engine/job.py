@@ -145,6 +145,9 @@ class Job:
         caching: feature caching of all its attempts.
         joined: whether a network saw its rows beside another job's in this attempt.
         exchanged: whether part of the entered state's noise was exchanged.
+        ticks: joint steps it took part in.
+        tick_seconds: the time of them all.
+        tick_pixels: the pixels they worked on, summed.
     """
 
     spec: JobSpec
@@ -174,6 +177,9 @@ class Job:
     gone: bool = False
     joined: bool = False
     exchanged: bool = False
+    ticks: int = 0
+    tick_seconds: float = 0.0
+    tick_pixels: float = 0.0
 
     @classmethod
     def create(
@@ -480,6 +486,12 @@ class Job:
         self.denoise_seconds += seconds
         self.evaluations += 1
 
+    def note_tick(self, seconds: float, pixels: int) -> None:
+        """Book a joint step it took part in: how long it took, and how much it worked on."""
+        self.ticks += 1
+        self.tick_seconds += seconds
+        self.tick_pixels += pixels
+
     def progress(self, preview: ImageArray | None = None) -> Progress:
         """Describe where the job stands."""
         skipped = self.route.skipped
@@ -514,4 +526,6 @@ class Job:
             final=CleanLatent(self.latent.half().cpu().numpy(), self._depth, self._approximated()),
             isolated=not self.joined,
             diversity=self.spec.diversity if self.exchanged else 0.0,
+            tick_seconds=self.tick_seconds / max(self.ticks, 1),
+            tick_pixels=self.tick_pixels / max(self.ticks, 1),
         )

@@ -12,6 +12,7 @@ from cache_store.background import Background
 from cache_store.catalogue import Catalogue, ImageRecord
 from cache_store.config import StoreConfig, StoreConfigError
 from cache_store.data_dir import FileLock, RunMarker, claim
+from cache_store.deposits import DepositBounds, Deposits
 from cache_store.eviction import Evictor, Remover
 from cache_store.expiry import Lifetimes
 from cache_store.flights import Flights
@@ -64,6 +65,9 @@ class CacheStore:
     Every method a request waits for is bounded by `StoreConfig.timeout_seconds` and raises `CacheUnavailable`,
     and nothing else, when the cache cannot answer: the request is then generated in full. Writes happen behind
     the answer. All methods belong to the event loop that opened the store.
+
+    Attributes:
+        deposits: what clients come back for: jobs, stored answers, pictures by URL.
     """
 
     def __init__(self, config: StoreConfig, ranking: Ranking, objects: Objects, client: Redis) -> None:
@@ -72,10 +76,13 @@ class CacheStore:
         self._link = RedisLink(client, prepare=self._prepare, check=lambda: self._parts.catalogue.check_identity())
         shared_lease = config.lease_seconds if config.redis_url else 0.0
         catalogue = Catalogue(self._link, ttl=config.ttl_seconds, lease=shared_lease)
+        bounds = DepositBounds(config.result_lifetime, config.results, config.result_bytes)
+        self.deposits = Deposits(self._link, objects, bounds, config.timeout_seconds)
         self._parts = Parts(
             self._link,
             catalogue,
             Generations(self._link, seconds=config.record_seconds, most=config.generations),
+            self.deposits,
             objects,
             RamTier(config.ram_bytes),
             ghosts=Ghosts(config.ghost_similarity),
@@ -154,6 +161,7 @@ class CacheStore:
         self._link.start()
         self._upkeep.start()
         self._follower.start()
+        self.deposits.start()
         # A server of our own needs a moment to start; a shared one is there, or it is not.
         await self._link.wait_available(_START_SECONDS if self._server else _SHARED_START_SECONDS)
 
@@ -170,6 +178,7 @@ class CacheStore:
         """Write what waits (for a few seconds), then let go of everything; a second call does nothing."""
         await self._writer.close(_CLOSE_SECONDS)
         await self._background.close()
+        await self.deposits.close()
         await self._upkeep.close()
         await self._follower.close()
         await self._link.close()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from redis.asyncio import Redis
 
 from cache_store.background import Background
+from cache_store.browsing import Filter, Place, page
 from cache_store.catalogue import Catalogue, ImageRecord
 from cache_store.config import StoreConfig, StoreConfigError
 from cache_store.data_dir import FileLock, RunMarker, claim
@@ -196,7 +197,10 @@ class CacheStore:
         async with self._link.guard(deadline):
             record = await self._parts.catalogue.find_exact(exact_key)
         image = await self._read_image(record, deadline) if record else None
-        return ExactHit(record.entry_id, record.prompt, image) if record and image else None
+        if record is None or image is None:
+            return None
+        left = self._config.ttl_seconds - record.age if self._config.ttl_seconds else float("inf")
+        return ExactHit(record.entry_id, record.prompt, image, record.age, left)
 
     async def search(
         self, signature: Signature, embedding: Float32Array, limit: int = 8, *, lease: bool = True
@@ -408,6 +412,13 @@ class CacheStore:
         """Return `tenant`'s newest entries, newest first. Raises CacheUnavailable."""
         async with self._link.guard(self._deadline()):
             return await self._parts.catalogue.recent(tenant, limit)
+
+    async def browse(
+        self, tenant: str, wanted: Filter, *, after: Place | None, limit: int
+    ) -> tuple[list[EntrySummary], Place | None]:
+        """Return a page of `tenant`'s entries, newest first, and where to go on; see `cache_store.browsing`."""
+        async with self._link.guard(self._deadline()):
+            return await page(self._link, self._parts.catalogue, tenant, wanted, after=after, limit=limit)
 
     async def record_generation(self, record: GenerationRecord) -> bool:
         """Keep how a generation came about; return whether it is kept. Raises CacheUnavailable."""

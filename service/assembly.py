@@ -24,6 +24,11 @@ from service.features import AUTO, FeatureCaching, complaint, load_front
 from service.generator import Generator
 from service.heatmaps import Heatmaps
 from service.judges import SharedJudge
+from service.jobs.desk import JobDesk
+from service.jobs.ledger import Ledger
+from service.jobs.postman import Postman
+from service.jobs.signing import secret_bytes
+from service.jobs.targets import Targets
 from service.loras import LoraFiles
 from service.memory import Memory
 from service.metrics import Metrics
@@ -51,6 +56,7 @@ class Service:
     planner: Planner
     generator: Generator
     replayer: Replayer
+    jobs: JobDesk
     audit: ShadowAudit | None
     heatmaps: Heatmaps
     memory: Memory
@@ -133,8 +139,22 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     counted = (metrics, totals, turnstile)
     generator = Generator(planner, engine, memory, chronicle, *counted, audit=audit, log_prompts=settings.log_prompts)
     loras = LoraFiles(lora_shelf(settings))
-    makers = (planner, generator, replayer, audit, Heatmaps(judge, store, turnstile))
+    jobs = _job_desk(settings, generator, store, metrics, stack)
+    makers = (planner, generator, replayer, jobs, audit, Heatmaps(judge, store, turnstile))
     return Service(settings, engine, store, *makers, memory, metrics, totals, loras, started=time.time())
+
+
+def _job_desk(
+    settings: Settings, generator: Generator, store: CacheStore, metrics: Metrics, stack: AsyncExitStack
+) -> JobDesk:
+    secret = settings.webhook_secret
+    key = b"" if secret is None else secret_bytes(secret.get_secret_value())
+    postman = Postman(Targets(settings.webhook_hosts), key, metrics.webhooks)
+    stack.push_async_callback(postman.close)
+    desk = JobDesk(generator, Ledger(store.deposits), postman, metrics.jobs, most=settings.results)
+    desk.start(all_mine=settings.redis_url is None)
+    stack.push_async_callback(desk.close, settings.drain_seconds)
+    return desk
 
 
 def store_config(settings: Settings) -> StoreConfig:
@@ -155,6 +175,9 @@ def store_config(settings: Settings) -> StoreConfig:
         index_device=settings.index_device,
         generation_seconds=settings.record_seconds,
         generations=settings.records,
+        result_seconds=settings.result_seconds,
+        results=settings.results,
+        result_bytes=settings.result_bytes,
     )
 
 

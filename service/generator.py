@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from service.audit import ShadowAudit
 from service.chronicle import Chronicle
 from service.engine.base import Engine, JobFailed, JobResult, JobSpec, Progress
+from service.line import Line
 from service.memory import Memory
 from service.metrics import Metrics
 from service.pictures import OutputFormat, encode, transcode
@@ -103,6 +104,7 @@ class Generator:
         self._metrics = metrics
         self._totals = totals
         self.turnstile = turnstile
+        self.line = Line()
         self._audit = audit
         self._log_prompts = log_prompts
 
@@ -148,15 +150,17 @@ class Generator:
             return
         way.place = "denoise"
         previews = Previews(wish.previews)
-        async with aclosing(self._run(plan, plan.job)) as events:
-            async for event in events:
-                if isinstance(event, Progress):
-                    yield previews.screen(event)
-                    continue
-                way.place = "encode"
-                picture = await self._finish(plan, event, wish, way)
-                way.place = "answered"
-                yield picture
+        with self.line.waiting(plan.request.request_id):
+            async with aclosing(self._run(plan, plan.job)) as events:
+                async for event in events:
+                    self.line.leave(plan.request.request_id)
+                    if isinstance(event, Progress):
+                        yield previews.screen(event)
+                        continue
+                    way.place = "encode"
+                    picture = await self._finish(plan, event, wish, way)
+                    way.place = "answered"
+                    yield picture
 
     async def _run(self, plan: Plan, job: JobSpec) -> AsyncGenerator[Progress | JobResult, None]:
         async with aclosing(self._engine.run(job)) as events:

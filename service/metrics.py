@@ -25,6 +25,7 @@ class Metrics:
         self.registry.register(self.gauges)
         self._debt = 0.0
         self._count_requests()
+        self._count_results()
         self._count_cache()
         self._count_work()
         self._count_features()
@@ -42,6 +43,13 @@ class Metrics:
             "headstart_cancelled", "Pictures whose client went away, by where they were.", ("where",)
         )
         self.rejected = self._counter("headstart_rejected", "Requests turned away because the queue was full.")
+
+    def _count_results(self) -> None:
+        self.jobs = self._counter("headstart_jobs", "Jobs that have ended, by how.", ("status",))
+        self.webhooks = self._counter("headstart_webhooks", "Reports of ended jobs to webhooks.", ("outcome",))
+        self.idempotent = self._counter(
+            "headstart_idempotent_requests", "Requests with an idempotency key, by what came of it.", ("outcome",)
+        )
 
     def _count_cache(self) -> None:
         self.lookups = self._counter(

@@ -8,6 +8,7 @@ import uvicorn
 
 from service import logs
 from service.api.app import create_app
+from service.api.connections import BoundedConnection
 from service.settings import Settings
 
 
@@ -21,6 +22,7 @@ def run_server(settings: Settings) -> bool:
         log_config=None,
         access_log=False,
         server_header=False,
+        http=BoundedConnection,
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
     server = uvicorn.Server(config)

@@ -43,6 +43,8 @@ class CacheOptions:
         read: False for `Cache-Control: no-cache`: look nothing up, still store (REFRESH).
         store: False for `Cache-Control: no-store`: do not remember this run.
         only_if_cached: refuse rather than generate in full (`Cache-Control: only-if-cached`).
+        max_age: seconds; what was stored longer ago is not used (`Cache-Control: max-age`), None = any age.
+        min_fresh: seconds; what has less time left to live is not used (`Cache-Control: min-fresh`).
     """
 
     mode: CacheMode = CacheMode.AUTO
@@ -51,6 +53,12 @@ class CacheOptions:
     read: bool = True
     store: bool = True
     only_if_cached: bool = False
+    max_age: float | None = None
+    min_fresh: float = 0.0
+
+    def accepts(self, age: float, seconds_left: float) -> bool:
+        """Return whether an entry of this age, with so long to live, may be used."""
+        return (self.max_age is None or age <= self.max_age) and seconds_left >= self.min_fresh
 
 
 @dataclass(frozen=True, slots=True)

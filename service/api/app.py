@@ -3,7 +3,6 @@
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
 
@@ -16,10 +15,12 @@ from service.api import (
     routes_explain,
     routes_generations,
     routes_images,
+    routes_jobs,
+    routes_pictures,
     routes_status,
 )
-from service.api.documented import IMAGE_EVENT_PARTS
 from service.api.middleware import Envelope
+from service.api.openapi import describe
 from service.assembly import StartError, open_service
 from service.metrics import Metrics
 from service.settings import Settings
@@ -50,29 +51,11 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    statuses = (routes_cache, routes_explain, routes_audit, routes_status)
-    for routes in (routes_images, routes_events, routes_generations, *statuses):
+    pictures = (routes_images, routes_pictures, routes_jobs, routes_events, routes_generations)
+    for routes in (*pictures, routes_cache, routes_explain, routes_audit, routes_status):
         app.include_router(routes.router)
     errors.install(app)
     app.add_middleware(Envelope, metrics=metrics)
     page.install(app)
-    _complete_description(app)
+    describe(app)
     return app
-
-
-def _complete_description(app: FastAPI) -> None:
-    """Add the events' parts, drop the framework's 422: a wrong field is answered with the envelope and 400."""
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = describe()
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                operation["responses"].pop("422", None)
-        parts = document["components"]["schemas"]
-        parts |= IMAGE_EVENT_PARTS
-        for name in ("HTTPValidationError", "ValidationError"):
-            parts.pop(name, None)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -41,6 +41,8 @@ from service.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
 
+MakeEngine = Callable[[EngineConfig], Engine]
+
 
 class StartError(Exception):
     """The service cannot start; the message is one clear line."""
@@ -72,7 +74,9 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, metrics: Metrics) -> AsyncGenerator[Service, None]:
+async def open_service(
+    settings: Settings, metrics: Metrics, make: MakeEngine = make_engine
+) -> AsyncGenerator[Service, None]:
     """Start everything; on leaving, finish what runs, write what is pending, stop.
 
     Raises:
@@ -80,12 +84,12 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncGenerator[S
     """
     async with AsyncExitStack() as stack:
         try:
-            yield await _open(settings, metrics, stack)
+            yield await _open(settings, metrics, stack, make)
         except (EngineStartError, EmbedderError, StoreConfigError, FrontError) as error:
             raise StartError(str(error)) from None
 
 
-async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Service:
+async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack, make: MakeEngine) -> Service:
     embedder = Embedder()
     stack.push_async_callback(embedder.close)
     store = await CacheStore.open(store_config(settings))
@@ -93,7 +97,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     # What is remembered depends on the model, but is written after the engine has stopped.
     after_engine = await stack.enter_async_context(AsyncExitStack())
     config = engine_config(settings)
-    engine = make_engine(config)
+    engine = make(config)
     # Requests are drained before this; what still runs has no client any more.
     stack.push_async_callback(engine.close)
     if settings.engine == "process":

@@ -13,7 +13,7 @@ from service.engine.base import Engine, JobFailed, JobResult, JobSpec, Progress
 from service.line import Line
 from service.memory import Memory
 from service.metrics import Metrics
-from service.pictures import OutputFormat, encode, transcode
+from service.pictures import OutputFormat, aside, encode, transcode
 from service.planner import Planner
 from service.previews import Previews, paced
 from service.totals import Totals
@@ -175,12 +175,13 @@ class Generator:
     async def _repeat(self, plan: Plan, wish: Wish, way: "_Way") -> Picture:
         assert plan.image is not None
         encoding = time.perf_counter()
-        data = await asyncio.to_thread(transcode, plan.image, wish.output_format, wish.compression)
+        image, request = plan.image, plan.request
+        pixels = request.width * request.height
+        data = await aside(pixels, lambda: transcode(image, wish.output_format, wish.compression))
         self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
         self._memory.note_repeat(plan)
         verdict = exact_verdict(plan, self._totals.step_seconds)
         self._chronicle.note_repeat(plan, verdict, plan.image)
-        request = plan.request
         picture = Picture(data, request.seed, verdict, False, 0.0, 0.0, 0.0, way.elapsed, request.request_id)
         return self._answer(plan.request, picture)
 
@@ -189,7 +190,8 @@ class Generator:
         self._totals.note_run(result)
         self.turnstile.note_pace(result.denoise_seconds + result.decode_seconds)
         encoding = time.perf_counter()
-        data = await asyncio.to_thread(encode, result.image, wish.output_format, wish.compression)
+        pixels = plan.request.width * plan.request.height
+        data = await aside(pixels, lambda: encode(result.image, wish.output_format, wish.compression))
         self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
         png = data if wish.output_format == "png" else None
         stored = self._memory.note_run(plan, result, png)

@@ -50,6 +50,12 @@ class Metrics:
         self.idempotent = self._counter(
             "headstart_idempotent_requests", "Requests with an idempotency key, by what came of it.", ("outcome",)
         )
+        for status in ("succeeded", "failed", "cancelled"):
+            self.jobs.labels(status)
+        for outcome in ("delivered", "failed", "refused", "dropped"):
+            self.webhooks.labels(outcome)
+        for outcome in ("stored", "replayed", "reused", "in_progress", "unavailable"):
+            self.idempotent.labels(outcome)
 
     def _count_cache(self) -> None:
         self.lookups = self._counter(

@@ -21,21 +21,22 @@ from service.api import (
 )
 from service.api.middleware import Envelope
 from service.api.openapi import describe
-from service.assembly import StartError, open_service
+from service.assembly import MakeEngine, StartError, open_service
+from service.engine import make_engine
 from service.metrics import Metrics
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the application; its parts start and stop with its lifespan."""
+def create_app(settings: Settings, engine: MakeEngine = make_engine) -> FastAPI:
+    """Return the application; its parts, with the engine that `engine` makes, start and stop with its lifespan."""
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         try:
-            async with open_service(settings, metrics) as running:
+            async with open_service(settings, metrics, engine) as running:
                 app.state.service = running
                 log.info("ready", extra={"model": running.info.model_id})
                 yield

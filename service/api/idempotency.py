@@ -111,9 +111,8 @@ def _marked(response: Response, outcome: str, outcomes: Counter) -> Response:
 async def _claim(once: Once, deposits: Deposits) -> Response | None:
     """Claim the key, or return the answer it already has."""
     body = json.dumps({"fingerprint": once.fingerprint})
-    about = ("answer", once.name, once.tenant, body)
     for _ in range(_ATTEMPTS):
-        if await deposits.create(*about, user=once.user, seconds=LEASE_SECONDS):
+        if await deposits.create("answer", once.name, once.tenant, body, user=once.user, seconds=LEASE_SECONDS):
             return None
         found = await deposits.find("answer", once.name, once.tenant)
         if found is None:  # it has just expired

@@ -32,8 +32,8 @@ async def _keep(deposits: Deposits, picture: Picture, order: Order) -> str:
     request = order.requests[0]
     kind = media_type(order.output_format)
     try:
-        about = ("image", picture.generation, request.tenant, json.dumps({"media_type": kind}))
-        await deposits.create(*about, user=request.user, data=picture.data)
+        about = (picture.generation, request.tenant, json.dumps({"media_type": kind}))
+        await deposits.create("image", *about, user=request.user, data=picture.data)
     except CacheUnavailable:
         return f"data:{kind};base64,{base64.b64encode(picture.data).decode()}"
     return PATH + picture.generation

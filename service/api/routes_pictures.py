@@ -12,8 +12,14 @@ from service.api.schema import PictureDeleted
 
 router = APIRouter()
 PictureId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="The `id` of a picture.")]
-# Names under the same path that only take POST.
-_TAKEN = ("generations",)
+
+
+async def only_post() -> Response:
+    """Refuse; without this route the name would be taken for a picture's id."""
+    raise HTTPException(405, headers={"Allow": "POST"})
+
+
+router.add_api_route("/v1/images/generations", only_post, methods=["GET", "HEAD", "DELETE"], include_in_schema=False)
 
 
 @router.get(
@@ -22,12 +28,10 @@ _TAKEN = ("generations",)
 async def picture(
     service: ServiceOf,
     tenant: TenantOf,
-    picture_id: Annotated[str, Path(pattern=r"^([0-9a-f]{32}|generations)$")],
+    picture_id: PictureId,
     if_none_match: Annotated[str, Header(max_length=2000)] = "",
 ) -> Response:
     """Return a picture asked for by URL or drawn by a job; another tenant's is as absent as a missing one."""
-    if picture_id in _TAKEN:
-        raise HTTPException(405, headers={"Allow": "POST"})
     found = await service.store.deposits.find("image", picture_id, tenant)
     if found is None:
         raise HTTPException(404)

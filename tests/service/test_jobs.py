@@ -3,19 +3,16 @@
 import base64
 import io
 import json
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 from service_live import Client, LiveServer, live, parse_events
 
 OFF = {"cache": {"mode": "off"}}
-LONG = {"prompt": "a job for hours", "num_inference_steps": 200, "n": 10, **OFF}
+LONG = {"prompt": "a job for hours", "num_inference_steps": 200, "n": 4, **OFF}
 
 
 def _submit(client: Client, headers: dict[str, str] | None = None, **fields: object) -> dict[str, Any]:
@@ -151,7 +148,7 @@ def test_a_full_queue_takes_no_job(client: Client) -> None:
     jobs = []
     while (answer := client.http.post("/v1/jobs", json=LONG)).status_code == 202:
         jobs.append(answer.json()["id"])
-        assert len(jobs) <= 10
+        assert len(jobs) <= 16
     assert answer.status_code == 429
     assert int(answer.headers["retry-after"]) >= 1
     for job_id in jobs:
@@ -187,7 +184,7 @@ def test_watching_goes_on_where_it_ended(client: Client) -> None:
     assert [data["version"] for _, data in older] == [done["version"]]
     end = client.http.get(f"/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": str(done["version"])})
     assert (end.status_code, end.content) == (204, b"")
-    strange = _watch(client, job["id"], **{"Last-Event-ID": "../\x7f"})
+    strange = _watch(client, job["id"], **{"Last-Event-ID": "../x"})
     assert len(strange) == 1
 
 
@@ -232,9 +229,8 @@ def restarted(resuming_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_jobs_are_in_a_known_state_after_a_stop_and_after_a_crash(restarted: LiveServer) -> None:
-    with httpx.Client(base_url=restarted.url, timeout=120) as http:
-        client = Client(restarted)
-        client.http = http
+    client = Client(restarted)
+    with client.http as http:
         done = _ended(client, _submit(client)["id"])
         client.server.wait(lambda: bool(http.get("/v1/jobs").json()["data"]), "saved")
         cut_off = _submit(client, **LONG)
@@ -248,7 +244,7 @@ def test_jobs_are_in_a_known_state_after_a_stop_and_after_a_crash(restarted: Liv
         crashed = _submit(client, **LONG)
         # The catalogue's file is written every second.
         restarted.wait(lambda: _job(client, crashed["id"])["version"] > 12, "on its way")
-        os.kill(restarted.pid, signal.SIGKILL)
+        restarted.kill()
         restarted.start()
         assert (_ended(client, crashed["id"])["error"] or {}).get("code") == "interrupted"
         assert client.metric("headstart_pictures_in_work") == 0

@@ -25,6 +25,7 @@ def run_server(settings: Settings, engine: MakeEngine = make_engine) -> bool:
         access_log=False,
         server_header=False,
         http=BoundedConnection,
+        ws="none",
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
     server = uvicorn.Server(config)

@@ -7,7 +7,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.problem import Problem
 
-HEAD_SECONDS = 15.0
+HEAD_SECONDS = 10.0
 MAX_HEAD_BYTES = 64 * 1024
 _INVALID = "invalid_request_error"
 _TOO_LARGE = Problem(431, "the request's headers are too large", _INVALID, code="headers_too_large")

@@ -19,7 +19,7 @@ log = logging.getLogger("headstart.access")
 TOO_MANY = 429
 MAX_BODY_BYTES = 1_000_000
 # A client that sends its body drop by drop holds a connection and little else, but not for ever.
-BODY_SECONDS = 30.0
+BODY_SECONDS = 15.0
 # Reading on a little lets a client that is still sending see the answer instead of a reset connection.
 MAX_DISCARDED_BYTES = 32_000_000
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -41,7 +41,8 @@ class Problem:
             accept: the request's `Accept` header, which chooses the form.
             request_id: the request's id.
         """
-        headers = {"x-should-retry": "true" if self.status in RETRIED else "false", "Vary": "Accept", **self.headers}
+        again = self.status in (429, 503) or "Retry-After" in self.headers
+        headers = {"x-should-retry": "true" if again else "false", "Vary": "Accept", **self.headers}
         if prefers_problem(accept):
             return JSONResponse(self._problem(request_id), self.status, headers=headers, media_type=PROBLEM_JSON)
         return JSONResponse(self.body, self.status, headers=headers)

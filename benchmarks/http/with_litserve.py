@@ -1,10 +1,11 @@
-"""The same route on LitServe, run by an interpreter that has it: `with_litserve.py PORT`."""
+"""The same route on LitServe, run by an interpreter that has it: `python -m benchmarks.http.with_litserve PORT`."""
 
 import sys
 from typing import Any
 
 import litserve
-from picture import answer
+
+from benchmarks.http.picture import answer
 
 
 class Pictures(litserve.LitAPI):  # type: ignore[misc]

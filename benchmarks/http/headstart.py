@@ -1,11 +1,11 @@
-"""The whole service around an engine that costs nothing: `python -m benchmarks.api.headstart PORT`."""
+"""The whole service around an engine that costs nothing: `python -m benchmarks.http.headstart PORT`."""
 
 import sys
 from collections.abc import AsyncGenerator
 
 import numpy as np
 
-from benchmarks.api.picture import SIDE
+from benchmarks.http.picture import SIDE
 from service.engine.base import EngineStats, JobEvent, JobResult, JobSpec, ModelInfo
 from service.engine.config import EngineConfig
 from service.server import run_server

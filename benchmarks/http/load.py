@@ -1,4 +1,4 @@
-"""A closed-loop HTTP client over raw sockets, so that it costs little: `load.py URL BODY SECONDS CONNECTIONS`."""
+"""A closed-loop HTTP client over raw sockets, so that it costs little: `… load URL BODY SECONDS CONNECTIONS`."""
 
 import asyncio
 import json

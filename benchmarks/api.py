@@ -23,7 +23,8 @@ from typing import Any
 from benchmarks.facts import ratio_interval
 from benchmarks.live import free_port, live_process
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
+Call = tuple[str, dict[str, Any]]
 OFF = {"prompt": "a small red ball on a meadow", "cache": {"mode": "off"}}
 EXACT = {"prompt": "a small red ball on a meadow", "seed": 7}
 CONNECTIONS = 16
@@ -43,7 +44,7 @@ def run(*, quick: bool, quiet: bool, litserve_python: str | None = None) -> dict
     rounds, seconds = (5, 2.0) if quick else (20, 4.0)
     python = litserve_python or os.environ.get(LITSERVE)
     with _systems(python) as urls:
-        calls = {"headstart": (urls["headstart"], OFF), "exact": (urls["headstart"], EXACT)}
+        calls: dict[str, Call] = {"headstart": (urls["headstart"], OFF), "exact": (urls["headstart"], EXACT)}
         calls |= {name: (url, OFF) for name, url in urls.items() if name != "headstart"}
         for url, body in calls.values():
             _turn(url, body, 1.0)
@@ -59,13 +60,17 @@ def run(*, quick: bool, quiet: bool, litserve_python: str | None = None) -> dict
 @contextmanager
 def _systems(litserve_python: str | None) -> Iterator[dict[str, str]]:
     """Start all systems, yield their base URLs by name."""
-    programs = {"headstart": [sys.executable, "-m", "benchmarks.api.headstart"]}
-    programs["bare_fastapi"] = [sys.executable, str(HERE / "bare.py")]
+    programs = {"headstart": [sys.executable, "-m", "benchmarks.http.headstart"]}
+    programs["bare_fastapi"] = [sys.executable, "-m", "benchmarks.http.bare"]
     if litserve_python is not None:
-        programs["litserve"] = [litserve_python, str(HERE / "with_litserve.py")]
+        programs["litserve"] = [litserve_python, "-m", "benchmarks.http.with_litserve"]
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="headstart-api-"))
-        environment = os.environ | {"HEADSTART_DATA_DIR": f"{folder}/data", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {
+            "HEADSTART_DATA_DIR": f"{folder}/data",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
         urls = {}
         for name, command in programs.items():
             port = free_port()
@@ -76,8 +81,8 @@ def _systems(litserve_python: str | None) -> Iterator[dict[str, str]]:
 
 def _turn(url: str, body: dict[str, Any], seconds: float) -> dict[str, float]:
     """Return requests per second and latencies of one turn, measured from a process of its own."""
-    command = [sys.executable, str(HERE / "load.py"), url, json.dumps(body), str(seconds), str(CONNECTIONS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS)
+    command = [sys.executable, "-m", "benchmarks.http.load", url, json.dumps(body), str(seconds), str(CONNECTIONS)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS)
     return dict(json.loads(done.stdout))
 
 

@@ -1,12 +1,13 @@
-"""One bare FastAPI route under uvicorn: `bare.py PORT`."""
+"""One bare FastAPI route under uvicorn: `python -m benchmarks.http.bare PORT`."""
 
 import sys
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from picture import answer  # run as a file, as LitServe's is
 from pydantic import BaseModel
+
+from benchmarks.http.picture import answer
 
 app = FastAPI()
 

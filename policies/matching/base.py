@@ -45,8 +45,8 @@ class Candidate:
     similarity: float
     prompt: str | None
     states: tuple[StateRef, ...]
-    age: float = 0.0
-    seconds_left: float = float("inf")
+    age: float = field(default=0.0, compare=False)
+    seconds_left: float = field(default=float("inf"), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

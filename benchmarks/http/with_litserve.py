@@ -1,6 +1,9 @@
 """The same route on LitServe, run by an interpreter that has it: `python -m benchmarks.http.with_litserve PORT`."""
 
+import os
+import signal
 import sys
+from types import FrameType
 from typing import Any
 
 import litserve
@@ -27,7 +30,14 @@ class Pictures(litserve.LitAPI):  # type: ignore[misc]
         return output
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    # Its workers would outlive it.
+    os.killpg(0, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, _end)
     api = Pictures(api_path="/v1/images/generations")
     server = litserve.LitServer(api, accelerator="cpu", healthcheck_path="/readyz")
     server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning")

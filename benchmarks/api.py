@@ -28,7 +28,7 @@ Call = tuple[str, dict[str, Any]]
 OFF = {"prompt": "a small red ball on a meadow", "cache": {"mode": "off"}}
 EXACT = {"prompt": "a small red ball on a meadow", "seed": 7}
 CONNECTIONS = 16
-PATIENCE_SECONDS = 180.0
+PATIENCE_SECONDS = 600.0
 LITSERVE = "LITSERVE_PYTHON"
 """Variable that names the interpreter, as an alternative to `--litserve-python`."""
 

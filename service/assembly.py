@@ -23,12 +23,12 @@ from service.engine.lora import LoraShelf
 from service.features import AUTO, FeatureCaching, complaint, load_front
 from service.generator import Generator
 from service.heatmaps import Heatmaps
-from service.judges import SharedJudge
 from service.jobs.desk import JobDesk
 from service.jobs.ledger import Ledger
 from service.jobs.postman import Postman
 from service.jobs.signing import secret_bytes
 from service.jobs.targets import Targets
+from service.judges import SharedJudge
 from service.loras import LoraFiles
 from service.memory import Memory
 from service.metrics import Metrics

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import time
+from contextlib import closing
 from urllib.parse import urlsplit
 
 
@@ -35,16 +36,16 @@ async def measure(url: str, body: str, seconds: float, connections: int) -> dict
 async def _client(host: str, port: int, request: bytes, until: float) -> list[float]:
     reader, writer = await asyncio.open_connection(host, port, limit=2**20)
     latencies = []
-    while (began := time.perf_counter()) < until:
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(head.decode("latin-1"))
-        lines = head.lower().split(b"\r\n")
-        length = next(int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:"))
-        await reader.readexactly(length)
-        latencies.append(time.perf_counter() - began)
-    writer.close()
+    with closing(writer):
+        while (began := time.perf_counter()) < until:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(head.decode("latin-1"))
+            lines = head.lower().split(b"\r\n")
+            length = next(int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:"))
+            await reader.readexactly(length)
+            latencies.append(time.perf_counter() - began)
     return latencies
 
 

@@ -4,7 +4,6 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ async def _client(service: Service, tenant: str, end: float, spent: dict[str, fl
         {"prompt": f"a picture for {tenant}", "num_inference_steps": STEPS, "cache": {"mode": "off"}}
     )
     while time.monotonic() < end:
-        request = order_of(body, "", service.info, service.settings).requests[0]
-        made = await service.generator.generate(replace(request, tenant=called), Wish())
+        request = order_of(body, "", service.info, service.settings, tenant=called).requests[0]
+        made = await service.generator.generate(request, Wish())
         if time.monotonic() < end:
             spent[tenant] += made.denoise_seconds + made.decode_seconds

@@ -21,6 +21,10 @@ local function seconds_left(id, ttl, now)
   local born = tonumber(f[1] or f[2] or '')
   return born and born + ttl - now or 0
 end
+local function seconds_old(id, now)
+  local f = redis.call('HMGET', P .. 'entry:' .. id, 'born', 'created')
+  return math.max(0, now - (tonumber(f[1] or f[2] or '') or 0))
+end
 """
 
 COMMON = (
@@ -232,10 +236,10 @@ if not id then return false end
 if ttl > 0 and seconds_left(id, ttl, clock()) <= 0 then return false end
 local f = redis.call('HMGET', P .. 'entry:' .. id,
                      'prompt', 'exact_key', 'image_bytes', 'image_width', 'image_height', 'image_sha256')
-return {id, unpack(f)}
+return {id, tostring(seconds_old(id, clock())), unpack(f)}
 """
 )
-"""ARGV: prefix, exact key, TTL (0 = none). Returns the entry's id and what its picture needs, or nothing."""
+"""ARGV: prefix, exact key, TTL (0 = none). Returns the entry's id, age and what its picture needs, or nothing."""
 
 CANDIDATES = (
     CLOCK
@@ -246,12 +250,12 @@ for i = 5, #ARGV do
   local f = redis.call('HMGET', P .. 'entry:' .. ARGV[i], 'partition', 'prompt', 'embedding')
   local left = ttl > 0 and seconds_left(ARGV[i], ttl, now) or 1
   if f[1] == partition and left > 0 then
-    local row = {ARGV[i], f[2], tostring(left), f[3]}
+    local row = {ARGV[i], f[2], tostring(left), tostring(seconds_old(ARGV[i], now)), f[3]}
     local states = redis.call('HGETALL', P .. 'states:' .. ARGV[i])
     for j = 1, #states, 2 do
       if not string.find(states[j], ':', 1, true) then row[#row + 1] = states[j + 1] end
     end
-    if #row > 4 then out[#out + 1] = row end
+    if #row > 5 then out[#out + 1] = row end
   end
 end
 if lease > 0 then
@@ -263,8 +267,8 @@ return out
 )
 """ARGV: prefix, partition, TTL (0 = none), seconds to lease the answers for (0 = not), then entry ids.
 
-Returns (id, prompt, seconds of life left, embedding, state records...) of those entries of the partition that hold a
-state, in the order given."""
+Returns (id, prompt, seconds of life left, age, embedding, state records...) of those entries of the partition that
+hold a state, in the order given."""
 
 FRESH = (
     CLOCK

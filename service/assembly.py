@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -26,6 +26,11 @@ from service.engine.lora import LoraShelf
 from service.features import AUTO, FeatureCaching, complaint, load_front
 from service.generator import Generator
 from service.heatmaps import Heatmaps
+from service.jobs.desk import JobDesk
+from service.jobs.ledger import Ledger
+from service.jobs.postman import Postman
+from service.jobs.signing import secret_bytes
+from service.jobs.targets import Targets
 from service.judges import SharedJudge
 from service.loras import LoraFiles
 from service.memory import Memory
@@ -44,6 +49,8 @@ log = logging.getLogger(__name__)
 # Refused pictures that can be told a time to come back, per place in the queue.
 PROMISES_PER_PLACE = 4
 
+MakeEngine = Callable[[EngineConfig], Engine]
+
 
 class StartError(Exception):
     """The service cannot start; the message is one clear line."""
@@ -59,6 +66,7 @@ class Service:
     planner: Planner
     generator: Generator
     replayer: Replayer
+    jobs: JobDesk
     audit: ShadowAudit | None
     heatmaps: Heatmaps
     memory: Memory
@@ -74,7 +82,9 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, metrics: Metrics) -> AsyncGenerator[Service, None]:
+async def open_service(
+    settings: Settings, metrics: Metrics, make: MakeEngine = make_engine
+) -> AsyncGenerator[Service, None]:
     """Start everything; on leaving, finish what runs, write what is pending, stop.
 
     Raises:
@@ -82,12 +92,12 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncGenerator[S
     """
     async with AsyncExitStack() as stack:
         try:
-            yield await _open(settings, metrics, stack)
+            yield await _open(settings, metrics, stack, make)
         except (EngineStartError, EmbedderError, StoreConfigError, FrontError, TenantLimitsError) as error:
             raise StartError(str(error)) from None
 
 
-async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Service:
+async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack, make: MakeEngine) -> Service:
     embedder = Embedder()
     stack.push_async_callback(embedder.close)
     store = await CacheStore.open(store_config(settings))
@@ -95,7 +105,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     # What is remembered depends on the model, but is written after the engine has stopped.
     after_engine = await stack.enter_async_context(AsyncExitStack())
     config = engine_config(settings)
-    engine = make_engine(config)
+    engine = make(config)
     # Requests are drained before this; what still runs has no client any more.
     stack.push_async_callback(engine.close)
     if settings.engine == "process":
@@ -151,7 +161,8 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         log_prompts=settings.log_prompts,
     )
     loras = LoraFiles(lora_shelf(settings))
-    makers = (planner, generator, replayer, audit, Heatmaps(judge, store, turnstile))
+    jobs = _job_desk(settings, generator, store, metrics, stack)
+    makers = (planner, generator, replayer, jobs, audit, Heatmaps(judge, store, turnstile))
     return Service(settings, engine, store, *makers, memory, metrics, totals, loras, started=time.time())
 
 
@@ -175,6 +186,19 @@ def open_admission(settings: Settings, info: ModelInfo, store: CacheStore, metri
     )
 
 
+def _job_desk(
+    settings: Settings, generator: Generator, store: CacheStore, metrics: Metrics, stack: AsyncExitStack
+) -> JobDesk:
+    secret = settings.webhook_secret
+    key = b"" if secret is None else secret_bytes(secret.get_secret_value())
+    postman = Postman(Targets(settings.webhook_hosts), key, metrics.webhooks)
+    stack.push_async_callback(postman.close)
+    desk = JobDesk(generator, Ledger(store.deposits), postman, metrics.jobs, most=settings.results)
+    desk.start(all_mine=settings.redis_url is None)
+    stack.push_async_callback(desk.close, settings.drain_seconds)
+    return desk
+
+
 def store_config(settings: Settings) -> StoreConfig:
     """Return the store's part of the settings."""
     return StoreConfig(
@@ -193,6 +217,9 @@ def store_config(settings: Settings) -> StoreConfig:
         index_device=settings.index_device,
         generation_seconds=settings.record_seconds,
         generations=settings.records,
+        result_seconds=settings.result_seconds,
+        results=settings.results,
+        result_bytes=settings.result_bytes,
     )
 
 

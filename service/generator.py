@@ -11,9 +11,10 @@ from service.admission import Admission, Place, UnreachableError
 from service.audit import ShadowAudit
 from service.chronicle import Chronicle
 from service.engine.base import MESSAGES, Engine, JobFailed, JobResult, JobSpec, Progress
+from service.line import Line
 from service.memory import Memory
 from service.metrics import Metrics
-from service.pictures import OutputFormat, encode, transcode
+from service.pictures import OutputFormat, aside, encode, transcode
 from service.planner import Planner
 from service.previews import Previews, paced
 from service.totals import Totals
@@ -106,6 +107,7 @@ class Generator:
         self._totals = totals
         self.turnstile = turnstile
         self.admission = admission
+        self.line = Line()
         self._audit = audit
         self._log_prompts = log_prompts
 
@@ -157,17 +159,19 @@ class Generator:
             return
         way.place = "denoise"
         previews = Previews(wish.previews)
-        async with aclosing(self._run(plan, plan.job)) as events:
-            async for event in events:
-                place.note(event)
-                if isinstance(event, Progress):
-                    yield previews.screen(event)
-                    continue
-                way.place = "encode"
-                self.admission.learn(place, event)
-                picture = await self._finish(plan, event, wish, way)
-                way.place = "answered"
-                yield picture
+        with self.line.waiting(plan.request.request_id):
+            async with aclosing(self._run(plan, plan.job)) as events:
+                async for event in events:
+                    self.line.leave(plan.request.request_id)
+                    place.note(event)
+                    if isinstance(event, Progress):
+                        yield previews.screen(event)
+                        continue
+                    way.place = "encode"
+                    self.admission.learn(place, event)
+                    picture = await self._finish(plan, event, wish, way)
+                    way.place = "answered"
+                    yield picture
 
     async def _run(self, plan: Plan, job: JobSpec) -> AsyncGenerator[Progress | JobResult, None]:
         async with aclosing(self._engine.run(job)) as events:
@@ -182,12 +186,13 @@ class Generator:
     async def _repeat(self, plan: Plan, wish: Wish, way: "_Way") -> Picture:
         assert plan.image is not None
         encoding = time.perf_counter()
-        data = await asyncio.to_thread(transcode, plan.image, wish.output_format, wish.compression)
+        image, request = plan.image, plan.request
+        pixels = request.width * request.height
+        data = await aside(pixels, lambda: transcode(image, wish.output_format, wish.compression))
         self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
         self._memory.note_repeat(plan)
         verdict = exact_verdict(plan, self._totals.step_seconds)
         self._chronicle.note_repeat(plan, verdict, plan.image)
-        request = plan.request
         picture = Picture(data, request.seed, verdict, False, 0.0, 0.0, 0.0, way.elapsed, request.request_id)
         return self._answer(plan.request, picture)
 
@@ -195,7 +200,8 @@ class Generator:
         self._metrics.note_run(result)
         self._totals.note_run(result)
         encoding = time.perf_counter()
-        data = await asyncio.to_thread(encode, result.image, wish.output_format, wish.compression)
+        pixels = plan.request.width * plan.request.height
+        data = await aside(pixels, lambda: encode(result.image, wish.output_format, wish.compression))
         self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
         png = data if wish.output_format == "png" else None
         stored = self._memory.note_run(plan, result, png)

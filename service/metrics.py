@@ -27,6 +27,7 @@ class Metrics:
         self.registry.register(self.gauges)
         self._debt = 0.0
         self._count_requests()
+        self._count_results()
         self._count_cache()
         self._count_work()
         self._count_features()
@@ -58,6 +59,19 @@ class Metrics:
 
         for outcome in ("admitted", "refused"):
             self.returned.labels(outcome)
+
+    def _count_results(self) -> None:
+        self.jobs = self._counter("headstart_jobs", "Jobs that have ended, by how.", ("status",))
+        self.webhooks = self._counter("headstart_webhooks", "Reports of ended jobs to webhooks.", ("outcome",))
+        self.idempotent = self._counter(
+            "headstart_idempotent_requests", "Requests with an idempotency key, by what came of it.", ("outcome",)
+        )
+        for status in ("succeeded", "failed", "cancelled"):
+            self.jobs.labels(status)
+        for outcome in ("delivered", "failed", "refused", "dropped"):
+            self.webhooks.labels(outcome)
+        for outcome in ("stored", "replayed", "reused", "in_progress", "unavailable"):
+            self.idempotent.labels(outcome)
 
     def _count_cache(self) -> None:
         self.lookups = self._counter(

@@ -88,6 +88,11 @@ class Planner:
         self._resume_approximated = resume_approximated
         self._isolated = isolated
 
+    @property
+    def embedder_digest(self) -> str:
+        """Digest of the embedder that prompts are compared with."""
+        return self._embedder.digest
+
     async def plan(self, request: GenerationRequest) -> Plan:
         """Return the plan; every fault of the cache becomes a full run."""
         full = self._full(request)
@@ -174,7 +179,7 @@ class Planner:
 
     async def _repeat(self, full: Plan) -> Plan | None:
         hit, seconds = await _timed(self._store.find_exact(full.exact_key))
-        if hit is None:
+        if hit is None or not full.request.cache.accepts(hit.age, hit.seconds_left):
             return None
         source = Neighbour(hit.entry_id, hit.prompt, similarity=1.0)
         return replace(
@@ -200,7 +205,8 @@ class Planner:
         request = full.request
         vector, embed_seconds = await _timed(self._embedder.embed(request.prompt))
         search = self._store.search(full.signature, vector, limit=self._candidates, lease=lease)
-        nearest, search_seconds = await _timed(search)
+        neighbours, search_seconds = await _timed(search)
+        nearest = [one for one in neighbours if request.cache.accepts(one.age, one.seconds_left)]
         found = nearest if self._resume_approximated else [_exact_states(candidate) for candidate in nearest]
         return _Found(found, self._choose(request, found), {"embed": embed_seconds, "search": search_seconds})
 

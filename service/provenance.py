@@ -202,7 +202,7 @@ def versions_of(
 def provenance_of(
     plan: Plan, verdict: Verdict, result: JobResult | None, image: ImageArray, versions: Mapping[str, str]
 ) -> Provenance:
-    """Return where an answered picture comes from; hashes its pixels, so it belongs into a worker thread.
+    """Return where an answered picture comes from; hashes its pixels, see `pictures.aside`.
 
     Args:
         plan: how it was planned.

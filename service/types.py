@@ -44,6 +44,8 @@ class CacheOptions:
         store: False for `Cache-Control: no-store`: do not remember this run.
         only_if_cached: refuse rather than generate in full (`Cache-Control: only-if-cached`).
         diversity: share of a resumed state's noise to exchange for the seed's own, see `JobSpec.diversity`.
+        max_age: seconds; what was stored longer ago is not used (`Cache-Control: max-age`), None = any age.
+        min_fresh: seconds; what has less time left to live is not used (`Cache-Control: min-fresh`).
     """
 
     mode: CacheMode = CacheMode.AUTO
@@ -53,6 +55,12 @@ class CacheOptions:
     store: bool = True
     only_if_cached: bool = False
     diversity: float = 0.0
+    max_age: float | None = None
+    min_fresh: float = 0.0
+
+    def accepts(self, age: float, seconds_left: float) -> bool:
+        """Return whether an entry of this age, with so long to live, may be used."""
+        return (self.max_age is None or age <= self.max_age) and seconds_left >= self.min_fresh
 
 
 @dataclass(frozen=True, slots=True)

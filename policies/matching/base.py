@@ -37,12 +37,16 @@ class Candidate:
         similarity: cosine of the two prompt embeddings, in [-1, 1].
         prompt: the entry's prompt text, or None when the catalogue keeps only its hash.
         states: the states the entry still holds, in any order.
+        age: seconds since it was stored.
+        seconds_left: to live; infinite without a lifetime.
     """
 
     entry_id: int
     similarity: float
     prompt: str | None
     states: tuple[StateRef, ...]
+    age: float = field(default=0.0, compare=False)
+    seconds_left: float = field(default=float("inf"), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,15 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from cache_store.types import CacheUnavailable
-from service.api.schema import ErrorBody, ErrorDetail
+from service.api.problem import CLIENT_GONE, SERVER, Problem
 from service.engine.base import MESSAGES
 from service.engine.lora import CHANGED, UNFIT
 from service.generator import GenerationFailedError, NotCachedError
@@ -24,46 +22,30 @@ from service.replay import NotReplayableError, TextNeededError
 log = logging.getLogger(__name__)
 
 INVALID = "invalid_request_error"
-SERVER = "server_error"
-CLIENT_GONE = 499
 
 
 class InvalidRequestError(Exception):
     """The request is wrong in one field; the message is for the client."""
 
-    def __init__(self, param: str | None, message: str, *, code: str = "invalid_value", status: int = 400) -> None:
+    def __init__(
+        self,
+        param: str | None,
+        message: str,
+        *,
+        code: str = "invalid_value",
+        status: int = 400,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.param = param
         self.message = message
         self.code = code
         self.status = status
+        self.headers = headers or {}
 
 
 class ClientGoneError(Exception):
     """The client closed the connection before the answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """An error as the client sees it."""
-
-    status: int
-    message: str
-    type: str = SERVER
-    param: str | None = None
-    code: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The JSON envelope."""
-        detail = ErrorDetail(message=self.message, type=self.type, param=self.param, code=self.code)
-        return ErrorBody(error=detail).model_dump()
-
-    def response(self) -> Response:
-        """The HTTP answer; `x-should-retry` tells the official client what a status alone cannot."""
-        retry = "true" if self.status in (429, 503) else "false"
-        return JSONResponse(self.body, self.status, headers={"x-should-retry": retry, **self.headers})
 
 
 STOPPING = Problem(503, "the service is stopping", code="stopping", headers={"Retry-After": "2"})
@@ -71,6 +53,7 @@ STOPPING = Problem(503, "the service is stopping", code="stopping", headers={"Re
 HTTP_MESSAGES = {
     404: ("there is nothing here", "not_found"),
     405: ("this method is not allowed here", "method_not_allowed"),
+    408: ("the request body did not arrive in time", "body_too_slow"),
     413: ("the request body is too large", "body_too_large"),
 }
 
@@ -103,7 +86,7 @@ def problem_of(error: Exception, request_id: str) -> Problem:
     """Return the client's view of `error`: the one exception table."""
     match error:
         case InvalidRequestError():
-            return Problem(error.status, error.message, INVALID, error.param, error.code)
+            return Problem(error.status, error.message, INVALID, error.param, error.code, error.headers)
         case RequestValidationError():
             return _validation_problem(error)
         case RefusedError():
@@ -192,7 +175,7 @@ def install(app: FastAPI) -> None:
             log_unexpected(error, request_id)
         if isinstance(error, RefusedError):
             request.state.refused = error.reason
-        return found.response()
+        return found.response(request.headers.get("accept", ""), request_id)
 
     for kind in (
         InvalidRequestError,

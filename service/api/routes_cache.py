@@ -1,4 +1,4 @@
-"""What the cache remembers: recent entries and their pictures, of the default tenant only."""
+"""What the cache remembers: entries and their pictures, the tenant's own only."""
 
 from typing import Annotated
 
@@ -7,27 +7,33 @@ from starlette.exceptions import HTTPException
 
 from cache_store.selection import Selection
 from cache_store.types import EntrySummary
-from service.api.deletions import selection_of
-from service.api.dependencies import ServiceOf
+from service.api.cursors import entry_cursor, entry_place
+from service.api.deletions import filter_of, selection_of
+from service.api.dependencies import ServiceOf, TenantOf
 from service.api.documented import LOOKUP_ERRORS
-from service.api.schema import DeletionQuery, EntriesDeleted, EntryBody, EntryDeleted, EntryList
+from service.api.schema import DeletionQuery, EntriesDeleted, EntryBody, EntryDeleted, EntryList, EntryQuery
 
 router = APIRouter()
 EntryId = Annotated[str, Path(pattern=r"^[0-9]{1,19}$")]
 LARGEST_ID = 2**63 - 1
 
 
-@router.get("/v1/cache/entries", responses=LOOKUP_ERRORS, summary="Recent entries")
-async def recent(service: ServiceOf, limit: Annotated[int, Query(ge=1, le=200)] = 24) -> EntryList:
-    """Return the newest remembered generations."""
-    found = await service.store.recent(service.settings.tenant, limit)
-    return EntryList(data=[_body(entry) for entry in found])
+@router.get("/v1/cache/entries", responses=LOOKUP_ERRORS, summary="Entries")
+async def entries(
+    request: Request, service: ServiceOf, tenant: TenantOf, query: Annotated[EntryQuery, Query()]
+) -> EntryList:
+    """Return a page of the remembered generations that meet every criterion given, newest first."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    wanted = filter_of(query, names, tenant)
+    found, place = await service.store.browse(tenant, wanted, after=entry_place(query.cursor), limit=query.limit)
+    cursor = None if place is None else entry_cursor(place)
+    return EntryList(data=[_body(entry) for entry in found], has_more=place is not None, next_cursor=cursor)
 
 
 @router.get("/v1/cache/entries/{entry_id}", responses=LOOKUP_ERRORS, summary="One entry")
-async def entry(service: ServiceOf, entry_id: EntryId) -> EntryBody:
+async def entry(service: ServiceOf, tenant: TenantOf, entry_id: EntryId) -> EntryBody:
     """Return one remembered generation; another tenant's is as absent as a missing one."""
-    found = await service.store.entry(_number(entry_id), service.settings.tenant)
+    found = await service.store.entry(_number(entry_id), tenant)
     if found is None:
         raise HTTPException(404)
     return _body(found)
@@ -39,9 +45,9 @@ async def entry(service: ServiceOf, entry_id: EntryId) -> EntryBody:
     response_class=Response,
     summary="The picture of an entry",
 )
-async def image(service: ServiceOf, entry_id: EntryId) -> Response:
+async def image(service: ServiceOf, tenant: TenantOf, entry_id: EntryId) -> Response:
     """Return the stored picture; it never changes."""
-    found = await service.store.image(_number(entry_id), service.settings.tenant)
+    found = await service.store.image(_number(entry_id), tenant)
     if found is None:
         raise HTTPException(404)
     headers = {"Cache-Control": "private, max-age=86400, immutable"}
@@ -49,24 +55,24 @@ async def image(service: ServiceOf, entry_id: EntryId) -> Response:
 
 
 @router.delete("/v1/cache/entries/{entry_id}", responses=LOOKUP_ERRORS, summary="Delete one entry")
-async def delete_one(service: ServiceOf, entry_id: EntryId) -> EntryDeleted:
+async def delete_one(service: ServiceOf, tenant: TenantOf, entry_id: EntryId) -> EntryDeleted:
     """Forget one remembered generation: noise states, picture, prompt."""
     number = _number(entry_id)
-    if not await service.store.forget(Selection(tenant=service.settings.tenant, entry_ids=(number,))):
+    if not await service.store.forget(Selection(tenant=tenant, entry_ids=(number,))):
         raise HTTPException(404)
     return EntryDeleted(id=str(number))
 
 
 @router.delete("/v1/cache/entries", responses=LOOKUP_ERRORS, summary="Delete entries")
 async def delete_many(
-    request: Request, service: ServiceOf, query: Annotated[DeletionQuery, Query()]
+    request: Request, service: ServiceOf, tenant: TenantOf, query: Annotated[DeletionQuery, Query()]
 ) -> EntriesDeleted:
     """Forget the generations that meet every criterion given; at least one is needed, or `all=true`.
 
     Returns once none of them can be found any more, which may take a while for many.
     """
     names = [name for name, _ in request.query_params.multi_items()]
-    selection = selection_of(query, names, service.settings.tenant)
+    selection = selection_of(query, names, tenant)
     return EntriesDeleted(deleted=await service.store.forget(selection))
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
 
 from service.api.bodies import completed_event, plan_event, text_of
-from service.api.dependencies import ServiceOf
+from service.api.dependencies import ServiceOf, TenantOf
 from service.api.documented import GENERATION_ERRORS
 from service.api.errors import InvalidRequestError
 from service.api.schema import WatchBody
@@ -33,6 +33,7 @@ async def watch(
     body: WatchBody,
     request: Request,
     service: ServiceOf,
+    tenant: TenantOf,
     cache_control: Annotated[str, Header(max_length=500)] = "",
 ) -> StreamingResponse:
     """Stream `queued`, `plan`, `progress`…, then `completed` or `error`; hanging up cancels the picture."""
@@ -40,9 +41,12 @@ async def watch(
         raise InvalidRequestError("n", "n: only one picture at a time can be watched")
     if body.stream:
         raise InvalidRequestError("stream", "stream: POST /v1/images/generations streams OpenAI's events")
+    if body.response_format == "url":
+        raise InvalidRequestError("response_format", "response_format: must be b64_json here")
     previews = DEFAULT_PREVIEWS if body.partial_images is None else body.partial_images
     loras = await lora_set(body, service.info, service.loras)
-    order = order_of(body, cache_control, service.info, service.settings, previews=previews, loras=loras)
+    wishes = (body, cache_control, service.info, service.settings)
+    order = order_of(*wishes, tenant=tenant, previews=previews, loras=loras)
     queued = {"request_id": request.state.request_id, "steps": order.requests[0].steps}
     return _Watched(service.generator, order, request, ("queued", queued))
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header
 
 from policies.matching.base import Attempt
-from service.api.dependencies import ServiceOf
+from service.api.dependencies import ServiceOf, TenantOf
 from service.api.documented import EXPLAIN_ERRORS
 from service.api.schema import GenerationBody
 from service.api.schema_explain import AttemptBody, CandidateBody, ExpectedBody, ExplainAnswer, HeldState
@@ -21,11 +21,14 @@ router = APIRouter()
 
 @router.post("/v1/cache/explain", responses=EXPLAIN_ERRORS, summary="What the cache would do")
 async def explain(
-    body: GenerationBody, service: ServiceOf, cache_control: Annotated[str, Header(max_length=500)] = ""
+    body: GenerationBody,
+    service: ServiceOf,
+    tenant: TenantOf,
+    cache_control: Annotated[str, Header(max_length=500)] = "",
 ) -> ExplainAnswer:
     """Tell how the first picture of a request would be planned now; nothing is drawn, loaded or counted."""
     loras = await lora_set(body, service.info, service.loras)
-    order = order_of(body, cache_control, service.info, service.settings, loras=loras)
+    order = order_of(body, cache_control, service.info, service.settings, tenant=tenant, loras=loras)
     foresight = await service.planner.foresee(order.requests[0])
     makers = [await _generation(service, view) for view in foresight.candidates]
     return _answer(foresight, makers, service.totals.step_seconds)

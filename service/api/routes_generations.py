@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 
 from cache_store.generations import GenerationRecord
 from service.api.bodies import text_of
-from service.api.dependencies import ServiceOf
+from service.api.dependencies import ServiceOf, TenantOf
 from service.api.documented import HEATMAP_ANSWERS, REPLAY_ERRORS
 from service.api.provenance_bodies import Source, record_body
 from service.api.routes_images import unless_gone
@@ -29,18 +29,22 @@ MAX_LOOKED_FOR = 2000
 
 
 @router.get("/v1/generations/{generation_id}", responses=REPLAY_ERRORS, summary="How a picture came about")
-async def record(service: ServiceOf, generation_id: GenerationId) -> GenerationBodyRecord:
+async def record(service: ServiceOf, tenant: TenantOf, generation_id: GenerationId) -> GenerationBodyRecord:
     """Return the record of an answered picture; another tenant's is as absent as a missing one."""
-    found, provenance = await _found(service, generation_id)
+    found, provenance = await _found(service, generation_id, tenant)
     return record_body(found, provenance, await _lineage(service, provenance))
 
 
 @router.post("/v1/generations/{generation_id}/replay", responses=REPLAY_ERRORS, summary="The same picture again")
 async def replay(
-    request: Request, service: ServiceOf, generation_id: GenerationId, body: ReplayBody | None = None
+    request: Request,
+    service: ServiceOf,
+    tenant: TenantOf,
+    generation_id: GenerationId,
+    body: ReplayBody | None = None,
 ) -> ReplayAnswer:
     """Draw a picture again exactly as it was drawn; nothing of it is remembered, nor counted as a hit or a saving."""
-    found, _ = await _found(service, generation_id)
+    found, _ = await _found(service, generation_id, tenant)
     texts = Texts() if body is None else Texts(body.prompt, body.negative_prompt)
     with service.generator.turnstile.enter(1):
         made = await unless_gone(request, service.replayer.replay(found, texts))
@@ -64,6 +68,7 @@ async def replay(
 )
 async def heatmap(
     service: ServiceOf,
+    tenant: TenantOf,
     generation_id: GenerationId,
     of: Annotated[
         Of, Query(description="The picture answered, or the one whose state it was resumed from.")
@@ -74,13 +79,13 @@ async def heatmap(
     ] = None,
 ) -> Response:
     """Return where the service's judge looks; drawn while no picture is in work, so it may have to wait a little."""
-    found, provenance = await _found(service, generation_id)
+    found, provenance = await _found(service, generation_id, tenant)
     png = await service.heatmaps.draw(found, provenance, of, text)
     return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
 
-async def _found(service: Service, generation_id: str) -> tuple[GenerationRecord, Provenance]:
-    found = await service.replayer.find(generation_id, service.settings.tenant)
+async def _found(service: Service, generation_id: str, tenant: str) -> tuple[GenerationRecord, Provenance]:
+    found = await service.replayer.find(generation_id, tenant)
     if found is None:
         raise HTTPException(404)
     provenance = parse(found.body)

@@ -71,7 +71,7 @@ def test_without_a_wish_the_services_own_holds() -> None:
     assert _wish(None, **service) == FeatureWish("cfg-cache+deepcache", 0.8, 0.95)
     assert _wish("off", **service).policy == "off"
     assert _wish({"policy": "auto", "strength": 0.1}, **service) == FeatureWish("auto", 0.1, 0.95)
-    order = order_of(GenerationBody(prompt="a", n=2), "", CACHING, Settings(**service))
+    order = order_of(GenerationBody(prompt="a", n=2), "", CACHING, Settings(**service), tenant="t")
     assert [one.features.strength for one in order.requests] == [0.8, 0.8]
 
 

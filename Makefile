@@ -37,8 +37,8 @@ bench: install ## Run one benchmark: make bench NAME=resume
 	@test -n "$(NAME)" || { echo "which benchmark? make bench NAME=resume; all of them: $(BIN)/python -m benchmarks --help" >&2; exit 2; }
 	$(BIN)/python -m benchmarks $(NAME) --json
 
-loadtest: install ## Replay the sample prompt log against a running service
-	$(BIN)/python -m locust -f loadtest/locustfile.py --headless --host http://127.0.0.1:$(PORT)
+loadtest: install ## A short load test of the service on $(PORT), or of one it starts; report in var/loadtest
+	$(BIN)/python -m loadtest --host http://127.0.0.1:$(PORT) --out var/loadtest $(ARGS)
 
 train: install ## Train the shipped models again from nothing
 	$(BIN)/python -m training

@@ -11,10 +11,13 @@ from benchmarks.facts import machine_facts
 
 NAMES = (
     "adversarial",
+    "api",
     "audit",
     "batching",
+    "candidates",
     "codec",
     "crash",
+    "diversity",
     "eviction",
     "features",
     "features_batching",
@@ -25,6 +28,7 @@ NAMES = (
     "n_star",
     "n_star_dit",
     "overhead",
+    "overload",
     "replay",
     "replay_exact",
     "resume",
@@ -43,11 +47,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print only the JSON object")
     parser.add_argument("--quick", action="store_true", help="fewer samples; ends within 5 minutes on two cores")
     parser.add_argument("--requests", type=int, help="soak only: how many requests to send")
+    parser.add_argument("--litserve-python", help="api only: an interpreter that has LitServe (else null)")
     parser.add_argument("--out", type=Path, help="also write the JSON object, indented, to this file")
     args = parser.parse_args(argv)
     if args.requests is not None and (args.name != "soak" or args.requests < 1):
         parser.error("--requests: a number of at least 1, of soak only")
-    extras = {} if args.requests is None else {"requests": args.requests}
+    if args.litserve_python is not None and args.name != "api":
+        parser.error("--litserve-python: of api only")
+    given = {"requests": args.requests, "litserve_python": args.litserve_python}
+    extras = {name: value for name, value in given.items() if value is not None}
     started = time.perf_counter()
     module = importlib.import_module(f"benchmarks.{args.name}")
     report = module.run(quick=args.quick, quiet=args.json, **extras)

@@ -1,24 +1,25 @@
 """Which measure of divergence foretells a bad hit, and how small a signature will do?
 
-Held-out pairs of prompts are resumed at every level, as `headstart calibrate matching` does it, and judged. At the
-level where the gate judges, the network is asked for its prediction under the new prompt, the source's, and none; all
-measures are computed from these three. A good one ranks hits so that many can be served before the bad-hit rate
-exceeds a bound. Floor: a signature weighs C x side^2 numbers beside a state of C x h x w.
+Held-out pairs of prompts, those that a cache would bring before the gate, are resumed at every level, as
+`headstart calibrate matching` does it, and judged. At the level where the gate judges, the network is asked for its
+prediction under the new prompt, the source's, and none; all measures are computed from these three. A good one ranks
+hits so that many can be served before the bad-hit rate exceeds a bound. Floor: a signature weighs C x side^2 numbers
+beside a state of C x h x w.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from benchmarks.facts import Floats
-from benchmarks.gate_table import SHIPPED
-from benchmarks.resume_trials import MODEL, prompt_similarity
+from benchmarks.gate_picture import ValueOf, added, auc, picture_milliseconds, picture_of, together
+from benchmarks.gate_table import SHIPPED, TOGETHER
+from benchmarks.resume_trials import MODEL
 from service.calibrate.jobs import RunSettings, nearest_state
 from service.calibrate.matching.fit import excess
 from service.calibrate.matching.pairs import MatchPair
@@ -26,11 +27,12 @@ from service.calibrate.matching.trials import Block, Experiment, Trial, distinct
 from service.embedder import Embedder
 from service.engine.base import CapturedState, Pipeline, Rows
 from service.engine.loading import load_pipeline
+from service.pictures import encode
 from training.judge.by_text import LOSS, scenes
-from training.lab import Lab
-from training.pairs import SESSION_MIX, sample_pairs
+from training.lab import Lab, fastest_dtype
+from training.pairs import SESSION_MIX, proposals, sample_pairs
 
-SEED, FULL, QUICK = 4004, 320, 24
+SEED, FULL, QUICK = 4004, 480, 32
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 FAR = 2.0
 """Pairs above this divergence are given up: no measure would serve them."""
@@ -45,9 +47,9 @@ Three = tuple[Floats, Floats, Floats]
 def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
     """Measure on scenes-unet and return the report."""
     mix = {kind: odds for kind, odds in SESSION_MIX.items() if kind != "retry"}
-    drawn = sample_pairs(SEED, QUICK if quick else FULL, mix)
-    pairs = [MatchPair(pair.source.text, pair.target.text, pair.kind) for pair in drawn]
-    similarity = prompt_similarity(Embedder(), drawn)
+    embedder = Embedder()
+    pairs = proposals(sample_pairs(SEED, QUICK if quick else FULL, mix), embedder.embed_now)
+    similarity = [float(embedder.embed_now(pair.source) @ embedder.embed_now(pair.target)) for pair in pairs]
     with Lab(str(MODEL), quiet=quiet, max_batch=16) as lab:
         info = lab.info
         run_of = RunSettings(
@@ -55,7 +57,7 @@ def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
         )
         states: dict[int, CapturedState] = {}
         experiment = Experiment(lab, scenes(), run_of, FAR, lambda block: _keep(block, run_of.capture[0], states))
-        numbered = [(n, pair, float(s)) for n, (pair, s) in enumerate(zip(pairs, similarity, strict=True))]
+        numbered = [(n, pair, s) for n, (pair, s) in enumerate(zip(pairs, similarity, strict=True))]
         with tqdm(total=len(pairs) * experiment.jobs_per_pair, desc="trials", disable=quiet, leave=False) as bar:
             trials = [
                 trial
@@ -67,15 +69,32 @@ def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
     three = _predictions([(pairs[n], states[n]) for n in numbers], quiet=quiet)
     measures = _measures(three, info.default_guidance)
     measures["cosine of the prompts"] = -np.array([similarity[n] for n in numbers])
-    rows = [_row(name, dict(zip(numbers, value, strict=True)), kept) for name, value in measures.items()]
+    by_pair = {name: dict(zip(numbers, map(float, value), strict=True)) for name, value in measures.items()}
+    both = together(kept, by_pair[SHIPPED])
+    rows = [_row(name, _by_pair(values), kept) for name, values in by_pair.items()]
+    rows += [_row("judge's score of the source's picture", picture_of, kept), _row(TOGETHER, both, kept)]
     return {
         "headline": {"shipped": SHIPPED, "shares": {row["measure"]: row["served"] for row in rows}},
         "rows": rows,
+        "picture": {"levels": added(kept, by_pair[SHIPPED], both), "milliseconds": _costs(pairs[numbers[0]], states)},
         "pairs": len(pairs),
         "kept": len(numbers),
         "rates": list(RATES),
         "level": run_of.capture[0],
     }
+
+
+def _by_pair(values: Mapping[int, float]) -> ValueOf:
+    return lambda trial: values[trial.pair]
+
+
+def _costs(pair: MatchPair, states: Mapping[int, CapturedState]) -> dict[str, float]:
+    """What looking at pictures costs beside a guided evaluation of one row."""
+    pipeline = load_pipeline(str(MODEL), "cpu", fastest_dtype())
+    rows = _rows(pipeline, [pair.target], [next(iter(states.values()))], pipeline.info.default_guidance)
+    side = pipeline.info.width
+    png = encode(np.zeros((side, side, 3), np.uint8))
+    return picture_milliseconds(scenes(), png, pair.target, lambda: pipeline.predict(rows))
 
 
 def _keep(block: Block, level: float, states: dict[int, CapturedState]) -> None:
@@ -99,21 +118,32 @@ def _predictions(cases: Sequence[tuple[MatchPair, CapturedState]], *, quiet: boo
 def _predict(
     pipeline: Pipeline, prompts: Sequence[str], states: Sequence[CapturedState], *, negative: bool
 ) -> Floats:
+    rows = _rows(pipeline, prompts, states, 1.0, negative=negative)
+    return np.asarray(pipeline.predict(rows).numpy(), dtype=np.float64)
+
+
+def _rows(
+    pipeline: Pipeline,
+    prompts: Sequence[str],
+    states: Sequence[CapturedState],
+    guidance: float,
+    *,
+    negative: bool = False,
+) -> Rows:
     info = pipeline.info
     encoded = [pipeline.encode(prompt, info.width, info.height, negative=negative) for prompt in prompts]
     conditions = {name: torch.stack([one[name] for one in encoded]) for name in encoded[0]}
     latents = torch.stack([torch.tensor(state.latent).float() for state in states])
     levels = [pipeline.level(state.timestep) for state in states]
-    rows = Rows(
+    return Rows(
         latents=latents,
         timesteps=latents.new_tensor([state.timestep for state in states]),
         alphas=latents.new_tensor([level.alpha for level in levels]),
         sigmas=latents.new_tensor([level.sigma for level in levels]),
         conditions=conditions,
         negatives=conditions,
-        guidance=torch.ones(len(states)),
+        guidance=torch.full((len(states),), guidance),
     )
-    return np.asarray(pipeline.predict(rows).numpy(), dtype=np.float64)
 
 
 def _measures(three: Three, guidance: float) -> dict[str, Floats]:
@@ -164,16 +194,14 @@ def _int8(pooled: Floats) -> Floats:
     return np.asarray(np.round(pooled / scale) * scale)
 
 
-def _row(name: str, values: dict[int, float], trials: Sequence[Trial]) -> dict[str, Any]:
+def _row(name: str, value_of: ValueOf, trials: Sequence[Trial]) -> dict[str, Any]:
     """How well one measure ranks the hits of each level but the judging one."""
     levels = sorted({trial.skip for trial in trials})[1:]
     row: dict[str, Any] = {"measure": name, "auc": {}, "served": {}}
     for level in levels:
-        ordered = sorted((t for t in trials if t.skip == level), key=lambda t: values[t.pair])
+        ordered = sorted((t for t in trials if t.skip == level), key=value_of)
         found = excess(ordered, LOSS)
-        bad = found > 0
-        score = roc_auc_score(bad, [values[t.pair] for t in ordered]) if 0 < bad.sum() < len(bad) else math.nan
-        row["auc"][f"{level:g}"] = float(score)
+        row["auc"][f"{level:g}"] = auc(found > 0, np.array([value_of(trial) for trial in ordered]))
         row["served"][f"{level:g}"] = [_share(found, rate) for rate in RATES]
     return row
 

@@ -56,7 +56,9 @@ def running_service(
 ) -> Iterator[Running]:
     """Like `live_service`, with data and log in `folder`, where they stay."""
     port = free_port()
-    environment = os.environ | {f"HEADSTART_{k.upper()}": v for k, v in settings.items()}
+    # HEADSTART_DATA is the benchmarks' own, see `workloads`.
+    inherited = {name: value for name, value in os.environ.items() if name != "HEADSTART_DATA"}
+    environment = inherited | {f"HEADSTART_{k.upper()}": v for k, v in settings.items()}
     environment["HEADSTART_DATA_DIR"] = str(folder / "data")
     command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port)]
     with _started(command, port, environment, folder, patience_seconds) as running:

@@ -4,7 +4,9 @@ from typing import Any
 
 from benchmarks.facts import interval
 
-SUITE = ("fixed threshold", "no veto", "headstart", "every veto", "no gate")
+SHIPPED = "headstart"
+"""The arm that is as shipped."""
+SUITE = ("fixed threshold", "no veto", SHIPPED, "no gate")
 """The arms that the adversarial suite is served by."""
 
 
@@ -19,7 +21,16 @@ def matching_table(report: dict[str, Any]) -> list[str]:
         "answers ÷ full runs.",
     ]
     for model, found in report["models"].items():
+        wide = found["wide"]
         lines += ["", f"**{model}**, {found['steps']} steps, table: {_rows(found['table'])}.", "", *_ablation(found)]
+        lines += [
+            "",
+            f"As shipped, {wide['requests']} more sessions: {wide['hits']} hits on other texts, {wide['worse']:g} of "
+            f"them worse and {wide['better']:g} better than full runs; bad-hit rate "
+            f"**{interval(wide['bad_hit_interval'])}**, at most {wide['bad_hit_upper95']:.3f}; saved "
+            f"{interval(wide['saved'])} ({wide['saved_without_repeats']['value']:.3f}); quality "
+            f"{interval(wide['quality'])}.",
+        ]
         if found["adversarial"]:
             lines += ["", *_suite(found)]
     return lines

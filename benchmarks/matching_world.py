@@ -71,7 +71,7 @@ class World:
 
     def serve(self, policy: MatchingPolicy, questions: Sequence[Question], label: str) -> list[Served]:
         """Serve every question by `policy`; runs that earlier policies had made are not made again."""
-        plans = [self._plan(policy, question) for question in questions]
+        plans = [self.plan(policy, question) for question in questions]
         self._run_hits(questions, plans, label)
         outcomes = [self._outcome(i, plan, q) for i, (plan, q) in enumerate(zip(plans, questions, strict=True))]
         others = self.full_scores([(q.target, QUERY_SEED + i) for i, q in enumerate(questions)], label)
@@ -98,12 +98,19 @@ class World:
             self._fulls |= {key: float(score) for (key, _), score in zip(missing, scores, strict=True)}
         return [self._fulls[caption.text, seed] for caption, seed in wanted]
 
-    def _plan(self, policy: MatchingPolicy, question: Question) -> tuple[Attempt, ...]:
+    def plan(self, policy: MatchingPolicy, question: Question) -> tuple[Attempt, ...]:
+        """What a policy proposes for a question; entry ids are rows of `sources` plus one."""
         candidates = [
             Candidate(row + 1, similarity, self.sources[row].text, tuple(map(_ref, self.results[row].captured)))
             for row, similarity in question.nearest
         ]
         return policy.choose(question.target.text, candidates).attempts
+
+    def point(self, attempt: Attempt) -> ResumePoint:
+        """As the planner enters an attempt."""
+        states = {state.skip: state for state in self.results[attempt.entry_id - 1].captured}
+        deeper = tuple(resume_point(states[rung.state.skip], rung.max_divergence) for rung in attempt.deeper)
+        return replace(resume_point(states[attempt.state.skip], attempt.max_divergence), deeper=deeper)
 
     def _run_hits(self, questions: Sequence[Question], plans: Sequence[tuple[Attempt, ...]], label: str) -> None:
         todo = {}
@@ -122,13 +129,7 @@ class World:
         (spec,) = text_jobs(
             [question.target.text], [QUERY_SEED + number], plain, self.lab.info, f"hit{len(self._scores)}-{number}"
         )
-        return resumed(spec, [self._point(attempt) for attempt in plan], "as-served")
-
-    def _point(self, attempt: Attempt) -> ResumePoint:
-        """As the planner enters an attempt."""
-        states = {state.skip: state for state in self.results[attempt.entry_id - 1].captured}
-        deeper = tuple(resume_point(states[rung.state.skip], rung.max_divergence) for rung in attempt.deeper)
-        return replace(resume_point(states[attempt.state.skip], attempt.max_divergence), deeper=deeper)
+        return resumed(spec, [self.point(attempt) for attempt in plan], "as-served")
 
     def _outcome(
         self, number: int, plan: tuple[Attempt, ...], question: Question

@@ -5,21 +5,23 @@ no figure in the documents is typed in by hand.
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from benchmarks.candidates_table import candidates_summary, candidates_table
 from benchmarks.codec_table import codec_table
 from benchmarks.crash_table import crash_summary, crash_table
+from benchmarks.diversity_table import diversity_table
 from benchmarks.eviction_table import eviction_summary, eviction_table
 from benchmarks.facts import interval
 from benchmarks.features.tables import features_batching_table, features_summary, features_table
-from benchmarks.gate_table import gate_table
+from benchmarks.gate_table import gate_table, picture_summary
+from benchmarks.heatmaps_table import heatmaps_table
 from benchmarks.lookup_table import lookup_summary, lookup_table
 from benchmarks.matching_table import matching_summary, matching_table
+from benchmarks.overload_table import overload_summary, overload_table
+from benchmarks.soak_table import soak_table
 from benchmarks.store_table import store_table
 from benchmarks.tenancy_table import tenancy_table
 from benchmarks.veto_table import adversarial_table, veto_table
@@ -212,71 +214,6 @@ def _loop_row(model: str, row: Report) -> str:
     return f"| {model} | {row['batch']} | {shares} | {row['step_ms_outside']:.2f} of {row['step_ms']:.1f} |"
 
 
-def soak_table(report: Report) -> list[str]:
-    """What a day of every kind of request, with faults, left behind."""
-    headline, done = report["headline"], Counter(fault["kind"] for fault in report["faults"])
-    faults = ", ".join(f"{count} × {kind}" for kind, count in sorted(done.items()))
-    slowest = max(fault["recovery_seconds"] for fault in report["faults"] if fault["kind"] == "engine-kill")
-    lines = [
-        f"{report['requests']} requests from {report['clients']} clients, {report['requests_per_second']:.1f} a "
-        f"second: {headline['unended']} never ended, {headline['unexpected_errors']} were answered otherwise than "
-        f"documented. Done to the service: {faults}; an engine was back after at most {slowest:.1f} s.",
-        "",
-        *_soak_ends(report["ends"]),
-        "",
-        *_soak_findings(report),
-        "",
-        "Growth per 1000 requests over the second half, which has no faults:",
-        "",
-        "| process | memory, kB | descriptors | threads | memory at the end, MB |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [_growth_row(part, figures) for part, figures in report["growth"].items()]
-    late = ", ".join(f"{part} {_late_growth(report, part):.0f}" for part in report["growth"])
-    return [
-        *lines,
-        "",
-        f"Memory over the last fifth, kB per 1000 requests: {late}.",
-        "",
-        "![Memory over the run](../docs/images/soak.png)",
-    ]
-
-
-def _late_growth(report: Report, part: str) -> float:
-    """Slope of a process' memory over the last fifth of the requests, kB per 1000."""
-    late = [one for one in report["series"] if one["finished"] >= 0.8 * report["requests"] and one.get(part)]
-    requests, memory = [one["finished"] / 1000 for one in late], [one[part]["rss_kb"] for one in late]
-    return float(np.polyfit(requests, memory, 1)[0]) if len(late) > 2 else float("nan")
-
-
-def _soak_findings(report: Report) -> list[str]:
-    probes, repeats, checks, log = (report[name] for name in ("probes", "repeats", "checks", "log"))
-    alone = "all" if probes["alone_identical"] else "not all"
-    return [
-        f"Probes: {probes['identical']} of {probes['drawn']} equal to the bit (of those drawn alone: {alone}), at "
-        f"most {probes['max_difference']} of 255 levels apart. {repeats['compared']} full runs of mixed batches, "
-        f"drawn again alone: {repeats['identical']} equal to the bit, at most {repeats['max_difference']} levels "
-        f"apart. Metrics against clients: {sum(check['holds'] for check in checks)} of {len(checks)} checks hold. "
-        f"Log: {log['tracebacks']} tracebacks, {log['leaked_prompts']} prompts.",
-    ]
-
-
-def _soak_ends(ends: dict[str, dict[str, int]]) -> list[str]:
-    names = sorted({name for counts in ends.values() for name in counts})
-    lines = ["| kind of request | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    return lines + [
-        f"| {kind} | " + " | ".join(str(c.get(name, 0)) for name in names) + " |" for kind, c in ends.items()
-    ]
-
-
-def _growth_row(part: str, figures: dict[str, dict[str, float]]) -> str:
-    cells = [interval(figures[name], digits=digits) for name, digits in GROWTH.items()]
-    return f"| {part} | " + " | ".join(cells) + f" | {figures['rss_kb']['last'] / 1024:.0f} |"
-
-
-GROWTH = {"rss_kb": 0, "descriptors": 2, "threads": 2}
-
-
 def solver_resume_table(report: Report) -> list[str]:
     """First-order restart beside stored history, pooled over the entry points of each solver and N."""
     lines = [
@@ -305,7 +242,9 @@ INSIDE = ("resume_30pct", "full_nstar", "scratch_70pct", "full_50", "neighbour")
 # The README has room for the answers, not for the sweep and the checks.
 OUTSIDE_README = (
     "adversarial",
+    "candidates",
     "codec",
+    "diversity",
     "eviction",
     "n_star",
     "n_star_dit",
@@ -314,8 +253,10 @@ OUTSIDE_README = (
     "features",
     "features_batching",
     "gate",
+    "heatmaps",
     "lookup",
     "matching",
+    "overload",
     "soak",
     "solver_resume",
     "store",
@@ -329,6 +270,7 @@ SUMMARIES: dict[str, Callable[[Report], list[str]]] = {
     "features": features_summary,
     "lookup": lookup_summary,
     "matching": matching_summary,
+    "overload": overload_summary,
 }
 SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "n_star": ("How few steps are enough?", n_star_table),
@@ -343,10 +285,14 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "features_batching": ("And in mixed batches?", features_batching_table),
     "matching": ("Is a hit the right picture?", matching_table),
     "gate": ("How does the network tell?", gate_table),
+    "candidates": ("Several candidates: in turn or at once?", candidates_table),
+    "heatmaps": ("Does a judge look at what it is asked about?", heatmaps_table),
     "codec": ("What do cheaper states cost in pictures?", codec_table),
+    "diversity": ("How different can repeats be?", diversity_table),
     "lookup": ("How long does a lookup take?", lookup_table),
     "eviction": ("What should be forgotten first?", eviction_table),
     "soak": ("Does it survive a long day?", soak_table),
+    "overload": ("Is a busy service still in time?", overload_table),
     "crash": ("Is anything lost or mistaken when processes are killed?", crash_table),
     "store": ("What does keeping a state cost, and getting it back?", store_table),
     "tenancy": ("Does anything cross from one tenant to another?", tenancy_table),
@@ -354,8 +300,16 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
 }
 
 
+DOCUMENTS: dict[str, tuple[Path, Callable[[Report], list[str]]]] = {
+    "candidates": (Path("docs/matching.md"), candidates_summary),
+    "gate": (Path("docs/matching.md"), picture_summary),
+    "heatmaps": (Path("docs/quality-tools.md"), heatmaps_table),
+}
+"""Blocks of other documents."""
+
+
 def main() -> None:
-    """Rewrite RESULTS.md and the marked blocks of README.md."""
+    """Rewrite RESULTS.md and the marked blocks of README.md and other documents."""
     readme = replace_block(Path("README.md").read_text(), "settings", settings_table().splitlines())
     document = [
         "# Results",
@@ -373,15 +327,21 @@ def main() -> None:
             readme = replace_block(readme, name, lines)
         elif name in SUMMARIES:
             readme = replace_block(readme, name, SUMMARIES[name](report))
-        machine = report["machine"]
-        command = f"python -m benchmarks {name}{' --quick' * report['quick']} --out {path}"
-        where = f"{machine['cores']} cores ({machine['processor']}, {machine['device']}, torch {machine['torch']})"
-        document += [f"## {title}", "", f"`{command}`: {report['seconds']:.0f} s on {where}."]
-        document += ["", *lines, "", "```json", json.dumps({"headline": report["headline"]}, indent=1), "```", ""]
+        if name in DOCUMENTS:
+            place, summary = DOCUMENTS[name]
+            place.write_text(replace_block(place.read_text(), name, summary(report)))
+        document += _section(f"python -m benchmarks {name}{' --quick' * report['quick']} --out {path}", title, report)
+        document += [*lines, "", "```json", json.dumps({"headline": report["headline"]}, indent=1), "```", ""]
     Path("README.md").write_text(readme)
-    methods = replace_block(METHODS_DOCUMENT.read_text(), "methods", methods_table().splitlines())
-    METHODS_DOCUMENT.write_text(methods)
+    METHODS_DOCUMENT.write_text(replace_block(METHODS_DOCUMENT.read_text(), "methods", methods_table().splitlines()))
     Path("benchmarks/RESULTS.md").write_text("\n".join(document))
+
+
+def _section(command: str, title: str, report: Report) -> list[str]:
+    """The head of a section: what was run, for how long, and on what."""
+    machine = report["machine"]
+    where = f"{machine['cores']} cores ({machine['processor']}, {machine['device']}, torch {machine['torch']})"
+    return [f"## {title}", "", f"`{command}`: {report['seconds']:.0f} s on {where}.", ""]
 
 
 def replace_block(text: str, name: str, lines: list[str]) -> str:

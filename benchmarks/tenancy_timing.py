@@ -28,7 +28,8 @@ async def lookups(bench: Bench, setting: Setting, rounds: int) -> dict[str, Any]
     vectors = {text: await bench.embedder.embed(text) for text in texts}
     order = [text for text in texts for _ in range(rounds // len(texts) + 1)]
     random.Random(3).shuffle(order)
-    signature, taken = replace(SIGNATURE, tenant=reader), {True: [], False: []}  # type: dict[bool, list[float]]
+    signature = replace(SIGNATURE, tenant=reader)
+    taken: dict[bool, list[float]] = {True: [], False: []}
     for text in order:
         started = time.perf_counter()
         await bench.store.search(signature, vectors[text], 8, lease=False, public=setting.public)

@@ -18,7 +18,7 @@ from benchmarks.facts import Floats, mean_interval
 from benchmarks.veto_edits import EDITS, REWORDINGS, Edit
 from benchmarks.workloads import EMBEDDINGS, data_folder, diffusiondb
 from loadtest.simulator.embeddings import EmbeddingCache
-from policies.matching.veto import DEFAULT_KINDS, KINDS, veto_reasons
+from policies.matching.veto import KINDS, veto_reasons
 from service.embedder import Embedder, Vector
 
 PARTI = "prompts/PartiPrompts.tsv"
@@ -103,7 +103,6 @@ def row(name: str, pairs: Sequence[TextPair], vectors: Vectors) -> dict[str, Any
         "cosine": mean_interval(cosines),
         "above": {str(floor): float((cosines >= floor).mean()) for floor in FLOORS},
         "vetoed": mean_interval([float(bool(found)) for found in reasons]),
-        "vetoed_by_default": float(np.mean([bool(found & DEFAULT_KINDS) for found in reasons])),
         "kinds": {kind: float(np.mean([kind in found for found in reasons])) for kind in sorted(KINDS)},
     }
 
@@ -154,7 +153,6 @@ def _headline(
         "rewordings": harmless["pairs"],
         "rewordings_vetoed": harmless["vetoed"]["value"],
         "log_proposals_vetoed": report["diffusiondb"][0]["vetoed"]["value"],
-        "log_proposals_vetoed_by_default": report["diffusiondb"][0]["vetoed_by_default"],
         "microseconds_a_pair": report["microseconds"]["mean"],
     }
 

@@ -68,7 +68,7 @@ def joined(
     chain ends, the next one is taken. Every text is used once before any is drawn again. The seed decides which
     stretch of the trace is taken, and which session gets which texts.
     """
-    asks = _trace(folder / "traces/genai_image_requests.csv.gz")
+    asks = production_trace(folder / "traces/genai_image_requests.csv.gz")
     rng = np.random.default_rng(seed)
     start = int(rng.integers(0, max(1, len(asks) - limit)))
     pool, others = _endless(chains, rng), _endless(strangers, rng)
@@ -116,7 +116,8 @@ def _endless(things: Sequence[Thing], rng: np.random.Generator) -> Iterator[Thin
         yield things[int(rng.integers(len(things)))]
 
 
-def _trace(path: Path) -> list[Ask]:
+def production_trace(path: Path) -> list[Ask]:
+    """Return the text-to-image requests of `traces/genai_image_requests.csv.gz`, in order of time."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         rows = [
             (datetime.fromisoformat(row["gmt_create"]).timestamp(), row["groupId"], _sameness(row))

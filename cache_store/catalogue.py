@@ -50,6 +50,7 @@ class ImageRecord:
     width: int
     height: int
     sha256: str
+    age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +158,9 @@ class Catalogue:
     async def find_exact(self, exact_key: str) -> ImageRecord | None:
         """Return the picture remembered under `exact_key`."""
         found = await self._link.script(scripts.FIND_EXACT, PREFIX, exact_key, self._ttl)
-        if not found or found[2] is None or found[2].decode() != exact_key:
+        if not found or found[3] is None or found[3].decode() != exact_key:
             return None
-        entry_id, prompt, _, nbytes, width, height, sha256 = found
+        entry_id, age, prompt, _, nbytes, width, height, sha256 = found
         if int(nbytes) == 0:
             return None
         return ImageRecord(
@@ -168,6 +169,7 @@ class Catalogue:
             int(width),
             int(height),
             sha256.decode("utf-8", "replace"),
+            float(age),
         )
 
     async def image_of(self, entry_id: int, tenant: str) -> ImageRecord | None:
@@ -202,13 +204,14 @@ class Catalogue:
         rules = (reader.tenant, reader.quarantine, reader.witnesses) if reader else ("", 0, 0)
         rows = await self._link.script(scripts.CANDIDATES, PREFIX, partition, self._ttl, seconds, *rules, *near)
         found = []
-        for entry_id, prompt, left, raw, own, *records in rows:
+        for entry_id, prompt, left, age, raw, own, *records in rows:
             refs, vector = _readable_refs(int(entry_id), records), parse_embedding(raw)
             if refs and prompt is not None and vector is not None and vector.shape == query.shape:
                 similarity = min(1.0, max(-1.0, float(vector @ query)))
+                life = float(left) if self._ttl else float("inf")
                 text, foreign = prompt.decode("utf-8", "replace"), own != b"1"
-                candidate = Candidate(int(entry_id), similarity, text, refs, foreign)
-                found.append((candidate, float(left) if self._ttl else float("inf")))
+                candidate = Candidate(int(entry_id), similarity, text, refs, foreign, float(age), life)
+                found.append((candidate, life))
         found.sort(key=lambda pair: -pair[0].similarity)
         return found[:limit]
 
@@ -300,9 +303,14 @@ class Catalogue:
         """Return `tenant`'s newest entries, newest first."""
         if limit <= 0:
             return []
-        newest = _numbers(await self._link.call("ZREVRANGE", f"{PREFIX}tenant:{tenant}", 0, limit - 1))
-        fresh = await self.fresh(newest)
-        ids = [entry_id for entry_id in newest if entry_id in fresh]
+        return await self.summaries(
+            _numbers(await self._link.call("ZREVRANGE", f"{PREFIX}tenant:{tenant}", 0, limit - 1))
+        )
+
+    async def summaries(self, entry_ids: Sequence[int]) -> list[EntrySummary]:
+        """Return what may be shown of these entries, in order, without those that are gone."""
+        fresh = await self.fresh(entry_ids)
+        ids = [entry_id for entry_id in entry_ids if entry_id in fresh]
         commands: list[tuple[str, ...]] = []
         for entry_id in ids:
             commands.append(("HMGET", f"{PREFIX}entry:{entry_id}", *SUMMARY_FIELDS))

@@ -41,6 +41,10 @@ class StoreConfig:
         sharing: what tenants get to see of one another's public entries.
         encryption_key_file: file of the key that states and pictures are encrypted with, see `cache_store.sealing`;
             None = they are not.
+        result_seconds: how long deposits are kept, see `cache_store.deposits`; never longer than `ttl_seconds`, if
+            that bounds entries.
+        results: most deposits of one kind a tenant has.
+        result_bytes: most bytes of all deposits.
     """
 
     data_dir: Path
@@ -61,15 +65,23 @@ class StoreConfig:
     generations: int = 10_000
     sharing: SharingRules = field(default_factory=SharingRules)
     encryption_key_file: Path | None = None
+    result_seconds: float = 86_400.0
+    results: int = 1000
+    result_bytes: int = 1024**3
 
     @property
     def record_seconds(self) -> float:
         """How long records of generations are kept: what must be gone with its entry must not live on in a record."""
         return min(self.generation_seconds, self.ttl_seconds or self.generation_seconds)
 
+    @property
+    def result_lifetime(self) -> float:
+        """How long deposits are kept."""
+        return min(self.result_seconds, self.ttl_seconds or self.result_seconds)
+
     def check(self) -> None:
         """Raise StoreConfigError for a value out of range."""
-        for name in ("byte_budget", "ram_bytes", "image_budget", "generations"):
+        for name in ("byte_budget", "ram_bytes", "image_budget", "generations", "result_bytes"):
             if getattr(self, name) < 0:
                 raise StoreConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.ttl_seconds < float("inf"):
@@ -78,6 +90,10 @@ class StoreConfig:
             raise StoreConfigError(
                 f"generation_seconds must be finite and not negative, got {self.generation_seconds}"
             )
+        if not 0 < self.result_seconds < float("inf"):
+            raise StoreConfigError(f"result_seconds must be finite and positive, got {self.result_seconds}")
+        if self.results < 1:
+            raise StoreConfigError(f"results must be at least 1, got {self.results}")
         if not 0 <= self.lease_seconds <= MOST_LEASE_SECONDS:
             raise StoreConfigError(f"lease_seconds must lie in 0..{MOST_LEASE_SECONDS}, got {self.lease_seconds}")
         if self.codec not in CODECS:

@@ -44,6 +44,7 @@ class Forgetter:
             pass
         async with self._parts.redis(_WALK_SECONDS):
             await self._parts.generations.forget(selection)
+        await self._parts.deposits.forget(selection)
         chosen = await self._choose(selection)
         self._lay_ghosts(selection, chosen)
         forgotten = 0

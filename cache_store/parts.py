@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from cache_store.catalogue import Catalogue
+from cache_store.deposits import Deposits
 from cache_store.generations import Generations
 from cache_store.ghosts import Ghosts
 from cache_store.index import IndexThread, PartitionedIndex
@@ -87,6 +88,7 @@ class Parts:
     link: RedisLink
     catalogue: Catalogue
     generations: Generations
+    deposits: Deposits
     objects: Objects
     ram: RamTier
     index: PartitionedIndex = field(default_factory=PartitionedIndex)

@@ -50,7 +50,8 @@ async def known_among(parts: Parts, names: Sequence[str]) -> set[str]:
     """Return those of `names` that are objects the catalogue refers to; call inside the link's guard."""
     keys = {name: key for name in names if (key := parts.objects.key_of(name)) is not None}
     holdings = await parts.catalogue.holdings([entry_id for entry_id, _ in keys.values()])
-    return {
+    deposited = await parts.deposits.known([name for name in names if name not in keys])
+    return deposited | {
         name
         for (name, (_, level)), (levels, has_image) in zip(keys.items(), holdings, strict=True)
         if (has_image if level is None else level in levels)

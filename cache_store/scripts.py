@@ -21,6 +21,10 @@ local function seconds_left(id, ttl, now)
   local born = tonumber(f[1] or f[2] or '')
   return born and born + ttl - now or 0
 end
+local function seconds_old(id, now)
+  local f = redis.call('HMGET', P .. 'entry:' .. id, 'born', 'created')
+  return math.max(0, now - (tonumber(f[1] or f[2] or '') or 0))
+end
 """
 
 COMMON = (
@@ -253,10 +257,10 @@ if not id then return false end
 if ttl > 0 and seconds_left(id, ttl, clock()) <= 0 then return false end
 local f = redis.call('HMGET', P .. 'entry:' .. id,
                      'prompt', 'exact_key', 'image_bytes', 'image_width', 'image_height', 'image_sha256')
-return {id, unpack(f)}
+return {id, tostring(seconds_old(id, clock())), unpack(f)}
 """
 )
-"""ARGV: prefix, exact key, TTL (0 = none). Returns the entry's id and what its picture needs, or nothing."""
+"""ARGV: prefix, exact key, TTL (0 = none). Returns the entry's id, age and what its picture needs, or nothing."""
 
 CANDIDATES = (
     CLOCK
@@ -277,12 +281,13 @@ for i = 8, #ARGV do
   local left = ttl > 0 and seconds_left(ARGV[i], ttl, now) or 1
   local own = reader == '' or f[4] == reader
   if f[1] == partition and left > 0 and (own or shared(f[4], f[5], f[6])) then
-    local row = {ARGV[i], f[2], tostring(left), f[3], own and '1' or '0'}
+    local age = tostring(seconds_old(ARGV[i], now))
+    local row = {ARGV[i], f[2], tostring(left), age, f[3], own and '1' or '0'}
     local states = redis.call('HGETALL', P .. 'states:' .. ARGV[i])
     for j = 1, #states, 2 do
       if not string.find(states[j], ':', 1, true) then row[#row + 1] = states[j + 1] end
     end
-    if #row > 5 then out[#out + 1] = row end
+    if #row > 6 then out[#out + 1] = row end
   end
 end
 if lease > 0 then
@@ -295,8 +300,8 @@ return out
 """ARGV: prefix, partition, TTL (0 = none), seconds to lease the answers for (0 = not), then of a public partition who
 reads, seconds of quarantine and witnesses needed (of another: nothing, 0, 0), then entry ids.
 
-Returns (id, prompt, seconds of life left, embedding, 1 if it is the reader's own, state records...) of those entries
-of the partition that hold a state and that the reader may see, in the order given."""
+Returns (id, prompt, seconds of life left, age, embedding, 1 if it is the reader's own, state records...) of those
+entries of the partition that hold a state and that the reader may see, in the order given."""
 
 FRESH = (
     CLOCK

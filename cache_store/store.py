@@ -9,9 +9,11 @@ from dataclasses import replace
 from redis.asyncio import Redis
 
 from cache_store.background import Background
+from cache_store.browsing import Filter, Place, page
 from cache_store.catalogue import Catalogue, ImageRecord
 from cache_store.config import StoreConfig, StoreConfigError
 from cache_store.data_dir import FileLock, RunMarker, claim
+from cache_store.deposits import DepositBounds, Deposits
 from cache_store.eviction import Evictor, Remover
 from cache_store.expiry import Lifetimes
 from cache_store.flights import Flights
@@ -44,6 +46,7 @@ from cache_store.types import (
     StoreStats,
 )
 from cache_store.upkeep import Upkeep
+from cache_store.usage import Usage
 from cache_store.writer import WriteBehind
 from policies.eviction import POLICIES
 from policies.matching.base import Candidate, StateRef
@@ -62,6 +65,9 @@ class CacheStore:
     Every method a request waits for is bounded by `StoreConfig.timeout_seconds` and raises `CacheUnavailable`,
     and nothing else, when the cache cannot answer: the request is then generated in full. Writes happen behind
     the answer. All methods belong to the event loop that opened the store.
+
+    Attributes:
+        deposits: what clients come back for: jobs, stored answers, pictures by URL.
     """
 
     def __init__(self, config: StoreConfig, ranking: Ranking, objects: Objects, client: Redis) -> None:
@@ -70,10 +76,13 @@ class CacheStore:
         self._link = RedisLink(client, prepare=self._prepare, check=lambda: self._parts.catalogue.check_identity())
         shared_lease = config.lease_seconds if config.redis_url else 0.0
         catalogue = Catalogue(self._link, ttl=config.ttl_seconds, lease=shared_lease)
+        bounds = DepositBounds(config.result_lifetime, config.results, config.result_bytes)
+        self.deposits = Deposits(self._link, objects, bounds, config.timeout_seconds)
         self._parts = Parts(
             self._link,
             catalogue,
             Generations(self._link, seconds=config.record_seconds, most=config.generations),
+            self.deposits,
             objects,
             RamTier(config.ram_bytes),
             ghosts=Ghosts(config.ghost_similarity),
@@ -96,6 +105,7 @@ class CacheStore:
         # Held by whoever writes; taken by whoever needs the store at rest.
         self._exclusive = asyncio.Lock()
         self._marker = RunMarker(config.data_dir)
+        self.usage = Usage(self._link, config.timeout_seconds)
         self._upkeep = Upkeep(
             self._parts,
             self._remover,
@@ -158,6 +168,7 @@ class CacheStore:
         self._link.start()
         self._upkeep.start()
         self._follower.start()
+        self.deposits.start()
         # A server of our own needs a moment to start; a shared one is there, or it is not.
         await self._link.wait_available(_START_SECONDS if self._server else _SHARED_START_SECONDS)
 
@@ -174,6 +185,7 @@ class CacheStore:
         """Write what waits (for a few seconds), then let go of everything; a second call does nothing."""
         await self._writer.close(_CLOSE_SECONDS)
         await self._background.close()
+        await self.deposits.close()
         await self._upkeep.close()
         await self._follower.close()
         await self._link.close()
@@ -191,7 +203,10 @@ class CacheStore:
         async with self._link.guard(deadline):
             record = await self._parts.catalogue.find_exact(exact_key)
         image = await self._read_image(record, deadline) if record else None
-        return ExactHit(record.entry_id, record.prompt, image) if record and image else None
+        if record is None or image is None:
+            return None
+        left = self._config.ttl_seconds - record.age if self._config.ttl_seconds else float("inf")
+        return ExactHit(record.entry_id, record.prompt, image, record.age, left)
 
     async def search(
         self,
@@ -389,6 +404,13 @@ class CacheStore:
         """Return how many entries `tenant` has. Raises CacheUnavailable."""
         async with self._link.guard(self._deadline()):
             return await self._parts.catalogue.count(tenant)
+
+    async def browse(
+        self, tenant: str, wanted: Filter, *, after: Place | None, limit: int
+    ) -> tuple[list[EntrySummary], Place | None]:
+        """Return a page of `tenant`'s entries, newest first, and where to go on; see `cache_store.browsing`."""
+        async with self._link.guard(self._deadline()):
+            return await page(self._link, self._parts.catalogue, tenant, wanted, after=after, limit=limit)
 
     async def record_generation(self, record: GenerationRecord) -> bool:
         """Keep how a generation came about; return whether it is kept. Raises CacheUnavailable."""

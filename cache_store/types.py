@@ -197,11 +197,15 @@ class ExactHit:
         entry_id: the entry it belongs to.
         prompt: the entry's prompt text.
         image: the stored picture.
+        age: seconds since it was stored.
+        seconds_left: to live; infinite without a lifetime.
     """
 
     entry_id: int
     prompt: str
     image: StoredImage
+    age: float = 0.0
+    seconds_left: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,10 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-VERDICTS = ("EXACT", "APPROX", "MISS", "BYPASS", "REFRESH")
+from loadtest.answer_headers import own_status
+
+STATUS_OF = {"EXACT": "hit", "APPROX": "hit", "MISS": "miss", "BYPASS": "bypass", "REFRESH": "request"}
+"""Verdict in the body -> what `Cache-Status` must say: a hit, or why the request was forwarded."""
 
 
 class BadAnswer(Exception):
@@ -25,11 +28,16 @@ class Answer:
     cache: dict[str, Any]
 
 
-def read_answer(status: int, body: bytes) -> Answer:
+def read_answer(status: int, body: bytes, cache_status: str | None = None) -> Answer:
     """Check an answer of `POST /v1/images/generations` and return what the replay needs.
 
+    Args:
+        status: HTTP status; 0 without an answer.
+        body: as received.
+        cache_status: the `Cache-Status` header, if there is one; it must agree with the body.
+
     Raises:
-        BadAnswer: it is an error, has no picture that decodes, or no sound cache object.
+        BadAnswer: it is an error, has no picture that decodes, no sound cache object, or contradicts itself.
     """
     content = _content(status, body)
     try:
@@ -39,6 +47,7 @@ def read_answer(status: int, body: bytes) -> Answer:
         raise BadAnswer(f"answer lacks a field: {error!r}") from None
     _check_picture(answer.picture)
     _check_cache(answer.cache)
+    _check_header(answer.cache["verdict"], cache_status)
     return answer
 
 
@@ -69,8 +78,14 @@ def _check_picture(data: bytes) -> None:
 
 
 def _check_cache(cache: dict[str, Any]) -> None:
-    if cache.get("verdict") not in VERDICTS:
+    if cache.get("verdict") not in STATUS_OF:
         raise BadAnswer(f"unknown verdict {cache.get('verdict')!r}")
     steps, skipped = cache.get("steps"), cache.get("skipped_steps")
     if not isinstance(steps, int) or not isinstance(skipped, int) or not 0 <= skipped <= steps or steps < 1:
         raise BadAnswer(f"impossible step counts: {skipped!r} of {steps!r}")
+
+
+def _check_header(verdict: str, header: str | None) -> None:
+    said = own_status(header)
+    if said is not None and ("hit" if said.hit else said.forwarded) != STATUS_OF[verdict]:
+        raise BadAnswer(f"Cache-Status says {'hit' if said.hit else said.forwarded}, the body {verdict}")

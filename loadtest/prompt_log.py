@@ -2,8 +2,9 @@
 
 Only a `prompt` column is required (CSV and Parquet headers may be in any case); `text` and `caption` will do.
 `time` (or `timestamp`, `created_at`) holds seconds or an ISO 8601 date; either every row has one or none has. `user`
-(or `user_name`, `user_id`) and `kind` are carried along for the report. Other columns are ignored. DiffusionDB's
-`metadata.parquet` is such a log as it is.
+(or `user_name`, `user_id`) and `kind` are carried along for the report. `size` (`WIDTHxHEIGHT`, or `width` and
+`height`) and `steps` (or `step`, `num_inference_steps`) may be replayed, too. Other columns are ignored.
+DiffusionDB's `metadata.parquet` is such a log as it is.
 
 The service's own log is one too, if HEADSTART_LOG_PROMPTS was on when it was written (prompts are private, so it is
 off by default): its lines that tell of a picture are the requests, without users and seeds; others are passed over.
@@ -26,6 +27,7 @@ from typing import Any, TextIO
 PROMPT_COLUMNS = ("prompt", "text", "caption")
 TIME_COLUMNS = ("time", "timestamp", "created_at")
 USER_COLUMNS = ("user", "user_name", "user_id")
+STEPS_COLUMNS = ("steps", "step", "num_inference_steps")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".log")
 PARQUET = ".parquet"
@@ -55,6 +57,8 @@ class LogRow:
         user: who asked, if known.
         seed: the seed asked for, if any.
         kind: what the user did (retry, edit, …), if known.
+        size: of the picture, `WIDTHxHEIGHT`, if known; as it stands there, unchecked.
+        steps: denoising steps, if known; as it stands there, unchecked.
     """
 
     line: int
@@ -63,6 +67,8 @@ class LogRow:
     user: str | None = None
     seed: int | None = None
     kind: str | None = None
+    size: str | None = None
+    steps: str | None = None
 
 
 def read_prompt_log(
@@ -195,6 +201,8 @@ def _row(path: Path, line: int, cells: Cells, seed_column: str) -> LogRow:
         user=_text(cells, USER_COLUMNS),
         seed=_seed(path, line, cells, seed_column),
         kind=_text(cells, ("kind",)),
+        size=_size(cells),
+        steps=_text(cells, STEPS_COLUMNS),
     )
 
 
@@ -239,6 +247,11 @@ def _seed(path: Path, line: int, cells: Cells, column: str) -> int | None:
     if not text.isdecimal() or int(text) > MAX_SEED:
         raise PromptLogError(path, f"is not a whole number from 0 to 2^63 - 1: {text!r}", line=line, column=column)
     return int(text)
+
+
+def _size(cells: Cells) -> str | None:
+    size, width, height = (_text(cells, (name,)) for name in ("size", "width", "height"))
+    return size or (None if width is None or height is None else f"{width}x{height}")
 
 
 def _from_zero(path: Path, rows: list[LogRow]) -> list[LogRow]:

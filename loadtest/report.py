@@ -1,168 +1,129 @@
-"""What a replay came to: outcomes, their summary, and the comparison of two replays.
+"""What a replay came to: its runs, as text, as JSON, and compared.
 
 `python -m loadtest.report cached.json uncached.json` compares two files written by `--report`.
 """
 
 import json
 import math
-import statistics
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
-HITS = ("EXACT", "APPROX")
+from loadtest.figures import Slo, Summary, summarise
+from loadtest.generator import Generator, judge_generator, lateness_limit
+from loadtest.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from loadtest.conductor import Take
+    from loadtest.options import Choices
+
+TOLD = (
+    "log", "limit", "cache_mode", "seed_column", "sizes", "steps", "skew", "dice", "arrivals", "rate", "load",
+    "speed", "cv", "on", "off", "retry", "retries", "retry_wait", "answer_timeout", "probes", "slo_factor",
+    "slo_seconds", "max_lateness", "host", "num_users",
+)  # fmt: skip
+"""The options that reports repeat."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One request of a replay and its answer.
+@dataclass(frozen=True)
+class Run:
+    """One pass over the schedule."""
+
+    name: str
+    cache_mode: str
+    outcomes: list[Outcome]
+    summary: Summary
+    generator: Generator
+
+
+@dataclass(frozen=True)
+class Report:
+    """A replay.
 
     Attributes:
-        line: the log row's line.
-        prompt: what was asked for.
-        user: who asked, if the log says.
-        kind: what the user did, if the log says.
-        intended: when it should have been sent, seconds since the replay's start.
-        sent: when it was sent.
-        finished: when its answer was complete.
-        error: why it failed, or None.
-        verdict: the cache's verdict.
-        reason: the verdict's reason.
-        steps: N.
-        skipped: K.
-        wasted: steps run and thrown away.
-        similarity: of the neighbour, or None.
-        saved_gpu_seconds: as the service reports them.
-        seed: the seed used.
-        image: file name of the saved picture, or None.
+        options: as given.
+        facts: what the service said of itself before.
+        standalone: seconds of the requests that stood alone, by class of work.
+        slo: the limit on latency.
+        runs: the replay, and the uncached control run if there was one.
+        stopped: why it ended early, or None.
+        open_loop: whether requests were sent when due, whatever the service did.
     """
 
-    line: int
-    prompt: str
-    user: str | None
-    kind: str | None
-    intended: float
-    sent: float
-    finished: float
-    error: str | None = None
-    verdict: str | None = None
-    reason: str | None = None
-    steps: int = 0
-    skipped: int = 0
-    wasted: int = 0
-    similarity: float | None = None
-    saved_gpu_seconds: float = 0.0
-    seed: int | None = None
-    image: str | None = None
+    options: dict[str, Any]
+    facts: dict[str, Any]
+    standalone: dict[str, list[float]]
+    slo: Slo
+    runs: list[Run]
+    stopped: str | None = None
+    open_loop: bool = True
 
     @property
-    def latency(self) -> float:
-        """Seconds from the intended start: waiting to be sent counts, as it would for a user."""
-        return self.finished - self.intended
+    def faults(self) -> list[str]:
+        """Why the figures say nothing about the service; empty if they do."""
+        ended = [] if self.stopped is None else [self.stopped]
+        return ended + [f"{run.name}: {fault}" for run in self.runs for fault in run.generator.faults]
+
+    @property
+    def valid(self) -> bool:
+        """Whether the load generator kept up, and the replay came to its end."""
+        return not self.faults
+
+    @property
+    def control(self) -> Run | None:
+        """The uncached control run."""
+        return self.runs[1] if len(self.runs) > 1 else None
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """A replay in figures; shares are of answered requests.
-
-    Attributes:
-        requests: sent.
-        failures: not answered, or answered wrongly.
-        errors: failures by message.
-        verdicts: answers by verdict.
-        hit_share: share of exact and approximate hits.
-        mean_skip_share: mean K/N over all answers.
-        mean_skip_share_of_hits: mean K/N over approximate hits.
-        steps_saved_share: (skipped - wasted) / N, summed over all answers.
-        saved_gpu_seconds: as the answers report them.
-        spent_gpu_seconds: what the service spent meanwhile, when it tells.
-        gpu_saved_share: saved / (saved + spent), when known.
-        latency_p50: seconds from the intended start.
-        latency_p95: seconds from the intended start.
-        latency_p99: seconds from the intended start.
-        latency_mean: seconds from the intended start.
-        duration: seconds from the first intended start to the last answer.
-        throughput: answers per second.
-    """
-
-    requests: int
-    failures: int
-    errors: dict[str, int] = field(default_factory=dict)
-    verdicts: dict[str, int] = field(default_factory=dict)
-    hit_share: float = 0.0
-    mean_skip_share: float = 0.0
-    mean_skip_share_of_hits: float = 0.0
-    steps_saved_share: float = 0.0
-    saved_gpu_seconds: float = 0.0
-    spent_gpu_seconds: float | None = None
-    gpu_saved_share: float | None = None
-    latency_p50: float = math.nan
-    latency_p95: float = math.nan
-    latency_p99: float = math.nan
-    latency_mean: float = math.nan
-    duration: float = 0.0
-    throughput: float = 0.0
+def make_report(
+    choices: "Choices",
+    takes: "Sequence[Take]",
+    standalone: dict[str, list[float]],
+    facts: dict[str, Any],
+    stopped: str | None,
+) -> Report:
+    """Work a replay out."""
+    given = choices.given
+    alone = {asked: median(times) for asked, times in standalone.items()}
+    slo = Slo(alone, given["slo_factor"], given["slo_seconds"] or None)
+    limit = lateness_limit(list(alone.values()), given["max_lateness"])
+    runs = [
+        run_of(take.name, take.cache_mode, take.outcomes, slo, take.stalls, len(choices.schedule), limit)
+        for take in takes
+    ]
+    options = {name: given[name] for name in TOLD}
+    return Report(options, facts, standalone, slo, runs, stopped, choices.timed)
 
 
-def summarise(outcomes: Sequence[Outcome], spent_gpu_seconds: float | None = None) -> Summary:
-    """Sum a replay up.
-
-    Args:
-        outcomes: in any order.
-        spent_gpu_seconds: the service's own count over the replay, if known.
-    """
-    answered = [one for one in outcomes if one.error is None]
-    failed = [one.error for one in outcomes if one.error is not None]
-    if not answered:
-        return Summary(len(outcomes), len(failed), errors=dict(Counter(failed)))
-    latencies = [one.latency for one in answered]
-    steps = sum(one.steps for one in answered)
-    saved = sum(one.saved_gpu_seconds for one in answered)
-    duration = max(one.finished for one in answered) - min(one.intended for one in outcomes)
-    return Summary(
-        requests=len(outcomes),
-        failures=len(failed),
-        errors=dict(Counter(failed)),
-        verdicts=dict(sorted(Counter(one.verdict or "?" for one in answered).items())),
-        hit_share=_mean([one.verdict in HITS for one in answered]),
-        mean_skip_share=_mean([_skip_share(one) for one in answered]),
-        mean_skip_share_of_hits=_mean([_skip_share(one) for one in answered if one.verdict == "APPROX"]),
-        steps_saved_share=sum(one.skipped - one.wasted for one in answered) / steps if steps else 0.0,
-        saved_gpu_seconds=saved,
-        spent_gpu_seconds=spent_gpu_seconds,
-        gpu_saved_share=_share(saved, spent_gpu_seconds),
-        latency_p50=percentile(latencies, 50),
-        latency_p95=percentile(latencies, 95),
-        latency_p99=percentile(latencies, 99),
-        latency_mean=statistics.fmean(latencies),
-        duration=duration,
-        throughput=len(answered) / duration if duration > 0 else 0.0,
-    )
+def run_of(
+    name: str,
+    cache_mode: str,
+    outcomes: Sequence[Outcome],
+    slo: Slo,
+    stalls: Sequence[float],
+    scheduled: int,
+    limit: float,
+) -> Run:
+    """Work one run out; the outcomes may come in any order."""
+    ordered = sorted(outcomes, key=lambda one: (one.intended, one.number))
+    return Run(name, cache_mode, ordered, summarise(ordered, slo), judge_generator(ordered, stalls, scheduled, limit))
 
 
-def percentile(values: Sequence[float], rank: float) -> float:
-    """Nearest-rank percentile: a value that was measured, never one between two."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(rank / 100 * len(ordered)) - 1)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values) if values else 0.0
-
-
-def _skip_share(one: Outcome) -> float:
-    return one.skipped / one.steps if one.steps else 0.0
-
-
-def _share(saved: float, spent: float | None) -> float | None:
-    return None if spent is None or saved + spent <= 0 else saved / (saved + spent)
+def render_report(report: Report) -> str:
+    """The figures as lines of text."""
+    lines = [render(report.runs[0].summary)]
+    if report.control is not None and report.control.outcomes:
+        lines.append(f"\n{report.control.name}\n{render(report.control.summary)}")
+    lines.append(render_generator(report.runs[0].generator))
+    lines += [f"NOT VALID: {fault}" for fault in report.faults]
+    return "\n".join(lines)
 
 
 def render(summary: Summary) -> str:
-    """The summary as lines of text."""
+    """One run's figures as lines of text."""
     spent = summary.spent_gpu_seconds
     verdicts = ", ".join(f"{name} {count}" for name, count in summary.verdicts.items()) or "none"
     lines = [
@@ -178,44 +139,94 @@ def render(summary: Summary) -> str:
         f"p99 {summary.latency_p99:.3f} s, mean {summary.latency_mean:.3f} s, from the intended start",
         f"throughput          {summary.throughput:.3f} pictures/s over {summary.duration:.1f} s",
     ]
+    if summary.goodput is not None and summary.attainment is not None:
+        lines.append(
+            f"goodput             {summary.goodput:.3f} pictures/s within the SLO ({summary.attainment:.1%})"
+        )
     return "\n".join(lines)
 
 
-def write_report(path: Path, summary: Summary, outcomes: Sequence[Outcome], options: dict[str, Any]) -> None:
-    """Write everything as one JSON object."""
-    content = {
-        "options": options,
-        "summary": asdict(summary),
-        "outcomes": [{**asdict(one), "latency": one.latency} for one in outcomes],
+def render_generator(generator: Generator) -> str:
+    """How well the load was generated, as a line of text."""
+    return (
+        f"load generator      late p50 {generator.lateness_p50:.4f} s, p99 {generator.lateness_p99:.4f} s, "
+        f"max {generator.lateness_max:.4f} s; stalls p99 {generator.stall_p99:.4f} s (limit {generator.limit:.3f} s)"
+    )
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report as one JSON object: the replay on top, the control run under `control`. No prompts, no keys."""
+    runs = [_run_json(run) for run in report.runs]
+    return {
+        "options": report.options,
+        "service": report.facts,
+        "open_loop": report.open_loop,
+        "valid": report.valid,
+        "faults": report.faults,
+        "standalone": report.standalone,
+        "slo": {"factor": report.slo.factor, "seconds": report.slo.seconds},
+        **runs[0],
+        "control": runs[1] if len(runs) > 1 else None,
     }
+
+
+def write_json(path: Path, report: Report) -> None:
+    """Write everything as one JSON object."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, allow_nan=True) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(as_json(report), indent=1, allow_nan=True) + "\n", encoding="utf-8")
 
 
-ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("requests", "requests", "{:.0f}".format),
-    ("failures", "failures", "{:.0f}".format),
-    ("hits", "hit_share", "{:.1%}".format),
-    ("mean K/N", "mean_skip_share", "{:.3f}".format),
-    ("steps saved", "steps_saved_share", "{:.1%}".format),
-    ("GPU seconds saved", "saved_gpu_seconds", "{:.2f}".format),
-    ("GPU seconds spent", "spent_gpu_seconds", "{:.2f}".format),
-    ("latency p50, s", "latency_p50", "{:.3f}".format),
-    ("latency p95, s", "latency_p95", "{:.3f}".format),
-    ("latency p99, s", "latency_p99", "{:.3f}".format),
-    ("pictures/s", "throughput", "{:.3f}".format),
+def _run_json(run: Run) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "summary": asdict(run.summary),
+        "generator": {"valid": run.generator.valid, **asdict(run.generator)},
+        "outcomes": [{**asdict(one), "latency": one.latency} for one in run.outcomes],
+    }
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a comparison: title, key of the summary, how to write it, whether a ratio means something."""
+
+    title: str
+    key: str
+    shape: Callable[[float], str]
+    ratio: bool = field(default=True)
+
+
+LINES = (
+    Line("requests", "requests", "{:.0f}".format, ratio=False),
+    Line("failures", "failures", "{:.0f}".format, ratio=False),
+    Line("hits", "hit_share", "{:.1%}".format),
+    Line("mean K/N", "mean_skip_share", "{:.3f}".format),
+    Line("steps saved", "steps_saved_share", "{:.1%}".format),
+    Line("GPU seconds saved, by the answers", "saved_gpu_seconds", "{:.2f}".format, ratio=False),
+    Line("GPU seconds spent", "spent_gpu_seconds", "{:.2f}".format),
+    Line("latency p50, s", "latency_p50", "{:.3f}".format),
+    Line("latency p95, s", "latency_p95", "{:.3f}".format),
+    Line("latency p99, s", "latency_p99", "{:.3f}".format),
+    Line("pictures/s", "throughput", "{:.3f}".format),
+    Line("within the SLO", "attainment", "{:.1%}".format),
+    Line("goodput, pictures/s", "goodput", "{:.3f}".format),
 )
 
 
+def compare_rows(first: dict[str, Any], second: dict[str, Any]) -> list[list[str]]:
+    """Two summaries side by side, with the ratio where it means something."""
+    rows = []
+    for line in LINES:
+        a, b = first.get(line.key), second.get(line.key)
+        cells = ["–" if value is None or math.isnan(value) else line.shape(value) for value in (a, b)]
+        ratio = f"{a / b:.3f}" if a and b and line.ratio else "–"
+        rows.append([line.title, *cells, ratio])
+    return rows
+
+
 def compare(first: dict[str, Any], second: dict[str, Any], names: tuple[str, str]) -> str:
-    """Two summaries side by side as a Markdown table, with the ratio where it means something."""
-    lines = [f"| | {names[0]} | {names[1]} | ratio |", "|---|---|---|---|"]
-    for title, key, shape in ROWS:
-        a, b = first[key], second[key]
-        cells = ["–" if value is None else shape(value) for value in (a, b)]
-        ratio = f"{a / b:.3f}" if a and b and key not in ("requests", "failures") else "–"
-        lines.append(f"| {title} | {cells[0]} | {cells[1]} | {ratio} |")
-    return "\n".join(lines)
+    """Two summaries side by side as a Markdown table."""
+    head = [f"| | {names[0]} | {names[1]} | ratio |", "|---|---|---|---|"]
+    return "\n".join(head + ["| " + " | ".join(row) + " |" for row in compare_rows(first, second)])
 
 
 def main(arguments: Sequence[str]) -> int:

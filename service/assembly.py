@@ -3,37 +3,54 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from cache_store.config import StoreConfig, StoreConfigError
 from cache_store.sharing import SharingRules
 from cache_store.store import CacheStore
+from policies.admission import make_admission
 from policies.features.artefact import digest_of
 from policies.features.front import FrontError
 from policies.matching import MatchingPolicy, NoMatching, TableError, ThresholdTable, TightenedMatching, make_matching
 from policies.matching.ranking import can_judge
+from service.admission import Admission
 from service.audit import ShadowAudit
 from service.auditing import make_audit
 from service.chronicle import Chronicle
 from service.embedder import Embedder, EmbedderError
 from service.engine import EngineConfig, make_engine
+from service.engine.admission import budget_for
 from service.engine.base import Engine, EngineStartError, ModelInfo
 from service.engine.lora import LoraShelf
 from service.features import AUTO, FeatureCaching, complaint, load_front
 from service.generator import Generator
-from service.ledger import Ledger
+from service.heatmaps import Heatmaps
+from service.jobs.desk import JobDesk
+from service.jobs.ledger import Ledger
+from service.jobs.postman import Postman
+from service.jobs.signing import secret_bytes
+from service.jobs.targets import Targets
+from service.judges import SharedJudge
 from service.loras import LoraFiles
 from service.memory import Memory
 from service.metrics import Metrics
 from service.planner import Planner
 from service.provenance import versions_of
+from service.quota import Quota
 from service.replay import Replayer
 from service.settings import Settings
+from service.tenant_limits import TenantLimitsError, load_tenant_limits
+from service.tenant_totals import TenantTotals
 from service.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
+
+# Refused pictures that can be told a time to come back, per place in the queue.
+PROMISES_PER_PLACE = 4
+
+MakeEngine = Callable[[EngineConfig], Engine]
 
 
 class StartError(Exception):
@@ -50,10 +67,12 @@ class Service:
     planner: Planner
     generator: Generator
     replayer: Replayer
+    jobs: JobDesk
     audit: ShadowAudit | None
+    heatmaps: Heatmaps
     memory: Memory
     metrics: Metrics
-    ledger: Ledger
+    totals: TenantTotals
     loras: LoraFiles
     started: float
 
@@ -64,7 +83,9 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, metrics: Metrics) -> AsyncGenerator[Service, None]:
+async def open_service(
+    settings: Settings, metrics: Metrics, make: MakeEngine = make_engine
+) -> AsyncGenerator[Service, None]:
     """Start everything; on leaving, finish what runs, write what is pending, stop.
 
     Raises:
@@ -72,12 +93,12 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncGenerator[S
     """
     async with AsyncExitStack() as stack:
         try:
-            yield await _open(settings, metrics, stack)
-        except (EngineStartError, EmbedderError, StoreConfigError, FrontError) as error:
+            yield await _open(settings, metrics, stack, make)
+        except (EngineStartError, EmbedderError, StoreConfigError, FrontError, TenantLimitsError) as error:
             raise StartError(str(error)) from None
 
 
-async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Service:
+async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack, make: MakeEngine) -> Service:
     embedder = Embedder()
     stack.push_async_callback(embedder.close)
     store = await CacheStore.open(store_config(settings))
@@ -85,7 +106,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     # What is remembered depends on the model, but is written after the engine has stopped.
     after_engine = await stack.enter_async_context(AsyncExitStack())
     config = engine_config(settings)
-    engine = make_engine(config)
+    engine = make(config)
     # Requests are drained before this; what still runs has no client any more.
     stack.push_async_callback(engine.close)
     if settings.engine == "process":
@@ -96,9 +117,11 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     table = _table(settings, engine.info, embedder.digest) if settings.matching == "calibrated" else None
     memory = Memory(store, embedder, max_depth=settings.max_depth, form=settings.state_form, table=table)
     after_engine.push_async_callback(memory.close)
-    turnstile = Turnstile(settings.queue_limit)
+    admission = open_admission(settings, engine.info, store, metrics)
+    turnstile = Turnstile(settings.queue_limit, admission.wait_for)
     matching = choose_matching(settings, table)
-    audit = make_audit(settings, table, engine, embedder.digest, store, turnstile, metrics.audit)
+    judge = SharedJudge(settings.judge_name) if settings.judge_name else None
+    audit = make_audit(settings, table, engine, embedder.digest, store, turnstile, metrics.audit, judge)
     if audit is not None:
         matching = TightenedMatching(matching, audit.controller)
         audit.start()
@@ -126,12 +149,55 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         max_depth=settings.max_depth,
         judged_at=None if table is None else table.judged_at,
     )
-    ledger = Ledger()
-    counted = (metrics, ledger, turnstile)
-    generator = Generator(planner, engine, memory, chronicle, *counted, audit=audit, log_prompts=settings.log_prompts)
+    totals = TenantTotals()
+    counted = (metrics, totals, turnstile)
+    generator = Generator(
+        planner,
+        engine,
+        memory,
+        chronicle,
+        *counted,
+        admission=admission,
+        audit=audit,
+        log_prompts=settings.log_prompts,
+    )
     loras = LoraFiles(lora_shelf(settings))
-    makers = (planner, generator, replayer, audit)
-    return Service(settings, engine, store, *makers, memory, metrics, ledger, loras, started=time.time())
+    jobs = _job_desk(settings, generator, store, metrics, stack)
+    makers = (planner, generator, replayer, jobs, audit, Heatmaps(judge, store, turnstile))
+    return Service(settings, engine, store, *makers, memory, metrics, totals, loras, started=time.time())
+
+
+def open_admission(settings: Settings, info: ModelInfo, store: CacheStore, metrics: Metrics) -> Admission:
+    """Return what lets pictures in.
+
+    Raises:
+        TenantLimitsError: the file of what differs by tenant cannot be used.
+    """
+    limits = load_tenant_limits(settings.tenant_limits)
+    budget = budget_for(info, settings.max_batch, settings.max_pixels)
+    return Admission(
+        make_admission(settings.admission, limit=settings.queue_limit, slo_factor=settings.slo_factor),
+        info,
+        Quota(store.usage, settings.quota_gpu_seconds, settings.quota_window_seconds, limits, metrics),
+        metrics,
+        slots=budget.jobs,
+        pixels=budget.pixels,
+        promises=PROMISES_PER_PLACE * settings.queue_limit,
+        limits=limits,
+    )
+
+
+def _job_desk(
+    settings: Settings, generator: Generator, store: CacheStore, metrics: Metrics, stack: AsyncExitStack
+) -> JobDesk:
+    secret = settings.webhook_secret
+    key = b"" if secret is None else secret_bytes(secret.get_secret_value())
+    postman = Postman(Targets(settings.webhook_hosts), key, metrics.webhooks)
+    stack.push_async_callback(postman.close)
+    desk = JobDesk(generator, Ledger(store.deposits), postman, metrics.jobs, most=settings.results)
+    desk.start(all_mine=settings.redis_url is None)
+    stack.push_async_callback(desk.close, settings.drain_seconds)
+    return desk
 
 
 def store_config(settings: Settings) -> StoreConfig:
@@ -156,6 +222,9 @@ def store_config(settings: Settings) -> StoreConfig:
             settings.public_quarantine_seconds, settings.public_witnesses, settings.public_author_share
         ),
         encryption_key_file=settings.encryption_key_file,
+        result_seconds=settings.result_seconds,
+        results=settings.results,
+        result_bytes=settings.result_bytes,
     )
 
 

@@ -22,7 +22,7 @@ from policies.matching.watch import Outcome
 from service.audit_metrics import AuditMetrics
 from service.audit_notebook import AuditNotebook
 from service.engine.base import Engine, ImageArray, JobResult, JobSpec, Progress
-from service.judges import Judge, JudgeError, load_judge
+from service.judges import JudgeError, SharedJudge
 from service.logs import fields_of
 from service.memory import noise_seed_of
 from service.pictures import decode, encode
@@ -72,7 +72,7 @@ class ShadowAudit:
         turnstile: knows whether a client is there.
         metrics: where findings are counted.
         notebook: where the controller's state outlives the service.
-        judge: name of the judge, see `service.judges.load_judge`.
+        judge: compares the pictures.
         share: of approximate hits to audit, in [0, 1].
         chance: source of the sampling.
     """
@@ -86,12 +86,12 @@ class ShadowAudit:
         metrics: AuditMetrics,
         notebook: AuditNotebook,
         *,
-        judge: str,
+        judge: SharedJudge,
         share: float,
         chance: random.Random | None = None,
     ) -> None:
         self.controller = controller
-        self.judge = judge
+        self.judge = judge.name
         self.share = share
         self.complaint: str | None = None
         self._engine = engine
@@ -103,7 +103,7 @@ class ShadowAudit:
         self._queue: deque[Case] = deque()
         self._waiting = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._judge: Judge | None = None
+        self._judge = judge
         self._number = 0
         self._working = False
         self._worker: asyncio.Task[None] | None = None
@@ -138,14 +138,16 @@ class ShadowAudit:
     def offer(self, plan: Plan, result: JobResult, png: bytes | None) -> None:
         """Take an answered picture into the sample, or leave it; never raises, never waits.
 
-        What may not be remembered is not audited either.
+        What may not be remembered is not audited either, nor what was drawn with noise exchanged: it has no full run
+        from the same noise, and its quality is the client's wish, not the table's promise.
 
         Args:
             plan: how it was planned.
             result: what the engine returned.
             png: the picture losslessly encoded, if the answer needed that anyway.
         """
-        sampled = result.resumed is not None and self._chance.random() < self.share
+        hit = result.resumed is not None and not result.diversity
+        sampled = hit and self._chance.random() < self.share
         if not sampled or self.complaint is not None or not remembers(plan.request):
             return
         if self.queued >= QUEUE_LIMIT:
@@ -242,11 +244,10 @@ class ShadowAudit:
         return outcome_of(delivered, reference, loss)
 
     def _scores(self, case: Case, full: ImageArray) -> tuple[float, float, float]:
-        if self._judge is None:  # its libraries take seconds to load: not at the start, and in this thread
-            self._judge = load_judge(self.judge)
         prompt = case.reference.prompt
-        delivered, reference = self._judge.score([decode(case.png), full], [prompt, prompt]).tolist()
-        return delivered, reference, self._judge.loss
+        with self._judge.lent() as judge:
+            delivered, reference = judge.score([decode(case.png), full], [prompt, prompt]).tolist()
+            return delivered, reference, judge.loss
 
     async def _note(self, hit: AuditedHit) -> None:
         moved = self.controller.note(hit)

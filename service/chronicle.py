@@ -10,7 +10,7 @@ from cache_store.store import CacheStore
 from cache_store.types import CacheUnavailable
 from service.engine.base import ImageArray, JobResult
 from service.logs import frames_of
-from service.pictures import decode
+from service.pictures import aside, decode
 from service.provenance import dump, provenance_of
 from service.types import Plan, Verdict
 
@@ -77,10 +77,11 @@ class Chronicle:
         noted: float,
     ) -> None:
         try:
-            found = await asyncio.to_thread(
+            request = plan.request
+            found = await aside(
+                request.width * request.height,
                 lambda: provenance_of(plan, verdict, result, pixels(), self.versions),
             )
-            request = plan.request
             record = GenerationRecord(
                 request.request_id, request.tenant, request.user, dump(found), found.repeats, noted
             )

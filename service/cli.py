@@ -95,6 +95,13 @@ def calibrate_matching(
     guidance: Annotated[float | None, typer.Option(help="Scale. Default: the model's.")] = None,
     levels: Annotated[str, typer.Option(help="Shares of the steps to skip.")] = "0.1,0.2,0.3,0.4,0.5",
     quick: Annotated[bool, typer.Option(help="64 pairs only: to see that it works.")] = False,
+    final: Annotated[
+        bool,
+        typer.Option(
+            "--final",
+            help="Also measure states made again from clean latents, and cache.diversity: about four times as long.",
+        ),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the model's.")] = None,
     device: Annotated[str, typer.Option(help="Torch device: auto, cpu, cuda, …")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16; serve with the same.")] = "auto",
@@ -107,7 +114,7 @@ def calibrate_matching(
 
     sampling = (steps, solver, guidance, levels, quick)
     what = (prompts, pairs, bound, confidence, visible)
-    run_matching(Request(chosen, judge, *what, *sampling, out, device, dtype, quantise, batch))
+    run_matching(Request(chosen, judge, *what, *sampling, out, device, dtype, quantise, batch, final))
 
 
 @probes.command("smoothness")

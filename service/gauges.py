@@ -15,7 +15,9 @@ class Gauges(Collector):
     def __init__(self) -> None:
         self._metrics: list[Metric] = []
 
-    def take(self, store: StoreStats, engine: EngineStats, *, policy: str, inside: int, pending: int) -> None:
+    def take(
+        self, store: StoreStats, engine: EngineStats, *, policy: str, inside: int, pending: int, backlog: float
+    ) -> None:
         """Replace the snapshot.
 
         Args:
@@ -24,8 +26,9 @@ class Gauges(Collector):
             policy: name of the eviction policy, for the label.
             inside: pictures accepted and not yet answered.
             pending: cache writes noted and not yet in the store.
+            backlog: predicted seconds until everything inside is finished.
         """
-        self._metrics = [*_engine_metrics(engine, inside), *_store_metrics(store, policy, pending)]
+        self._metrics = [*_engine_metrics(engine, inside), _backlog(backlog), *_store_metrics(store, policy, pending)]
 
     def collect(self) -> Iterator[Metric]:
         """Yield the snapshot's metrics."""
@@ -45,6 +48,10 @@ def _engine_metrics(engine: EngineStats, inside: int) -> list[Metric]:
         ),
         _feature_evaluations(engine.feature_evaluations),
     ]
+
+
+def _backlog(seconds: float) -> Metric:
+    return GaugeMetricFamily("headstart_backlog_seconds", "Predicted time to finish everything inside.", seconds)
 
 
 def _batch_sizes(sizes: dict[int, int]) -> Metric:

@@ -7,15 +7,17 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from service.admission import Admission, Place, UnreachableError
 from service.audit import ShadowAudit
 from service.chronicle import Chronicle
-from service.engine.base import Engine, JobFailed, JobResult, JobSpec, Progress
-from service.ledger import Ledger
+from service.engine.base import MESSAGES, Engine, JobFailed, JobResult, JobSpec, Progress
+from service.line import Line
 from service.memory import Memory
 from service.metrics import Metrics
-from service.pictures import OutputFormat, encode, transcode
+from service.pictures import OutputFormat, aside, encode, transcode
 from service.planner import Planner
 from service.previews import Previews, paced
+from service.tenant_totals import TenantTotals
 from service.turnstile import Turnstile
 from service.types import GenerationRequest, Plan, Verdict, VerdictKind
 from service.verdicts import exact_verdict, foretold, run_verdict, shown
@@ -90,9 +92,10 @@ class Generator:
         memory: Memory,
         chronicle: Chronicle,
         metrics: Metrics,
-        ledger: Ledger,
+        totals: TenantTotals,
         turnstile: Turnstile,
         *,
+        admission: Admission,
         audit: ShadowAudit | None = None,
         log_prompts: bool = False,
     ) -> None:
@@ -101,8 +104,10 @@ class Generator:
         self._memory = memory
         self._chronicle = chronicle
         self._metrics = metrics
-        self._ledger = ledger
+        self._totals = totals
         self.turnstile = turnstile
+        self.admission = admission
+        self.line = Line()
         self._audit = audit
         self._log_prompts = log_prompts
 
@@ -112,6 +117,7 @@ class Generator:
         Raises:
             GenerationFailedError: the engine gave up.
             NotCachedError: `only-if-cached`, and nothing fits.
+            RefusedError: there is no room for it now.
         """
         async with aclosing(self.stream(request, wish)) as events:
             async for event in events:
@@ -120,7 +126,7 @@ class Generator:
         raise GenerationFailedError("internal", "the engine ended without an answer")
 
     async def stream(self, request: GenerationRequest, wish: Wish) -> AsyncGenerator[GenerationEvent, None]:
-        """Yield the plan, then progress, then exactly one `Picture`.
+        """Yield the plan, then progress, then exactly one `Picture`; who is refused does not get as far as the plan.
 
         Closing the iterator (or cancelling its task) cancels the job at its next step.
         """
@@ -129,22 +135,27 @@ class Generator:
             veiled = request.cache.reads_public
             if veiled:  # what a picture looks like on the way tells where it began
                 wish = replace(wish, previews=0)
-            plan = paced(await self._planner.plan(request), wish.previews)
+            plan = self.admission.mark(paced(await self._planner.plan(request), wish.previews))
             for stage, seconds in plan.seconds.items():
                 self._metrics.stage.labels(stage).observe(seconds)
             _refuse_if_uncached(request, hit=plan.kind in (VerdictKind.EXACT, VerdictKind.APPROX))
-            yield foretold(plan)
-            async with aclosing(self._make(plan, wish, way)) as events:
-                async for event in events:
-                    if not (veiled and isinstance(event, Progress)):  # their number tells how many were skipped
-                        yield event
+            async with self.admission.enter(plan) as place:
+                yield foretold(plan)
+                async with aclosing(self._make(plan, wish, way, place)) as events:
+                    async for event in events:
+                        if not (veiled and isinstance(event, Progress)):  # their number tells how many were skipped
+                            yield event
+        except UnreachableError:
+            raise GenerationFailedError("deadline", MESSAGES["deadline"]) from None
         except (asyncio.CancelledError, GeneratorExit):
             if way.place != "answered":
                 self._metrics.cancelled.labels(way.place).inc()
             raise
 
-    async def _make(self, plan: Plan, wish: Wish, way: "_Way") -> AsyncGenerator[Progress | Picture, None]:
-        if plan.job is None:
+    async def _make(
+        self, plan: Plan, wish: Wish, way: "_Way", place: Place | None
+    ) -> AsyncGenerator[Progress | Picture, None]:
+        if plan.job is None or place is None:
             way.place = "encode"
             picture = await self._repeat(plan, wish, way)
             way.place = "answered"
@@ -152,15 +163,19 @@ class Generator:
             return
         way.place = "denoise"
         previews = Previews(wish.previews)
-        async with aclosing(self._run(plan, plan.job)) as events:
-            async for event in events:
-                if isinstance(event, Progress):
-                    yield previews.screen(event)
-                    continue
-                way.place = "encode"
-                picture = await self._finish(plan, event, wish, way)
-                way.place = "answered"
-                yield picture
+        with self.line.waiting(plan.request.request_id):
+            async with aclosing(self._run(plan, plan.job)) as events:
+                async for event in events:
+                    self.line.leave(plan.request.request_id)
+                    place.note(event)
+                    if isinstance(event, Progress):
+                        yield previews.screen(event)
+                        continue
+                    way.place = "encode"
+                    self.admission.learn(place, event)
+                    picture = await self._finish(plan, event, wish, way)
+                    way.place = "answered"
+                    yield picture
 
     async def _run(self, plan: Plan, job: JobSpec) -> AsyncGenerator[Progress | JobResult, None]:
         async with aclosing(self._engine.run(job)) as events:
@@ -175,25 +190,26 @@ class Generator:
     async def _repeat(self, plan: Plan, wish: Wish, way: "_Way") -> Picture:
         assert plan.image is not None
         encoding = time.perf_counter()
-        data = await asyncio.to_thread(transcode, plan.image, wish.output_format, wish.compression)
+        image, request = plan.image, plan.request
+        pixels = request.width * request.height
+        data = await aside(pixels, lambda: transcode(image, wish.output_format, wish.compression))
         self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
         self._memory.note_repeat(plan)
-        verdict = exact_verdict(plan, self._ledger.step_seconds)
+        verdict = exact_verdict(plan, self._totals.step_seconds)
         self._chronicle.note_repeat(plan, verdict, plan.image)
-        request = plan.request
         picture = Picture(data, request.seed, verdict, False, 0.0, 0.0, 0.0, way.elapsed, request.request_id)
         return self._answer(plan.request, picture)
 
     async def _finish(self, plan: Plan, result: JobResult, wish: Wish, way: "_Way") -> Picture:
         self._metrics.note_run(result)
-        self.turnstile.note_pace(result.denoise_seconds + result.decode_seconds)
         encoding = time.perf_counter()
-        data = await asyncio.to_thread(encode, result.image, wish.output_format, wish.compression)
+        pixels = plan.request.width * plan.request.height
+        data = await aside(pixels, lambda: encode(result.image, wish.output_format, wish.compression))
         self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
         png = data if wish.output_format == "png" else None
         stored = self._memory.note_run(plan, result, png)
         verdict = run_verdict(plan, result)
-        self._ledger.note_run(plan.request, verdict, result)
+        self._totals.note_run(plan.request, verdict, result)
         self._chronicle.note_run(plan, verdict, result)
         if self._audit is not None:
             self._audit.offer(plan, result, png)
@@ -215,7 +231,7 @@ class Generator:
     def _answer(self, request: GenerationRequest, picture: Picture) -> Picture:
         self._metrics.note_verdict(picture.verdict)
         self._metrics.stage.labels("total").observe(picture.total_seconds)
-        self._ledger.note_verdict(request, picture.verdict)
+        self._totals.note_verdict(request, picture.verdict)
         log.info("picture", extra=self._log_fields(request, picture.verdict))
         told = shown(request, picture.verdict)
         return replace(picture, verdict=told, denoise_seconds=0.0 if told.hidden else picture.denoise_seconds)

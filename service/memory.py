@@ -14,7 +14,7 @@ from service.engine.base import JobResult
 from service.forms import Form, kept
 from service.keys import inexact_key, text_hash
 from service.logs import frames_of
-from service.pictures import encode
+from service.pictures import aside, encode
 from service.planner import remembers
 from service.types import Plan
 
@@ -112,8 +112,8 @@ class Memory:
             await written
 
     async def _remember(self, plan: Plan, result: JobResult, png: bytes | None) -> Written:
-        data = png if png is not None else await asyncio.to_thread(encode, result.image)
         height, width = result.image.shape[:2]
+        data = png if png is not None else await aside(height * width, lambda: encode(result.image))
         entry = await self._entry(plan, result)
         states, final = self._kept(result)
         return self._store.try_remember(entry, states, StoredImage(data, width, height), final)
@@ -148,9 +148,14 @@ class Memory:
 
 
 async def noise_seed_of(store: CacheStore, plan: Plan, result: JobResult) -> int | None:
-    """Return the seed of the pure noise a finished run began with, at the root of its lineage; None = not known."""
+    """Return the seed of the pure noise a finished run began with, at the root of its lineage; None = not known.
+
+    Nor is there one where noise was exchanged on the way.
+    """
     if result.resumed is None:
         return plan.request.seed
+    if result.diversity:
+        return None
     try:
         source = await store.entry(plan.attempts[result.resumed].entry_id, plan.request.tenant)
     except CacheUnavailable:

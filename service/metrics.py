@@ -6,6 +6,7 @@ from service.audit_metrics import AuditMetrics
 from service.engine.base import JobResult
 from service.features import OFF, metric_label
 from service.gauges import Gauges
+from service.refusals import REASONS
 from service.types import FeatureVerdict, Verdict, VerdictKind
 from service.verdicts import saved_by_features
 
@@ -13,6 +14,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56)
 SIMILARITY = (0.0, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
 COMPUTE_SHARE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 2.0, 3.0, 5.0, 10.0)
 DIVERGENCE = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.5, 1.0)
 
 
@@ -25,6 +27,7 @@ class Metrics:
         self.registry.register(self.gauges)
         self._debt = 0.0
         self._count_requests()
+        self._count_results()
         self._count_cache()
         self._count_work()
         self._count_features()
@@ -41,7 +44,34 @@ class Metrics:
         self.cancelled = self._counter(
             "headstart_cancelled", "Pictures whose client went away, by where they were.", ("where",)
         )
-        self.rejected = self._counter("headstart_rejected", "Requests turned away because the queue was full.")
+        self.rejected = self._counter("headstart_rejected", "Requests turned away with 429, by reason.", ("reason",))
+        for reason in REASONS:
+            self.rejected.labels(reason)
+        self.finish_ratio = self._histogram(
+            "headstart_finish_over_predicted", "Time to a run's end, as a multiple of what was predicted.", RATIOS
+        )
+        self.unenforced = self._counter(
+            "headstart_quota_unenforced", "Pictures whose tenant's quota could not be looked up."
+        )
+        self.returned = self._counter(
+            "headstart_returned", "Refused pictures that came back when they were told to.", ("outcome",)
+        )
+
+        for outcome in ("admitted", "refused"):
+            self.returned.labels(outcome)
+
+    def _count_results(self) -> None:
+        self.jobs = self._counter("headstart_jobs", "Jobs that have ended, by how.", ("status",))
+        self.webhooks = self._counter("headstart_webhooks", "Reports of ended jobs to webhooks.", ("outcome",))
+        self.idempotent = self._counter(
+            "headstart_idempotent_requests", "Requests with an idempotency key, by what came of it.", ("outcome",)
+        )
+        for status in ("succeeded", "failed", "cancelled"):
+            self.jobs.labels(status)
+        for outcome in ("delivered", "failed", "refused", "dropped"):
+            self.webhooks.labels(outcome)
+        for outcome in ("stored", "replayed", "reused", "in_progress", "unavailable"):
+            self.idempotent.labels(outcome)
 
     def _count_cache(self) -> None:
         self.lookups = self._counter(

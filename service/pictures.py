@@ -1,7 +1,9 @@
-"""Pixels to bytes. Everything here is CPU work for a worker thread, never for the event loop."""
+"""Pixels to bytes: CPU work for a worker thread, not for the event loop, unless the picture is small (`aside`)."""
 
+import asyncio
 import io
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -9,8 +11,16 @@ from PIL import Image
 from service.engine.base import ImageArray
 
 OutputFormat = Literal["png", "jpeg", "webp"]
+Result = TypeVar("Result")
 DEFAULT_QUALITY = 90
+SMALL_PIXELS = 128 * 128
+"""Up to so many, work on a picture takes about as long as handing it to a thread and being woken again."""
 PREVIEW_LEVEL = 1
+
+
+async def aside(pixels: int, work: Callable[[], Result]) -> Result:
+    """Return what `work` on a picture of so many pixels returns; done in a worker thread where that is worth it."""
+    return work() if pixels <= SMALL_PIXELS else await asyncio.to_thread(work)
 
 
 def encode(image: ImageArray, output_format: OutputFormat = "png", compression: int | None = None) -> bytes:

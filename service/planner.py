@@ -21,6 +21,7 @@ from service.engine.base import JobSpec, ModelInfo, ResumePoint
 from service.features import FeatureCaching
 from service.keys import exact_key, signature_of
 from service.logs import frames_of
+from service.previews import steps_before
 from service.types import (
     CacheMode,
     CandidateView,
@@ -86,6 +87,11 @@ class Planner:
         self._features = features or FeatureCaching(info)
         self._resume_approximated = resume_approximated
         self._isolated = isolated
+
+    @property
+    def embedder_digest(self) -> str:
+        """Digest of the embedder that prompts are compared with."""
+        return self._embedder.digest
 
     async def plan(self, request: GenerationRequest) -> Plan:
         """Return the plan; every fault of the cache becomes a full run."""
@@ -157,6 +163,7 @@ class Planner:
             features=features.choice,
             capture=self._capture,  # always: it decides where latents are rounded, so a seed gives one picture
             isolated=self._isolated,
+            diversity=request.cache.diversity,
         )
 
     async def _unsearched(self, full: Plan) -> Plan | None:
@@ -174,7 +181,7 @@ class Planner:
 
     async def _repeat(self, full: Plan) -> Plan | None:
         hit, seconds = await _timed(self._store.find_exact(full.exact_key))
-        if hit is None:
+        if hit is None or not full.request.cache.accepts(hit.age, hit.seconds_left):
             return None
         source = Neighbour(hit.entry_id, hit.prompt, similarity=1.0)
         return replace(
@@ -189,7 +196,7 @@ class Planner:
         )
 
     async def _resume(self, full: Plan) -> Plan:
-        found = await self._look(full, public=full.request.cache.reads_public)
+        found = await self._look(full, public=full.request.cache.shows_public)
         looked = replace(full, similarity=found.similarity, seconds=found.seconds)
         if not found.decision.attempts:
             return replace(looked, reason=found.decision.reason)
@@ -200,17 +207,23 @@ class Planner:
         request = full.request
         vector, embed_seconds = await _timed(self._embedder.embed(request.prompt))
         search = self._store.search(full.signature, vector, limit=self._candidates, lease=lease, public=public)
-        nearest, search_seconds = await _timed(search)
+        neighbours, search_seconds = await _timed(search)
+        nearest = [one for one in neighbours if request.cache.accepts(one.age, one.seconds_left)]
         found = nearest if self._resume_approximated else [_exact_states(candidate) for candidate in nearest]
         return _Found(found, self._choose(request, found), {"embed": embed_seconds, "search": search_seconds})
 
     def _choose(self, request: GenerationRequest, candidates: list[Candidate]) -> MatchDecision:
-        return self._matching.choose(
+        chosen = self._matching.choose(
             request.prompt,
             candidates,
             min_similarity=request.cache.min_similarity,
             max_skip=request.cache.max_skip_ratio,
         )
+        if not (chosen.attempts and request.cache.diversity):
+            return chosen
+        # Exchanging noise takes a step.
+        paying = tuple(one for one in chosen.attempts if steps_before(one.deepest_skip, request.steps) > 1)
+        return MatchDecision(paying, chosen.reason if paying else "no-states")
 
     async def _load(self, looked: Plan, attempts: tuple[Attempt, ...], found: list[Candidate]) -> Plan:
         prompts = {candidate.entry_id: candidate.prompt for candidate in found}

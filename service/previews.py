@@ -43,10 +43,7 @@ def foreseen_step(plan: Plan) -> int:
     """Return K as far as it is known before the run: the gate may refuse."""
     if plan.job is None:
         return plan.request.steps
-    if not plan.job.resume:
-        return 0
-    point = plan.job.resume[0]
-    return steps_before(max([point.skip, *(state.skip for state in point.deeper)]), plan.request.steps)
+    return plan.job.steps - plan.job.foreseen_steps
 
 
 def steps_before(skip: float, steps: int) -> int:

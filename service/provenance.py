@@ -89,6 +89,7 @@ class Provenance:
         versions: of all that decides a pixel.
         sha256: of the pixels, uint8 [H, W, 3] in that order.
         hidden: whether the client may not be told what was found, see `verdicts.shown`.
+        diversity: share of the entered state's noise that was exchanged for the seed's.
     """
 
     generation: str
@@ -119,6 +120,7 @@ class Provenance:
     versions: Mapping[str, str]
     sha256: str
     hidden: bool = False
+    diversity: float = 0.0  # records of before there was any hold none
 
     def job(self, job_id: str, prompt: str, negative_prompt: str, resume: tuple[ResumePoint, ...]) -> JobSpec:
         """Return the job that draws it again.
@@ -144,6 +146,7 @@ class Provenance:
             loras=self.loras,
             features=self.features,
             isolated=True,  # what was drawn among others is drawn most nearly so
+            diversity=self.diversity,
         )
 
 
@@ -202,7 +205,7 @@ def versions_of(
 def provenance_of(
     plan: Plan, verdict: Verdict, result: JobResult | None, image: ImageArray, versions: Mapping[str, str]
 ) -> Provenance:
-    """Return where an answered picture comes from; hashes its pixels, so it belongs into a worker thread.
+    """Return where an answered picture comes from; hashes its pixels, see `pictures.aside`.
 
     Args:
         plan: how it was planned.
@@ -242,6 +245,7 @@ def provenance_of(
         versions=versions,
         sha256=pixels_sha256(image),
         hidden=is_hidden(request, verdict),
+        diversity=verdict.diversity,
     )
 
 

@@ -233,7 +233,8 @@ class Replayer:
             raise _gone()
         source = _parsed(maker)
         self._check(source)
-        inherited = source.judged or source.entered
+        # A run whose state's noise was exchanged keeps no copy: it did not pass through that state.
+        inherited = None if source.diversity else source.judged or source.entered
         if inherited is not None and used.form == "trajectory" and _same_level(inherited, used):
             # The entry holds a copy of the state its run was judged at.
             return await self._match(used, [await self._state(inherited, errand)])

@@ -10,6 +10,9 @@ import uvicorn
 from service import logs
 from service.access import list_keys
 from service.api.app import create_app
+from service.api.connections import BoundedConnection
+from service.assembly import MakeEngine
+from service.engine import make_engine
 from service.settings import Settings
 
 
@@ -39,16 +42,18 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def run_server(settings: Settings) -> bool:
+def run_server(settings: Settings, engine: MakeEngine = make_engine) -> bool:
     """Serve until SIGTERM or SIGINT, let running requests finish, and say whether it ever got to serve."""
     logs.configure(settings.log_level)
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, engine),
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
+        http=BoundedConnection,
+        ws="none",
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
     server = uvicorn.Server(config)

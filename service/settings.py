@@ -8,18 +8,23 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from policies.admission import POLICIES
 from policies.features.backends import BACKENDS
 from policies.features.methods import METHODS
 from service.access.keyring import TENANT_PATTERN
+from service.jobs.signing import secret_bytes
+from service.jobs.targets import Targets
 from service.judges.loading import shipped_judge
 
 PREFIX = "HEADSTART_"
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_MODEL = REPOSITORY / "models" / "scenes-unet"
 MIB = 1024**2
+SECRET = ("webhook_secret",)
+"""Settings whose values no message shows."""
 MOST_LORAS = 4
 """Per request."""
 
@@ -147,6 +152,24 @@ class Settings(BaseSettings):
         "replays, but never longer than `TTL_SECONDS`, if set; 0 = not at all.",
     )
     records: int = Field(10_000, ge=0, description="Most of these records kept, about 2 KB each in Redis; 0 = none.")
+    result_seconds: float = Field(
+        86_400.0,
+        ge=60,
+        le=30 * 86_400,
+        allow_inf_nan=False,
+        description="Age in seconds up to which jobs, pictures by URL and answers under an `Idempotency-Key` are "
+        "kept, but never longer than `TTL_SECONDS`, if set.",
+    )
+    results: int = Field(1000, ge=1, description="Most of each of these kinds kept per tenant; the oldest go first.")
+    result_bytes: int = Field(1024 * MIB, ge=0, description="Most bytes of them all.")
+    webhook_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts that jobs may report their end to, separated by commas: `host` (ports 80 and 443), "
+        "`host:port`, and networks (`10.0.0.0/8`) of private addresses to allow; none = no webhooks.",
+    )
+    webhook_secret: SecretStr | None = Field(
+        None, description="Signs these reports: `whsec_` and base64 of 24 to 64 bytes; needed with `WEBHOOK_HOSTS`."
+    )
     capture: Annotated[tuple[float, ...], NoDecode] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5),
         description="Shares of a run's steps at which its noise state is kept, separated by commas.",
@@ -164,8 +187,8 @@ class Settings(BaseSettings):
     judge: str | None = Field(
         None,
         max_length=300,
-        description="Judge of the shadow audit: `clip:MODEL`, or `module:function` of one's own; unset = the one "
-        "that `headstart.json` in the model's folder names, if any; empty = no audit.",
+        description="Judge of the shadow audit and of heat maps: `clip:MODEL`, or `module:function` of one's own; "
+        "unset = the one that `headstart.json` in the model's folder names, if any; empty = neither.",
     )
     audit_share: float = Field(
         0.02,
@@ -258,6 +281,36 @@ class Settings(BaseSettings):
         "without, or with another key, are absent.",
     )
     queue_limit: int = Field(64, ge=1, description="Pictures in work or waiting; beyond it requests get 429.")
+    admission: str = Field(
+        "predicted-finish",
+        description="Which pictures are refused early, with 429 and a time to come back: `predicted-finish` those "
+        "whose predicted finish is after their deadline or `SLO_FACTOR`; `early-rejection` and "
+        "`early-rejection-predicted` look at denoising and decoding apart; `queue-limit` only counts.",
+    )
+    slo_factor: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="How late a picture may be, in times what it takes alone and uncached, say 3; later ones are "
+        "refused on arrival. 0 = only deadlines count.",
+    )
+    quota_gpu_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=1e9,
+        allow_inf_nan=False,
+        description="Device seconds a tenant may use per `QUOTA_WINDOW_SECONDS`; beyond it requests get 429 until "
+        "the window ends. 0 = no bound.",
+    )
+    quota_window_seconds: int = Field(
+        3600, ge=1, le=31 * 86_400, description="Length of a quota's window; windows begin at whole multiples of it."
+    )
+    tenant_limits: Path | None = Field(
+        None,
+        description='JSON file of what differs by tenant: `{"acme": {"weight": 2, "quota_gpu_seconds": 600}}`; '
+        "`weight` is its share of a busy device, 1 for all others.",
+    )
     max_prompt_chars: int = Field(4000, ge=1, le=100_000, description="Longest prompt accepted, in characters.")
     drain_seconds: float = Field(
         30.0, ge=0, le=3600, allow_inf_nan=False, description="Time running requests get to finish after SIGTERM."
@@ -265,9 +318,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line kept.")
     log_prompts: bool = Field(False, description="Write prompts to the log (off: they are private).")
 
-    @field_validator("capture", mode="before")
+    @field_validator("capture", "webhook_hosts", mode="before")
     @classmethod
-    def _split_shares(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
@@ -281,6 +334,21 @@ class Settings(BaseSettings):
             raise ValueError("shares must rise")
         return shares
 
+    @field_validator("webhook_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        Targets(hosts)
+        return hosts
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_secret(cls, secret: SecretStr | None, others: ValidationInfo) -> SecretStr | None:
+        if secret is not None:
+            secret_bytes(secret.get_secret_value())
+        elif others.data.get("webhook_hosts"):
+            raise ValueError("is needed with WEBHOOK_HOSTS")
+        return secret
+
     @field_validator("feature_cache")
     @classmethod
     def _check_policy(cls, policy: str) -> str:
@@ -289,6 +357,20 @@ class Settings(BaseSettings):
             several = f'one or several, joined by "+", of {", ".join(METHODS)}'
             raise ValueError(f"must be off, auto, {several}, or one of {', '.join(BACKENDS)}")
         return policy
+
+    @field_validator("admission")
+    @classmethod
+    def _check_admission(cls, name: str) -> str:
+        if name not in POLICIES:
+            raise ValueError(f"must be one of {', '.join(POLICIES)}")
+        return name
+
+    @field_validator("slo_factor")
+    @classmethod
+    def _check_factor(cls, factor: float) -> float:
+        if 0 < factor < 1:
+            raise ValueError("must be 0 or at least 1: nothing is faster than alone")
+        return factor
 
     @field_validator("quantise", mode="before")
     @classmethod
@@ -357,7 +439,8 @@ def _one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     name = str(first["loc"][0]) if first["loc"] else "settings"
     message = " ".join(str(first["msg"]).split())
-    return f"bad setting {PREFIX}{name.upper()}={first['input']!r}: {message}"
+    given = "" if name in SECRET else f"={first['input']!r}"
+    return f"bad setting {PREFIX}{name.upper()}{given}: {message}"
 
 
 def settings_table() -> str:

@@ -1,19 +1,21 @@
 """The bound on pictures in work or waiting: beyond it, a request is told when to come back."""
 
 import asyncio
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-LONGEST_WAIT = 60
+from service.refusals import RefusedError
 
 
-class QueueFullError(Exception):
-    """Too many pictures are in work; `retry_after` is the predicted wait in whole seconds."""
+class QueueFullError(RefusedError):
+    """Too many pictures are in work or waiting.
 
-    def __init__(self, retry_after: int) -> None:
-        super().__init__("too many pictures are waiting")
-        self.retry_after = retry_after
+    Args:
+        seconds: predicted time until there is a place.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("queue_full", seconds)
 
 
 class Turnstile:
@@ -21,12 +23,13 @@ class Turnstile:
 
     Args:
         limit: most pictures inside.
+        wait_for: predicts when so many of those inside will be finished, in seconds.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, wait_for: Callable[[int], float] = float) -> None:
         self._limit = limit
+        self._wait_for = wait_for
         self._inside = 0
-        self._seconds_each = 1.0
         self._empty, self._occupied = asyncio.Event(), asyncio.Event()
         self._empty.set()
 
@@ -43,7 +46,7 @@ class Turnstile:
             QueueFullError: they are not free. A request larger than the bound enters when nothing else is inside.
         """
         if self._inside and self._inside + pictures > self._limit:
-            raise QueueFullError(self._predicted_wait())
+            raise QueueFullError(self._wait_for(self._inside + pictures - self._limit))
         self._move(pictures)
         try:
             yield
@@ -63,10 +66,3 @@ class Turnstile:
         told, untold = (self._occupied, self._empty) if self._inside else (self._empty, self._occupied)
         told.set()
         untold.clear()
-
-    def note_pace(self, device_seconds: float) -> None:
-        """Learn how much device time a picture takes (a running mean that forgets)."""
-        self._seconds_each += 0.2 * (device_seconds - self._seconds_each)
-
-    def _predicted_wait(self) -> int:
-        return min(LONGEST_WAIT, max(1, math.ceil(self._inside * self._seconds_each)))

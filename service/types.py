@@ -46,6 +46,9 @@ class CacheOptions:
         scope: whose generations it may resume from, and who may resume from it.
         share_read: whether the client may resume from what other tenants share.
         share_write: whether other tenants may resume from what is drawn for it.
+        diversity: share of a resumed state's noise to exchange for the seed's own, see `JobSpec.diversity`.
+        max_age: seconds; what was stored longer ago is not used (`Cache-Control: max-age`), None = any age.
+        min_fresh: seconds; what has less time left to live is not used (`Cache-Control: min-fresh`).
     """
 
     mode: CacheMode = CacheMode.AUTO
@@ -54,19 +57,35 @@ class CacheOptions:
     read: bool = True
     store: bool = True
     only_if_cached: bool = False
+    diversity: float = 0.0
+    max_age: float | None = None
+    min_fresh: float = 0.0
     scope: Scope = "tenant"
     share_read: bool = False
     share_write: bool = False
 
     @property
     def reads_public(self) -> bool:
-        """Whether the partition that tenants share is looked into, besides its own."""
+        """Whether it asks for what other tenants share: then nothing that depends on what was found is told."""
         return self.scope == "public" and self.share_read
+
+    @property
+    def shows_public(self) -> bool:
+        """Whether what others share may be resumed from.
+
+        Not under bounds of the client's own: by moving them until the verdict changes, it would learn what is hidden.
+        """
+        bounded = self.min_similarity > 0 or self.max_skip_ratio < 1 or self.max_age is not None or self.min_fresh > 0
+        return self.reads_public and not bounded
 
     @property
     def publishes(self) -> bool:
         """Whether it is remembered in that partition."""
         return self.scope == "public" and self.share_write
+
+    def accepts(self, age: float, seconds_left: float) -> bool:
+        """Return whether an entry of this age, with so long to live, may be used."""
+        return (self.max_age is None or age <= self.max_age) and seconds_left >= self.min_fresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +181,7 @@ class Verdict:
         steps: N.
         skipped: K, denoising steps not run (N for an exact hit).
         wasted: denoising steps run and thrown away: the divergence gate refused a state, or judged at one and went on
-            from a deeper one.
+            from a deeper one, or noise was exchanged by one's prediction.
         similarity: cosine similarity of the entry used (or of the best one), None without candidates.
         divergence: the gate's value for the state used (or of the last one refused).
         source_id: the entry resumed from or returned.
@@ -174,6 +193,7 @@ class Verdict:
         entry: APPROX only: how the solver took up the state (see `JobResult.entry`).
         features: what feature caching did.
         hidden: whether all but kind and steps was left out, see `verdicts.shown`.
+        diversity: share of the state's noise that was exchanged.
     """
 
     kind: VerdictKind
@@ -191,6 +211,7 @@ class Verdict:
     entry: Entry | None = None
     features: FeatureVerdict = FeatureVerdict()
     hidden: bool = False
+    diversity: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,7 @@ def _resumed(plan: Plan, result: JobResult, index: int) -> Verdict:
         evaluations=result.evaluations,
         entry=result.entry,
         features=_features(plan, result),
+        diversity=result.diversity,
     )
 
 

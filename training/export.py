@@ -85,7 +85,7 @@ def _export(pipeline: DiffusionPipeline, folder: Path) -> None:
     for weights in folder.rglob("*.safetensors"):
         weights.chmod(0o644)
     if not (folder / "headstart.json").exists():
-        judge = "training.judge.by_text:scenes"
+        judge = "training.judge.maps:scenes"
         write_defaults({"default_guidance": 3.0, "default_steps": 50, "image_size": 128, "judge": judge}, folder)
 
 

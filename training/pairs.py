@@ -1,14 +1,18 @@
 """Pairs of prompts as a user's session produces them: a scene, and then a rewording or an edit of it.
 
-`python -m training.pairs` writes those that `headstart calibrate matching` fits the shipped tables on.
+`python -m training.pairs` writes those that `headstart calibrate matching` fits the shipped tables on: what a cache
+full of such sessions' first pictures proposes for what follows, from the same session or from another that is nearer.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from service.calibrate.matching.pairs import SHIPPED, MatchPair, write_pairs
+from service.calibrate.matching.pairs import SHIPPED, MatchPair, proposed, write_pairs
+from service.embedder import Embedder
 from training.scenes import EDIT_KINDS, Caption, Scene, caption, edit, sample_scene
 
 # What follows a prompt in a session: the same again, other words, or one thing changed; each kind of edit is there
@@ -18,7 +22,9 @@ SESSION_MIX: dict[str, float] = {"retry": 0.2, "wording": 0.3} | {
 }
 
 
-TUNING_SEED, TUNING_PAIRS = 1001, 800
+TUNING_SEED, TUNING_SESSIONS = 1001, 1000
+ANOTHERS = "another session's"
+"""Kind of a pair whose source is not of the same session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +47,11 @@ def sample_pairs(seed: int, count: int, mix: dict[str, float] | None = None) -> 
 
 def _pair(rng: np.random.Generator, kind: str) -> Pair:
     source = caption(sample_scene(rng, split="heldout"), rng)
-    return Pair(source=source, target=_follow(source, rng, kind), kind=kind)
+    return Pair(source=source, target=follow(source, rng, kind), kind=kind)
 
 
-def _follow(source: Caption, rng: np.random.Generator, kind: str) -> Caption:
+def follow(source: Caption, rng: np.random.Generator, kind: str) -> Caption:
+    """Return what a session may ask next after `source`, by a kind of `SESSION_MIX`."""
     if kind == "retry":
         return source
     if kind == "wording":
@@ -74,11 +81,28 @@ def _distance(a: list[str], b: list[str]) -> int:
     return row[-1]
 
 
+def proposals(sessions: Sequence[Pair], embed: Callable[[str], NDArray[np.float32]]) -> list[MatchPair]:
+    """Return what a cache of all that begins a session would propose for what follows in each; see `proposed`.
+
+    Args:
+        sessions: what begins each, and what follows.
+        embed: unit vector of a text.
+    """
+    sources = [session.source.text for session in sessions]
+    known = np.stack([embed(text) for text in sources])
+    found: list[MatchPair] = []
+    for session in sessions:
+        pair = proposed(session.target.text, sources, known @ embed(session.target.text))
+        if pair is not None:
+            own = pair.source == session.source.text
+            found.append(replace(pair, kind=session.kind if own else ANOTHERS))
+    return found
+
+
 def main() -> None:
-    """Write the pairs beside both shipped models; repeats tell nothing, so there are none."""
+    """Write the pairs beside both shipped models."""
     mix = {kind: odds for kind, odds in SESSION_MIX.items() if kind != "retry"}
-    drawn = sample_pairs(TUNING_SEED, TUNING_PAIRS, mix)
-    pairs = [MatchPair(pair.source.text, pair.target.text, pair.kind) for pair in drawn]
+    pairs = proposals(sample_pairs(TUNING_SEED, TUNING_SESSIONS, mix), Embedder().embed_now)
     for model in ("scenes-unet", "scenes-dit"):
         write_pairs(pairs, Path("models") / model / SHIPPED)
 

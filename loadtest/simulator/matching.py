@@ -19,7 +19,7 @@ from loadtest.simulator.neighbours import Neighbours
 from policies.matching import PAPER_ROWS, TableError, ThresholdRow, ThresholdTable
 from policies.matching.ranking import can_judge
 from policies.matching.table import bounds_at
-from policies.matching.veto import DEFAULT_KINDS, Reading, conflicts, read
+from policies.matching.veto import KINDS, Reading, conflicts, read
 
 Masks = NDArray[np.uint8]
 
@@ -104,7 +104,7 @@ def load_matching(path: Path) -> Matching:
         raise MatchingError(f"{path} cannot be read: {error.strerror}") from None
     except TableError as error:
         raise MatchingError(str(error)) from None
-    return Matching("calibrated", table.rows, judged_at=table.judged_at, veto=DEFAULT_KINDS)
+    return Matching("calibrated", table.rows, judged_at=table.judged_at, veto=KINDS)
 
 
 def _vetoed(near: Neighbours, prompts: Sequence[str], kinds: frozenset[str]) -> NDArray[np.bool_]:

@@ -38,6 +38,8 @@ class Candidate:
         prompt: the entry's prompt text, or None when the catalogue keeps only its hash.
         states: the states the entry still holds, in any order.
         foreign: whether it is another tenant's: then nothing of it may be told.
+        age: seconds since it was stored.
+        seconds_left: to live; infinite without a lifetime.
     """
 
     entry_id: int
@@ -45,6 +47,8 @@ class Candidate:
     prompt: str | None
     states: tuple[StateRef, ...]
     foreign: bool = False
+    age: float = field(default=0.0, compare=False)
+    seconds_left: float = field(default=float("inf"), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

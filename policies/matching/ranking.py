@@ -11,6 +11,11 @@ from policies.matching.veto import Reading, checked_kinds, conflicts, read, says
 # part further there.
 _JUDGED_EARLIER, _JUDGED_LATER = 0.08, 0.05
 
+AFTER_REFUSAL = 0.3
+"""How much of its chance a candidate keeps for every one refused before it: what the gate refuses at the best, it
+mostly refuses at the others, too (`python -m benchmarks candidates`: a third of the first are accepted, a tenth of
+the second)."""
+
 
 def can_judge(skip: float, level: float) -> bool:
     """Tell whether a state at `skip` is near enough to a table's judging level."""
@@ -84,7 +89,7 @@ class TableMatching(MatchingPolicy):
         return [one for one in candidates if one.prompt == prompt or not _objections(reading, one, self.veto)]
 
     def _usable(self, candidates: Iterable[Candidate], limits: Limits) -> list[Attempt]:
-        """Return every state that meets all bounds, most expected savings first, then most similar."""
+        """Return every state that meets all bounds and promises savings, most of them first, then most similar."""
         usable: list[Attempt] = []
         for candidate in candidates:
             # The same text needs no early judgement: any of its states shows the same picture.
@@ -92,7 +97,8 @@ class TableMatching(MatchingPolicy):
                 usable += self._at_own_level(candidate, limits)
             else:
                 usable += self._judged_early(candidate, limits, self.judged_at)
-        return sorted(usable, key=lambda a: (-a.expected, -a.similarity, a.entry_id, -a.state.log_snr))
+        paying = [attempt for attempt in usable if attempt.expected > 0.0]
+        return sorted(paying, key=lambda a: (-a.expected, -a.similarity, a.entry_id, -a.state.log_snr))
 
     def _at_own_level(self, candidate: Candidate, limits: Limits) -> list[Attempt]:
         """Every state that meets its own level's bounds is an attempt of its own."""
@@ -149,7 +155,7 @@ class TableMatching(MatchingPolicy):
         ]
 
     def _pick(self, usable: Iterable[Attempt], candidates: Iterable[Candidate]) -> tuple[Attempt, ...]:
-        """Return the first few of `usable` that would not fail for the reason an earlier one failed."""
+        """Return the first few of `usable` that would not fail as an earlier one failed, as long as they pay."""
         # Entries with the same prompt fail alike, so they count as one source.
         source = {c.entry_id: c.prompt if c.prompt is not None else c.entry_id for c in candidates}
         shallowest: dict[str | int, float] = {}
@@ -157,11 +163,20 @@ class TableMatching(MatchingPolicy):
         for attempt in usable:
             if len(picked) >= self.max_attempts:
                 break
+            if picked and not self._pays(attempt, refused=len(picked)):
+                break
             tried = shallowest.get(source[attempt.entry_id])
             if tried is None or attempt.state.skip <= tried - self.clearly_shallower + 1e-9:
                 picked.append(attempt)
                 shallowest[source[attempt.entry_id]] = attempt.state.skip
         return tuple(picked)
+
+    def _pays(self, attempt: Attempt, refused: int) -> bool:
+        """Tell whether an attempt still promises more steps than it costs, so many others having been refused.
+
+        What it expects to save is linear in its chance, with minus a step at no chance at all.
+        """
+        return AFTER_REFUSAL**refused * (attempt.expected + self.step_share) >= self.step_share
 
     def _why_nothing(self, candidates: Sequence[Candidate], allowed: Sequence[Candidate], limits: Limits) -> str:
         if not candidates:

@@ -77,7 +77,7 @@ class ThresholdTable:
         judged_at: level (share of the steps skipped) at which the divergence is measured, whatever level is resumed
             at; None = each level at itself.
         adequate_form: the most compact form of what is kept of a run that was measured to serve as well as its states
-            themselves, within these bounds (`python -m benchmarks codec`): one of FORMS.
+            themselves, within these bounds (`headstart calibrate matching --final`): one of FORMS.
         step_share: one step of the profiled runs as a share of them (1 / N): what an attempt costs that the gate
             refuses or sends deeper; 0 = not known.
     """

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
 
@@ -17,27 +16,30 @@ from service.api import (
     routes_explain,
     routes_generations,
     routes_images,
+    routes_jobs,
+    routes_pictures,
     routes_status,
 )
-from service.api.documented import IMAGE_EVENT_PARTS, UNAUTHORIZED_ERROR
-from service.api.gate import PROBES, Gate
+from service.api.gate import Gate
 from service.api.middleware import Envelope
-from service.assembly import StartError, open_service
+from service.api.openapi import describe
+from service.assembly import MakeEngine, StartError, open_service
+from service.engine import make_engine
 from service.metrics import Metrics
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the application; its parts start and stop with its lifespan."""
+def create_app(settings: Settings, engine: MakeEngine = make_engine) -> FastAPI:
+    """Return the application; its parts, with the engine that `engine` makes, start and stop with its lifespan."""
     metrics = Metrics()
     keyring = Keyring(settings.keys_path, settings.tenant)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         try:
-            async with open_service(settings, metrics) as running:
+            async with open_service(settings, metrics, engine) as running:
                 app.state.service = running
                 log.info("ready", extra={"model": running.info.model_id})
                 yield
@@ -53,42 +55,12 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    statuses = (routes_cache, routes_explain, routes_audit, routes_status)
-    for routes in (routes_images, routes_events, routes_generations, *statuses):
+    pictures = (routes_images, routes_pictures, routes_jobs, routes_events, routes_generations)
+    for routes in (*pictures, routes_cache, routes_explain, routes_audit, routes_status):
         app.include_router(routes.router)
     errors.install(app)
     app.add_middleware(Gate, keyring=keyring, open_metrics=settings.open_metrics)
     app.add_middleware(Envelope, metrics=metrics)
     page.install(app)
-    _complete_description(app)
+    describe(app)
     return app
-
-
-_UNAUTHORIZED = {
-    "401": {
-        "description": UNAUTHORIZED_ERROR[401]["description"],
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
-    }
-}
-
-
-def _complete_description(app: FastAPI) -> None:
-    """Add the events' parts and the keys, drop the framework's 422: a wrong field is answered with the envelope."""
-    describe = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = describe()
-        for path, operations in document["paths"].items():
-            for operation in operations.values():
-                operation["responses"].pop("422", None)
-                if path not in PROBES:
-                    operation["security"] = [{"key": []}, {}]
-                    operation["responses"] |= _UNAUTHORIZED
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        parts = document["components"]["schemas"]
-        parts |= IMAGE_EVENT_PARTS
-        for name in ("HTTPValidationError", "ValidationError"):
-            parts.pop(name, None)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -25,11 +25,14 @@ from service.previews import foreseen_step
 from service.types import FeatureVerdict, Plan
 
 
-def answer_of(pictures: Sequence[Picture], order: Order, created: int) -> GenerationAnswer:
-    """Return the answer to a generation request."""
+def answer_of(
+    pictures: Sequence[Picture], order: Order, created: int, urls: Sequence[str] | None = None
+) -> GenerationAnswer:
+    """Return the answer to a generation request; with URLs, if there are any, in place of the pictures."""
+    places = [None] * len(pictures) if urls is None else urls
     return GenerationAnswer(
         created=created,
-        data=[picture_body(picture) for picture in pictures],
+        data=[picture_body(picture, url) for picture, url in zip(pictures, places, strict=True)],
         output_format=order.output_format,
         size=order.size,
         lora=loras_used(order),
@@ -72,7 +75,7 @@ def image_completed(picture: Picture, order: Order, created: int) -> ImageComple
     item = picture_body(picture)
     return ImageCompletedEvent(
         id=item.id,
-        b64_json=item.b64_json,
+        b64_json=text_of(picture.data),
         created_at=created,
         size=order.size,
         quality=order.quality,
@@ -100,15 +103,16 @@ def text_of(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def picture_body(picture: Picture) -> PictureBody:
-    """Return one item of `data`."""
+def picture_body(picture: Picture, url: str | None = None) -> PictureBody:
+    """Return one item of `data`; with a URL, if there is one, in place of the picture."""
     verdict = picture.verdict
     source = None
     if verdict.source_id is not None:
         source = SourceBody(id=str(verdict.source_id), prompt=verdict.source_prompt)
     return PictureBody(
         id=picture.generation,
-        b64_json=text_of(picture.data),
+        b64_json=text_of(picture.data) if url is None else None,
+        url=url,
         seed=picture.seed,
         cache=VerdictBody(
             verdict=verdict.kind.value,
@@ -125,6 +129,7 @@ def picture_body(picture: Picture) -> PictureBody:
             seed_exact=verdict.seed_exact,
             stored=picture.stored,
             hidden=verdict.hidden,
+            diversity=verdict.diversity,
         ),
         feature_cache=_feature_body(verdict.features),
     )

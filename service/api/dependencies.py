@@ -8,7 +8,7 @@ from service.access import Identity
 from service.assembly import Service
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 
 

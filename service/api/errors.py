@@ -2,67 +2,50 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from cache_store.types import CacheUnavailable
-from service.api.schema import ErrorBody, ErrorDetail
+from service.api.problem import CLIENT_GONE, SERVER, Problem
 from service.engine.base import MESSAGES
 from service.engine.lora import CHANGED, UNFIT
 from service.generator import GenerationFailedError, NotCachedError
+from service.heatmaps import NoHeatmapError
 from service.logs import frames_of
+from service.refusals import RefusedError
 from service.replay import NotReplayableError, TextNeededError
-from service.turnstile import QueueFullError
 
 log = logging.getLogger(__name__)
 
 INVALID = "invalid_request_error"
-SERVER = "server_error"
-CLIENT_GONE = 499
 
 
 class InvalidRequestError(Exception):
     """The request is wrong in one field; the message is for the client."""
 
-    def __init__(self, param: str | None, message: str, *, code: str = "invalid_value", status: int = 400) -> None:
+    def __init__(
+        self,
+        param: str | None,
+        message: str,
+        *,
+        code: str = "invalid_value",
+        status: int = 400,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.param = param
         self.message = message
         self.code = code
         self.status = status
+        self.headers = headers or {}
 
 
 class ClientGoneError(Exception):
     """The client closed the connection before the answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """An error as the client sees it."""
-
-    status: int
-    message: str
-    type: str = SERVER
-    param: str | None = None
-    code: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The JSON envelope."""
-        detail = ErrorDetail(message=self.message, type=self.type, param=self.param, code=self.code)
-        return ErrorBody(error=detail).model_dump()
-
-    def response(self) -> Response:
-        """The HTTP answer; `x-should-retry` tells the official client what a status alone cannot."""
-        retry = "true" if self.status in (429, 503) else "false"
-        return JSONResponse(self.body, self.status, headers={"x-should-retry": retry, **self.headers})
 
 
 STOPPING = Problem(503, "the service is stopping", code="stopping", headers={"Retry-After": "2"})
@@ -80,6 +63,7 @@ HTTP_MESSAGES = {
     403: ("this key may not do that", "not_permitted"),
     404: ("there is nothing here", "not_found"),
     405: ("this method is not allowed here", "method_not_allowed"),
+    408: ("the request body did not arrive in time", "body_too_slow"),
     413: ("the request body is too large", "body_too_large"),
 }
 
@@ -98,18 +82,25 @@ ENGINE_PROBLEMS = {
     "not-finite": Problem(500, "the model could not draw this request", code="not_finite"),
 }
 
+_BUSY = ("the picture would not be finished in time", "overloaded")
+REFUSALS = {
+    "queue_full": ("too many pictures are waiting", "queue_full"),
+    "late": _BUSY,
+    "denoise_busy": _BUSY,
+    "decode_busy": _BUSY,
+    "quota": ("the quota of device time is used up", "quota_exceeded"),
+}
+
 
 def problem_of(error: Exception, request_id: str) -> Problem:
     """Return the client's view of `error`: the one exception table."""
     match error:
         case InvalidRequestError():
-            return Problem(error.status, error.message, INVALID, error.param, error.code)
+            return Problem(error.status, error.message, INVALID, error.param, error.code, error.headers)
         case RequestValidationError():
             return _validation_problem(error)
-        case QueueFullError():
-            wait = str(error.retry_after)
-            message = f"too many pictures are waiting; try again in {wait} s"
-            return Problem(429, message, "rate_limit_error", code="queue_full", headers={"Retry-After": wait})
+        case RefusedError():
+            return _refusal(error)
         case NotCachedError():
             return Problem(504, "nothing in the cache fits this request", INVALID, code="not_cached")
         case GenerationFailedError() if error.code == UNFIT:
@@ -120,6 +111,8 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             return Problem(410, str(error), INVALID, code=error.code)
         case TextNeededError():
             return Problem(400, str(error), INVALID, error.param, "text_needed")
+        case NoHeatmapError():
+            return _heatmap_problem(error)
         case CacheUnavailable():
             return Problem(503, "the cache is unavailable", code="cache_unavailable", headers={"Retry-After": "2"})
         case ClientGoneError():
@@ -131,6 +124,13 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             return _http_problem(error)
         case _:
             return Problem(500, f"internal error; request {request_id}", code="internal_error")
+
+
+def _refusal(error: RefusedError) -> Problem:
+    why, code = REFUSALS[error.reason]
+    wait = str(error.retry_after)
+    message = f"{why}; try again in {wait} s"
+    return Problem(429, message, "rate_limit_error", code=code, headers={"Retry-After": wait})
 
 
 def _validation_problem(error: RequestValidationError) -> Problem:
@@ -153,6 +153,16 @@ MESSAGES = {
 }
 
 
+HEATMAP_STATUS = {"no_source": 404, "picture_gone": 410, "busy": 503}
+"""Any other code: the service, as it is set up, cannot draw this map."""
+
+
+def _heatmap_problem(error: NoHeatmapError) -> Problem:
+    status = HEATMAP_STATUS.get(error.code, 409)
+    headers = {"Retry-After": "2"} if status == 503 else {}
+    return Problem(status, str(error), SERVER if status == 503 else INVALID, code=error.code, headers=headers)
+
+
 def _http_problem(error: HTTPException) -> Problem:
     message, code = HTTP_MESSAGES.get(error.status_code, ("the request could not be read", "bad_request"))
     kind = INVALID if error.status_code < 500 else SERVER
@@ -173,16 +183,19 @@ def install(app: FastAPI) -> None:
         found = problem_of(error, request_id)
         if found.code == "internal_error":
             log_unexpected(error, request_id)
-        return found.response()
+        if isinstance(error, RefusedError):
+            request.state.refused = error.reason
+        return found.response(request.headers.get("accept", ""), request_id)
 
     for kind in (
         InvalidRequestError,
         RequestValidationError,
-        QueueFullError,
+        RefusedError,
         NotCachedError,
         GenerationFailedError,
         NotReplayableError,
         TextNeededError,
+        NoHeatmapError,
         CacheUnavailable,
         ClientGoneError,
         HTTPException,

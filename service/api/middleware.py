@@ -10,13 +10,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import CLIENT_GONE, STOPPING, log_unexpected, problem_of
+from service.api.errors import STOPPING, log_unexpected, problem_of
+from service.api.problem import CLIENT_GONE, Problem
 from service.metrics import Metrics
 
 log = logging.getLogger("headstart.access")
 
 TOO_MANY = 429
 MAX_BODY_BYTES = 1_000_000
+# A client that sends its body drop by drop holds a connection and little else, but not for ever.
+BODY_SECONDS = 15.0
 # Reading on a little lets a client that is still sending see the answer instead of a reset connection.
 MAX_DISCARDED_BYTES = 32_000_000
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -46,7 +49,7 @@ class Envelope:
         except asyncio.CancelledError:
             # The time to drain is over: say so rather than break the connection.
             if not exchange.status:
-                await STOPPING.response()(scope, exchange.receive, exchange.send)
+                await exchange.refuse(STOPPING)
             raise
         except Exception as error:
             await self._answer_bug(exchange, error)
@@ -57,13 +60,12 @@ class Envelope:
         log_unexpected(error, exchange.request_id)
         if exchange.status:
             raise ConnectionAbortedError("the answer broke off") from None
-        response = problem_of(error, exchange.request_id).response()
-        await response(exchange.scope, exchange.receive, exchange.send)
+        await exchange.refuse(problem_of(error, exchange.request_id))
 
     def _note(self, exchange: "_Exchange") -> None:
         status = exchange.status or CLIENT_GONE
         if status == TOO_MANY:
-            self._metrics.rejected.inc()
+            self._metrics.rejected.labels(exchange.scope["state"].get("refused", "other")).inc()
         cache = exchange.scope["state"].get("cache_label", "none")
         self._metrics.requests.labels(exchange.route, str(status), cache).inc()
         if cache != "none":
@@ -94,6 +96,7 @@ class _Exchange:
         self._send = send
         self._started = time.perf_counter()
         self._bytes = 0
+        self._complete = False
         scope.setdefault("state", {})["request_id"] = self.request_id
 
     @property
@@ -109,8 +112,11 @@ class _Exchange:
 
     async def receive(self) -> Message:
         """Pass on a message; refuse bodies over the bound."""
-        message = await self._receive()
+        if self._complete:
+            return await self._receive()
+        message = await self._body_part()
         if message["type"] == "http.request":
+            self._complete = not message.get("more_body", False)
             self._bytes += len(message.get("body", b""))
             if self._bytes > MAX_BODY_BYTES:
                 await self._discard(message)
@@ -123,6 +129,18 @@ class _Exchange:
             self.status = message["status"]
             MutableHeaders(scope=message)["X-Request-Id"] = self.request_id
         await self._send(message)
+
+    async def refuse(self, problem: Problem) -> None:
+        """Answer with an error, in the form the client prefers."""
+        accept = Headers(scope=self.scope).get("accept", "")
+        await problem.response(accept, self.request_id)(self.scope, self.receive, self.send)
+
+    async def _body_part(self) -> Message:
+        try:
+            async with asyncio.timeout(self._started + BODY_SECONDS - time.perf_counter()):
+                return await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, headers={"Connection": "close"}) from None
 
     async def _discard(self, message: Message) -> None:
         while message.get("more_body", False) and self._bytes < MAX_DISCARDED_BYTES:

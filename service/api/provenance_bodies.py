@@ -57,6 +57,7 @@ def record_body(record: GenerationRecord, found: Provenance, lineage: Sequence[S
         source_seed=None if nearest is None else nearest.seed,
         judged=_state(told.judged, nearest),
         entered=_state(told.entered, nearest),
+        diversity=told.diversity,
         lineage=[_source(source) for source in lineage],
         feature_cache=_features(found),
         capture=list(found.capture),
@@ -77,6 +78,7 @@ def without_source(found: Provenance) -> Provenance:
         divergence=None,
         judged=None,
         entered=None,
+        diversity=0.0,
     )
 
 

@@ -1,4 +1,4 @@
-"""What the cache remembers: recent entries and their pictures, of the client's own tenant only."""
+"""What the cache remembers: entries and their pictures, of the client's own tenant only."""
 
 from typing import Annotated
 
@@ -7,23 +7,28 @@ from starlette.exceptions import HTTPException
 
 from cache_store.selection import Selection
 from cache_store.types import EntrySummary
-from service.api.deletions import selection_of
+from service.api.cursors import entry_cursor, entry_place
+from service.api.deletions import filter_of, selection_of
 from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import LOOKUP_ERRORS
-from service.api.schema import DeletionQuery, EntriesDeleted, EntryBody, EntryDeleted, EntryList
+from service.api.schema import DeletionQuery, EntriesDeleted, EntryBody, EntryDeleted, EntryList, EntryQuery
 
 router = APIRouter()
 EntryId = Annotated[str, Path(pattern=r"^[0-9]{1,19}$")]
 LARGEST_ID = 2**63 - 1
 
 
-@router.get("/v1/cache/entries", responses=LOOKUP_ERRORS, summary="Recent entries")
-async def recent(
-    service: ServiceOf, identity: IdentityOf, limit: Annotated[int, Query(ge=1, le=200)] = 24
+@router.get("/v1/cache/entries", responses=LOOKUP_ERRORS, summary="Entries")
+async def entries(
+    request: Request, service: ServiceOf, identity: IdentityOf, query: Annotated[EntryQuery, Query()]
 ) -> EntryList:
-    """Return the newest remembered generations."""
-    found = await service.store.recent(identity.tenant, limit)
-    return EntryList(data=[_body(entry) for entry in found])
+    """Return a page of the remembered generations that meet every criterion given, newest first."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    wanted = filter_of(query, names, identity.tenant)
+    after = entry_place(query.cursor)
+    found, place = await service.store.browse(identity.tenant, wanted, after=after, limit=query.limit)
+    cursor = None if place is None else entry_cursor(place)
+    return EntryList(data=[_body(entry) for entry in found], has_more=place is not None, next_cursor=cursor)
 
 
 @router.get("/v1/cache/entries/{entry_id}", responses=LOOKUP_ERRORS, summary="One entry")

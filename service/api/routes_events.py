@@ -41,9 +41,12 @@ async def watch(
         raise InvalidRequestError("n", "n: only one picture at a time can be watched")
     if body.stream:
         raise InvalidRequestError("stream", "stream: POST /v1/images/generations streams OpenAI's events")
+    if body.response_format == "url":
+        raise InvalidRequestError("response_format", "response_format: must be b64_json here")
     previews = DEFAULT_PREVIEWS if body.partial_images is None else body.partial_images
     loras = await lora_set(body, service.info, service.loras)
-    order = order_of(body, cache_control, service.info, service.settings, identity, previews=previews, loras=loras)
+    wishes = (body, cache_control, service.info, service.settings)
+    order = order_of(*wishes, identity, previews=previews, loras=loras)
     queued = {"request_id": request.state.request_id, "steps": order.requests[0].steps}
     return _Watched(service.generator, order, request, ("queued", queued))
 

@@ -1,6 +1,7 @@
 """`POST /v1/cache/explain`: what the cache would do for a request, without doing it."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Header
@@ -11,6 +12,7 @@ from service.api.documented import EXPLAIN_ERRORS
 from service.api.schema import GenerationBody
 from service.api.schema_explain import AttemptBody, CandidateBody, ExpectedBody, ExplainAnswer, HeldState
 from service.api.wishes import lora_set, order_of
+from service.assembly import Service
 from service.previews import steps_before
 from service.types import CandidateView, Foresight
 
@@ -31,27 +33,36 @@ async def explain(
     loras = await lora_set(body, service.info, service.loras)
     order = order_of(body, cache_control, service.info, service.settings, identity, loras=loras)
     foresight = await service.planner.foresee(order.requests[0])
-    return _answer(foresight, service.ledger.of(identity.tenant).step_seconds)
+    makers = [await _generation(service, view, identity.tenant) for view in foresight.candidates]
+    return _answer(foresight, makers, service.totals.of(identity.tenant).step_seconds)
 
 
-def _answer(foresight: Foresight, step_seconds: float) -> ExplainAnswer:
+async def _generation(service: Service, view: CandidateView, tenant: str) -> str | None:
+    """Return the id of `tenant`'s answer that a candidate remembers, as long as there is a record of it."""
+    maker = await service.store.maker_of(view.candidate.entry_id, tenant)
+    return None if maker is None else maker.generation
+
+
+def _answer(foresight: Foresight, makers: Sequence[str | None], step_seconds: float) -> ExplainAnswer:
     plan = foresight.plan
     steps = plan.request.steps
+    mixing = int(plan.request.cache.diversity > 0)  # noise is exchanged by one more prediction
     return ExplainAnswer(
         verdict=plan.kind.value,
         reason=plan.reason,
         steps=steps,
         similarity=plan.similarity,
         exact_entry=None if plan.source is None else str(plan.source.entry_id),
-        candidates=[_candidate(view) for view in foresight.candidates],
-        attempts=[_attempt(attempt, steps, step_seconds) for attempt in foresight.attempts],
+        candidates=[_candidate(*one) for one in zip(foresight.candidates, makers, strict=True)],
+        attempts=[_attempt(attempt, steps, step_seconds, mixing) for attempt in foresight.attempts],
     )
 
 
-def _candidate(view: CandidateView) -> CandidateBody:
+def _candidate(view: CandidateView, generation: str | None) -> CandidateBody:
     found = view.candidate
     return CandidateBody(
         id=str(found.entry_id),
+        generation=generation,
         similarity=found.similarity,
         prompt=found.prompt,
         vetoed=bool(view.objections),
@@ -70,9 +81,9 @@ def _candidate(view: CandidateView) -> CandidateBody:
     )
 
 
-def _attempt(attempt: Attempt, steps: int, step_seconds: float) -> AttemptBody:
-    deeper = [(rung.state.skip, rung.max_divergence, 1) for rung in attempt.deeper]
-    outcomes = [*deeper, (attempt.state.skip, attempt.max_divergence, 0)]
+def _attempt(attempt: Attempt, steps: int, step_seconds: float, mixing: int) -> AttemptBody:
+    deeper = [(rung.state.skip, rung.max_divergence, 1 + mixing) for rung in attempt.deeper]
+    outcomes = [*deeper, (attempt.state.skip, attempt.max_divergence, mixing)]
     return AttemptBody(
         id=str(attempt.entry_id),
         similarity=attempt.similarity,

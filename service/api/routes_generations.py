@@ -3,18 +3,20 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.exceptions import HTTPException
 
 from cache_store.generations import GenerationRecord
 from service.access import Identity
 from service.api.bodies import text_of
 from service.api.dependencies import IdentityOf, ServiceOf
-from service.api.documented import REPLAY_ERRORS
+from service.api.documented import HEATMAP_ANSWERS, REPLAY_ERRORS
 from service.api.provenance_bodies import Source, record_body
 from service.api.routes_images import unless_gone
+from service.api.schema import Text
 from service.api.schema_generations import GenerationBodyRecord, ReplayAnswer, ReplayBody
 from service.assembly import Service
+from service.heatmaps import Of
 from service.pictures import encode
 from service.provenance import Provenance, parse
 from service.replay import NotReplayableError, Texts
@@ -23,6 +25,8 @@ router = APIRouter()
 GenerationId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 # A lineage is shown up to here; states of longer ones are not kept by default.
 MOST_SHOWN = 100
+MAX_LOOKED_FOR = 2000
+"""Characters of a text in a query."""
 
 
 @router.get("/v1/generations/{generation_id}", responses=REPLAY_ERRORS, summary="How a picture came about")
@@ -56,6 +60,30 @@ async def replay(
         runs=made.runs,
         differing_versions=list(made.differing),
     )
+
+
+@router.get(
+    "/v1/generations/{generation_id}/heatmap",
+    responses=HEATMAP_ANSWERS,
+    response_class=Response,
+    summary="Which part of a picture speaks for its prompt",
+)
+async def heatmap(
+    service: ServiceOf,
+    identity: IdentityOf,
+    generation_id: GenerationId,
+    of: Annotated[
+        Of, Query(description="The picture answered, or the one whose state it was resumed from.")
+    ] = "result",
+    text: Annotated[
+        Text | None,
+        Query(min_length=1, max_length=MAX_LOOKED_FOR, description="What to look for; absent: its prompt."),
+    ] = None,
+) -> Response:
+    """Return where the service's judge looks; drawn while no picture is in work, so it may have to wait a little."""
+    found, provenance = await _found(service, identity, generation_id)
+    png = await service.heatmaps.draw(found, provenance, of, text)
+    return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
 
 async def _found(service: Service, identity: Identity, generation_id: str) -> tuple[GenerationRecord, Provenance]:

@@ -9,12 +9,16 @@ from fastapi import APIRouter, Header, Request, Response
 
 from service.api.bodies import answer_of, image_completed, image_partial
 from service.api.dependencies import IdentityOf, ServiceOf
-from service.api.documented import GENERATION_ERRORS, IMAGE_STREAM
-from service.api.errors import ClientGoneError
+from service.api.documented import ACCEPTED_JOB, IMAGE_ANSWER, IMAGE_ERRORS
+from service.api.errors import ClientGoneError, InvalidRequestError
+from service.api.idempotency import answered_once, once_of
+from service.api.job_orders import accept
+from service.api.picture_urls import absolute, keep_all
 from service.api.schema import GenerationAnswer, GenerationBody
 from service.api.streams import Event, EventStream
 from service.api.verdict_headers import cache_label, headers_of
 from service.api.wishes import Order, check_streaming, lora_set, order_of
+from service.assembly import Service
 from service.engine.base import Progress
 from service.generator import GenerationEvent, Generator, Picture
 from service.pictures import encode
@@ -26,7 +30,7 @@ Result = TypeVar("Result")
 @router.post(
     "/v1/images/generations",
     response_model=GenerationAnswer,
-    responses={**GENERATION_ERRORS, **IMAGE_STREAM},
+    responses={**IMAGE_ERRORS, **IMAGE_ANSWER, **ACCEPTED_JOB},
     summary="Draw pictures",
 )
 async def generate(
@@ -35,19 +39,55 @@ async def generate(
     service: ServiceOf,
     identity: IdentityOf,
     cache_control: Annotated[str, Header(max_length=500)] = "",
+    idempotency_key: Annotated[str, Header(max_length=300)] = "",
+    prefer: Annotated[str, Header(max_length=500)] = "",
 ) -> Response:
-    """Draw `n` pictures and return them with what the cache did for each, or stream one with `stream: true`."""
-    started = time.perf_counter()
+    """Draw `n` pictures and return them with what the cache did for each, or stream one with `stream: true`.
+
+    With `Prefer: respond-async` the answer is a job, as that of `POST /v1/jobs`.
+    """
     check_streaming(body)
     loras = await lora_set(body, service.info, service.loras)
     previews = body.partial_images or 0
-    order = order_of(body, cache_control, service.info, service.settings, identity, previews=previews, loras=loras)
+    wishes = (body, cache_control, service.info, service.settings)
+    order = order_of(*wishes, identity, previews=previews, loras=loras)
+    once = once_of(idempotency_key, "/v1/images/generations", body, identity.tenant, order.requests[0].user)
     if body.stream:
+        if once is not None:
+            raise InvalidRequestError("idempotency-key", "idempotency-key: not with stream: true")
         return _ImageStream(service.generator, order, request)
+
+    async def make() -> Response:
+        if wants_job(prefer):
+            return await _as_job(request, service, order, body)
+        return await _drawn(request, service, order)
+
+    if once is None:
+        return await make()
+    return await answered_once(once, service.store.deposits, service.metrics.idempotent, make)
+
+
+def wants_job(prefer: str) -> bool:
+    """Return whether a `Prefer` header (RFC 7240) asks for an answer before the work is done."""
+    return any(part.partition(";")[0].strip().lower() == "respond-async" for part in prefer.split(","))
+
+
+async def _as_job(request: Request, service: Service, order: Order, body: GenerationBody) -> Response:
+    answer = await accept(request, service, order, inline=body.response_format == "b64_json")
+    answer.headers["Preference-Applied"] = "respond-async"
+    return answer
+
+
+async def _drawn(request: Request, service: Service, order: Order) -> Response:
+    started = time.perf_counter()
     with service.generator.turnstile.enter(len(order.requests)):
         pictures = await unless_gone(request, _draw_all(service.generator, order))
     request.state.cache_label = cache_label(pictures)
-    answer: GenerationAnswer = answer_of(pictures, order, int(time.time()))
+    urls = None
+    if order.by_url:
+        kept = await keep_all(service.store.deposits, pictures, order)
+        urls = [absolute(request, url) for url in kept]
+    answer = answer_of(pictures, order, int(time.time()), urls)
     headers = headers_of(pictures, time.perf_counter() - started)
     return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
 
@@ -56,10 +96,6 @@ class _ImageStream(EventStream):
     """Tells what OpenAI's clients know: pictures in progress, and the picture."""
 
     _partials = 0
-
-    async def begin(self) -> None:
-        """Wait for the plan: `only-if-cached` is refused with a status as long as there is one to choose."""
-        await anext(self.events)
 
     async def tell(self, event: GenerationEvent) -> Event | None:
         created = int(time.time())

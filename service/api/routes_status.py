@@ -1,6 +1,7 @@
 """Health, metrics, totals and the served model."""
 
 import time
+from importlib import metadata
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
@@ -11,7 +12,7 @@ from cache_store.types import CacheUnavailable, StoreStats
 from service.api.dependencies import IdentityOf, MetricsReader, ServiceOf
 from service.api.documented import LOOKUP_ERRORS
 from service.api.errors import InvalidRequestError
-from service.api.schema import ModelBody, ModelList, StatsBody
+from service.api.schema import ModelBody, ModelList, ReadyBody, StatsBody, VersionBody
 from service.assembly import Service
 
 router = APIRouter()
@@ -23,7 +24,12 @@ async def livez() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="Can it draw?", responses={503: {"description": "The engine is not ready."}})
+@router.get(
+    "/readyz",
+    response_model=ReadyBody,
+    summary="Can it draw?",
+    responses={503: {"model": ReadyBody, "description": "The engine is not ready."}},
+)
 async def readyz(service: ServiceOf) -> JSONResponse:
     """Ready means the engine takes jobs; the cache is reported but not required."""
     ready = service.engine.stats.ready
@@ -31,6 +37,23 @@ async def readyz(service: ServiceOf) -> JSONResponse:
     cache = "ok" if stats.available else "unavailable"
     body = {"status": "ok" if ready else "unavailable", "engine": "ok" if ready else "unavailable", "cache": cache}
     return JSONResponse(body, 200 if ready else 503)
+
+
+@router.get("/startupz", summary="Has it started?")
+async def startupz(service: ServiceOf) -> dict[str, str]:
+    """Answer once the model is loaded: before that nothing listens."""
+    return {"status": "ok", "model": service.info.model_id}
+
+
+@router.get("/version", summary="What runs here")
+async def version(service: ServiceOf) -> VersionBody:
+    """Return the versions of the service, of its API and of the model."""
+    return VersionBody(
+        version=metadata.version("headstart"),
+        model=service.info.model_id,
+        weights_digest=service.info.weights_digest,
+        embedder_digest=service.planner.embedder_digest,
+    )
 
 
 @router.get("/metrics", include_in_schema=False, dependencies=[MetricsReader])
@@ -42,6 +65,7 @@ async def metrics(service: ServiceOf) -> Response:
         policy=service.settings.eviction,
         inside=service.generator.turnstile.inside,
         pending=service.memory.pending,
+        backlog=service.generator.admission.backlog_seconds,
     )
     return Response(service.metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -64,7 +88,7 @@ async def model(service: ServiceOf, model_id: Annotated[str, Path(max_length=500
 async def stats(service: ServiceOf, identity: IdentityOf) -> StatsBody:
     """Return totals since the start and what the cache holds: an operator's key the whole, others their tenant's."""
     everybody, info = identity.rights.operator, service.info
-    totals = service.ledger.everybody if everybody else service.ledger.of(identity.tenant)
+    totals = service.totals.everybody if everybody else service.totals.of(identity.tenant)
     return StatsBody(
         model=info.model_id,
         default_steps=info.default_steps,

@@ -36,11 +36,13 @@ MAX_DEADLINE = 86_400.0
 MAX_POLICY = 200
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """What clients send: no unknown field, no type that is only nearly right."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class CacheBody(_Strict):
+class CacheBody(Strict):
     """What the client allows the cache to do."""
 
     mode: Literal["auto", "exact", "approximate", "off"] | None = Field(
@@ -55,9 +57,14 @@ class CacheBody(_Strict):
         description="Whose generations may be resumed from, and who may resume from this one: `user` (that of the "
         "field `user`), `tenant` (default), or `public`: every tenant that shares, as far as the key allows.",
     )
+    diversity: Ratio | None = Field(
+        default=None,
+        description="How much of a head start's noise to exchange for the seed's own (default 0): other seeds, other "
+        "pictures. Costs one step; plays no part in full runs and exact hits.",
+    )
 
 
-class FeatureCacheBody(_Strict):
+class FeatureCacheBody(Strict):
     """What to reuse inside the network from step to step."""
 
     policy: Text = Field(
@@ -88,7 +95,7 @@ FeatureCache = Annotated[
 """A policy's name alone is short for the object."""
 
 
-class LoraBody(_Strict):
+class LoraBody(Strict):
     """A LoRA to draw with."""
 
     name: str = Field(
@@ -103,7 +110,7 @@ class LoraBody(_Strict):
     )
 
 
-class GenerationBody(_Strict):
+class GenerationBody(Strict):
     """OpenAI's image generation request, with strict extras."""
 
     prompt: Text = Field(min_length=1, description="What to draw.")
@@ -112,7 +119,10 @@ class GenerationBody(_Strict):
     size: Text | None = Field(default=None, description="`WIDTHxHEIGHT` in pixels, or `auto`.")
     output_format: Format | None = Field(default=None, description="Default `png`.")
     output_compression: int | None = Field(default=None, ge=0, le=100, description="Quality of JPEG and WebP.")
-    response_format: Literal["b64_json", "url"] | None = Field(default=None, description="Only `b64_json` is served.")
+    response_format: Literal["b64_json", "url"] | None = Field(
+        default=None,
+        description="`b64_json` (default), or `url`: where the picture is, for a while. Not for streams.",
+    )
     stream: bool | None = Field(default=None, description="True: answer with server-sent events (one picture).")
     partial_images: int | None = Field(
         default=None, ge=0, le=MAX_PARTIAL_IMAGES, description="Most previews of a stream (default 0)."
@@ -191,6 +201,7 @@ class VerdictBody(BaseModel):
         description="Whether other tenants' generations were searched: then only verdict and steps are told, and "
         "what counts steps or evaluations is 0."
     )
+    diversity: float = Field(description="How much of the head start's noise was exchanged; 0: none.")
 
 
 class FeatureVerdictBody(BaseModel):
@@ -217,7 +228,8 @@ class PictureBody(BaseModel):
     """One picture."""
 
     id: str = Field(description="Of this generation: `GET /v1/generations/{id}` tells how it came about.")
-    b64_json: str
+    b64_json: str | None = Field(description="The picture, unless its URL was asked for.")
+    url: str | None = Field(default=None, description="Where it is, if that was asked for.")
     revised_prompt: None = None
     seed: int
     cache: VerdictBody
@@ -341,6 +353,18 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class ProblemBody(BaseModel):
+    """The same as `application/problem+json` (RFC 9457), where `Accept` prefers that."""
+
+    type: str = Field(description="A URN that ends in `code`.")
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="A URN that ends in the request's id.")
+    code: str | None
+    param: str | None
+
+
 class ModelBody(BaseModel):
     """One served model."""
 
@@ -380,10 +404,12 @@ class EntryBody(BaseModel):
 
 
 class EntryList(BaseModel):
-    """Recent remembered generations, newest first."""
+    """Remembered generations, newest first; a page may hold fewer than asked for and still not be the last."""
 
     object: Literal["list"] = "list"
     data: list[EntryBody]
+    has_more: bool
+    next_cursor: str | None = Field(description="What `cursor` of the next page is; null on the last.")
 
 
 class EntryDeleted(BaseModel):
@@ -391,6 +417,14 @@ class EntryDeleted(BaseModel):
 
     id: str
     object: Literal["cache.entry.deleted"] = "cache.entry.deleted"
+    deleted: Literal[True] = True
+
+
+class PictureDeleted(BaseModel):
+    """A picture whose URL leads nowhere any more."""
+
+    id: str
+    object: Literal["image.deleted"] = "image.deleted"
     deleted: Literal[True] = True
 
 
@@ -414,6 +448,43 @@ class DeletionQuery(BaseModel):
     )
     after: Text | None = Field(default=None, max_length=64, description="Stored at this time or later.")
     all: bool = Field(default=False, description="True: everything; only without other criteria.")
+
+
+class EntryQuery(BaseModel):
+    """Which remembered generations to list: those that meet every criterion given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: int = Field(default=24, ge=1, le=200, description="Most entries of a page.")
+    cursor: Text = Field(default="", max_length=100, description="`next_cursor` of the page before.")
+    user: Text | None = Field(default=None, min_length=1, max_length=512, description="Drawn for this `user`.")
+    before: Text | None = Field(
+        default=None,
+        max_length=64,
+        description="Stored earlier: Unix seconds or ISO 8601 (UTC unless given).",
+    )
+    after: Text | None = Field(default=None, max_length=64, description="Stored at this time or later.")
+    prompt: Text | None = Field(
+        default=None, min_length=1, max_length=200, description="Stands in the prompt, whatever the case."
+    )
+
+
+class ReadyBody(BaseModel):
+    """Whether it can draw; the cache is not needed for that."""
+
+    status: Literal["ok", "unavailable"]
+    engine: Literal["ok", "unavailable"]
+    cache: Literal["ok", "unavailable"]
+
+
+class VersionBody(BaseModel):
+    """What runs here."""
+
+    version: str
+    api: Literal["v1"] = "v1"
+    model: str
+    weights_digest: str
+    embedder_digest: str
 
 
 class StatsBody(BaseModel):

@@ -19,6 +19,10 @@ class CandidateBody(BaseModel):
     """A remembered generation near the prompt."""
 
     id: str
+    generation: str | None = Field(
+        description="Its answer, while there is a record: `GET /v1/generations/{generation}/heatmap?text=…` shows "
+        "which part of its picture speaks for a prompt."
+    )
     similarity: float
     prompt: str | None
     vetoed: bool

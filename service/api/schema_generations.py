@@ -80,6 +80,7 @@ class GenerationBodyRecord(BaseModel):
     source_seed: int | None = Field(description="Seed of the run resumed from or repeated.")
     judged: StateBody | None = Field(description="The state the gate judged at, where another was entered.")
     entered: StateBody | None = Field(description="The state the run was resumed from; null: pure noise.")
+    diversity: float = Field(description="How much of that state's noise was exchanged for the seed's.")
     lineage: list[SourceRunBody] = Field(description="The runs it descends from, nearest first.")
     feature_cache: FeaturesRunBody | None
     capture: list[float] = Field(description="Shares of the steps at which the latent was rounded to float16.")

@@ -22,7 +22,8 @@ Event = tuple[str, dict[str, Any]]
 class EventStream(StreamingResponse, ABC):
     """Draws one picture while it is being sent; hanging up cancels it at its next step.
 
-    It holds a place in the queue meanwhile, and a full queue still answers 429. What fails before the start is an
+    It holds a place in the queue meanwhile. The answer starts when the plan is made and let in: until then a refusal
+    has its ordinary status. What fails before the start is an
     ordinary error answer, what fails later is the last event.
 
     Args:
@@ -45,11 +46,8 @@ class EventStream(StreamingResponse, ABC):
         """Send the answer."""
         with self._turnstile.enter(1):
             async with aclosing(self.events), aclosing(self._text):
-                await self.begin()
+                self._plan = await anext(self.events)
                 await super().__call__(scope, receive, send)
-
-    async def begin(self) -> None:
-        """Do what has to succeed before the answer starts; here nothing."""
 
     @abstractmethod
     async def tell(self, event: GenerationEvent) -> Event | None:
@@ -59,6 +57,8 @@ class EventStream(StreamingResponse, ABC):
         try:
             for opening in self._opening:
                 yield _line(*opening)
+            if (told := await self.tell(self._plan)) is not None:
+                yield _line(*told)
             async for event in self.events:
                 if isinstance(event, Picture):
                     self._request.state.cache_label = event.verdict.kind.value

@@ -19,6 +19,9 @@ from service.pictures import OutputFormat
 from service.settings import Settings
 from service.types import CacheMode, CacheOptions, FeatureWish, GenerationRequest
 
+SECONDS = re.compile(r"\d{1,20}", re.ASCII)
+# RFC 9111 wants arguments beyond what is kept to mean this much.
+LONGEST_AGE = float(2**31)
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
 # Drawn seeds stay small enough to read, to type, and to survive JSON numbers.
 RANDOM_SEEDS = 2**32
@@ -28,11 +31,12 @@ MOST_LISTED = 50
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Everything one HTTP request asks for; `quality` is only repeated to the client."""
+    """Everything one HTTP request asks for; `quality` is only repeated to the client, `by_url` how it gets them."""
 
     requests: tuple[GenerationRequest, ...]
     wish: Wish
     quality: StreamedQuality
+    by_url: bool = False
 
     @property
     def size(self) -> str:
@@ -94,7 +98,7 @@ def order_of(
         replace(first, request_id=uuid.uuid4().hex, seed=_seed(body.seed, index)) for index in range(count)
     )
     wish = Wish(body.output_format or "png", body.output_compression, previews)
-    return Order(requests, wish, _quality(body.quality))
+    return Order(requests, wish, _quality(body.quality), body.response_format == "url")
 
 
 async def lora_set(body: GenerationBody, info: ModelInfo, files: LoraFiles) -> tuple[Lora, ...]:
@@ -145,18 +149,37 @@ def cache_options(
     if given.scope == "public" and not (rights.share_read or rights.share_write):
         message = "cache.scope: public needs a key made with share_read or share_write"
         raise InvalidRequestError("cache.scope", message, code="sharing_not_allowed", status=403)
-    directives = {part.strip().lower() for part in cache_control.split(",")}
+    directives = directives_of(cache_control)
+    max_age = _seconds(directives, "max-age")
     return CacheOptions(
         mode=CacheMode(given.mode or "auto"),
         min_similarity=given.min_similarity or 0.0,
         max_skip_ratio=1.0 if given.max_skip_ratio is None else given.max_skip_ratio,
-        read=not directives & {"no-cache", "max-age=0"},
+        read="no-cache" not in directives and max_age != 0,
         store=given.store is not False and "no-store" not in directives,
         only_if_cached="only-if-cached" in directives,
+        diversity=given.diversity or 0.0,
+        max_age=max_age,
+        min_fresh=_seconds(directives, "min-fresh") or 0.0,
         scope=given.scope or "tenant",
         share_read=rights.share_read,
         share_write=rights.share_write,
     )
+
+
+def directives_of(cache_control: str) -> dict[str, str]:
+    """Return the directives of a `Cache-Control` header, with their arguments; unknown ones are nobody's business."""
+    parts = (part.strip().lower().partition("=") for part in cache_control.split(","))
+    return {name.strip(): value.strip().strip('"') for name, _, value in parts}
+
+
+def _seconds(directives: dict[str, str], name: str) -> float | None:
+    """Return a directive's argument, None where it is not given. Raises InvalidRequestError."""
+    if name not in directives:
+        return None
+    if not SECONDS.fullmatch(directives[name]):
+        raise InvalidRequestError("cache-control", f"cache-control: {name} must be a whole number of seconds")
+    return min(float(directives[name]), LONGEST_AGE)
 
 
 def feature_wish(body: FeatureCacheBody | None, info: ModelInfo, settings: Settings) -> FeatureWish:
@@ -184,6 +207,8 @@ def check_streaming(body: GenerationBody) -> None:
     """
     if body.partial_images and not body.stream:
         raise InvalidRequestError("partial_images", "partial_images: only with stream: true")
+    if body.stream and body.response_format == "url":
+        raise InvalidRequestError("response_format", "response_format: must be b64_json with stream: true")
     if body.stream and body.n not in (None, 1):
         raise InvalidRequestError("n", "n: must be 1 with stream: true")
 
@@ -196,8 +221,6 @@ def _check_unsupported(body: GenerationBody, info: ModelInfo) -> None:
             code="model_not_found",
             status=404,
         )
-    if body.response_format == "url":
-        raise InvalidRequestError("response_format", "response_format: only b64_json is served")
 
 
 def _text(name: str, text: str, limit: int, *, may_be_blank: bool = True) -> str:

@@ -4,10 +4,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from policies.admission.fair_share import FairShare
 from service.engine.base import Group, JobSpec, ModelInfo
 
 # Groups that step in turn; with more of them each would wait too long for its turn.
 MAX_GROUPS = 8
+# Device seconds a step is taken to need per pixel until one has been measured.
+NOMINAL_RATE = 1e-7
+# Weight of the newest job in the running mean of that rate.
+SMOOTHING = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,10 @@ class Waiting:
 
 
 class WaitingRoom:
-    """Jobs in the order of their arrival.
+    """Jobs in the order of their arrival, those of several tenants in turn.
+
+    Tenants get equal device time, times their weight, however many jobs each of them sends (`FairShare`): a job is
+    booked at what it should take when it enters, and at what it took when it leaves.
 
     Each group (what may share a forward) fills its own joint batch, first come, first served, so a full group or one
     large picture never keeps another group out. Only when `MAX_GROUPS` are active, or the active ones' LoRAs leave no
@@ -76,6 +84,9 @@ class WaitingRoom:
         self._budget = budget
         self._info = info
         self._jobs: list[Waiting] = []
+        self._tenants: FairShare[str] = FairShare()
+        self._booked: dict[str, float] = {}
+        self._rate = 0.0
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -101,11 +112,41 @@ class WaitingRoom:
         Args:
             active: specs of the jobs in the loop.
         """
+        if not self._jobs:
+            return []
+        self._tenants.keep([*(spec.tenant for spec in active), *(job.spec.tenant for job in self._jobs)])
         entering = list(self._fitting(active))
+        for job in entering:
+            self._book(job.spec)
         if entering:
             chosen = {id(job) for job in entering}
             self._jobs = [job for job in self._jobs if id(job) not in chosen]
         return entering
+
+    def settle(self, spec: JobSpec, seconds: float) -> None:
+        """Replace what a job that entered was booked at by the device time it took."""
+        booked = self._booked.pop(spec.job_id, None)
+        if booked is None:
+            return
+        self._tenants.charge(spec.tenant, (seconds - booked) / spec.weight)
+        if seconds > 0:
+            rate = seconds / max(1, spec.foreseen_steps * step_pixels(spec, self._info))
+            self._rate += (rate - self._rate) * (SMOOTHING if self._rate else 1.0)
+
+    def _book(self, spec: JobSpec) -> None:
+        self._booked[spec.job_id] = self._cost(spec)
+        self._tenants.charge(spec.tenant, self._cost(spec) / spec.weight)
+
+    def _cost(self, spec: JobSpec) -> float:
+        """Device seconds a job should take."""
+        return spec.foreseen_steps * step_pixels(spec, self._info) * (self._rate or NOMINAL_RATE)
+
+    def _in_turn(self) -> list[Waiting]:
+        """Return the jobs in the order in which they are owed their turn."""
+        if len({job.spec.tenant for job in self._jobs}) == 1:
+            return self._jobs
+        costs = [(job.spec.tenant, self._cost(job.spec) / job.spec.weight) for job in self._jobs]
+        return [self._jobs[index] for index in self._tenants.order(costs)]
 
     def _fitting(self, active: Sequence[JobSpec]) -> Iterator[Waiting]:
         jobs: Counter[Group] = Counter()
@@ -117,7 +158,7 @@ class WaitingRoom:
         loras = {lora for spec in active for lora in spec.files}
         full: set[Group] = set()
         short = False
-        for waiting in self._jobs:
+        for waiting in self._in_turn():
             group, cost = waiting.spec.group, step_pixels(waiting.spec, self._info)
             if group in full:
                 continue

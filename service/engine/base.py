@@ -102,6 +102,10 @@ class JobSpec:
         features: what to reuse inside the network from step to step; None = nothing.
         isolated: whether its rows go through every network on their own, within the joint tick: kernels round by the
             number of rows, so a picture drawn among others may differ by one of 255 levels from the same drawn alone.
+        diversity: share of a resumed state's noise to exchange for noise of `seed`, in [0, 1], see
+            `engine.diversity`. Above 0 it takes one step more: the prediction at the state as it was stored.
+        tenant: whose it is: waiting tenants get equal device time, times their weight.
+        weight: of the tenant.
     """
 
     job_id: str
@@ -120,12 +124,23 @@ class JobSpec:
     loras: tuple[Lora, ...] = ()
     features: FeatureChoice | None = None
     isolated: bool = False
+    diversity: float = 0.0
+    tenant: str = ""
+    weight: float = 1.0
 
     @property
     def group(self) -> Group:
         """Jobs of one group may share a forward."""
         shared = (self.width, self.height, self.loras)
         return (*shared, self.job_id) if self.features is not None and self.features.alone else shared
+
+    @property
+    def foreseen_steps(self) -> int:
+        """N − K, if the first resume point is accepted, and gone on from at its deepest."""
+        if not self.resume:
+            return self.steps
+        point = self.resume[0]
+        return self.steps - round(max([point.skip, *(state.skip for state in point.deeper)]) * self.steps)
 
     @property
     def files(self) -> frozenset[tuple[str, str]]:
@@ -201,7 +216,7 @@ class JobResult:
         deeper: index into that point's `deeper` of the state gone on from; None = its own.
         steps: N.
         skipped: K, steps of N not run.
-        wasted: steps begun and thrown away (the gate refused, or sent the run deeper).
+        wasted: steps begun and thrown away (the gate refused, or sent the run deeper; noise was exchanged).
         divergences: the gate's value per entry of `JobSpec.resume` tried, in order, so divergences[i] belongs to
             resume[i]; NaN where nothing was compared (no prediction, or a point that does not fit this job).
         captured: states taken, shallowest first.
@@ -217,6 +232,9 @@ class JobResult:
         final: the clean latent the picture was decoded from.
         isolated: whether no network saw its rows beside another job's, asked for or by chance: then the same job run
             with `JobSpec.isolated` gives the same bits.
+        diversity: share of the entered state's noise that was exchanged; 0 = none, as in every full run.
+        tick_seconds: mean time of the joint steps it took part in, everything around the network included.
+        tick_pixels: mean pixels they worked on, see `admission.step_pixels`.
     """
 
     job_id: str
@@ -238,6 +256,9 @@ class JobResult:
     features: FeatureReport | None = None
     final: CleanLatent | None = None
     isolated: bool = False
+    diversity: float = 0.0
+    tick_seconds: float = 0.0
+    tick_pixels: float = 0.0
 
     @property
     def steps_run(self) -> int:

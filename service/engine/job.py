@@ -22,6 +22,7 @@ from service.engine.base import (
     Progress,
     ResumePoint,
 )
+from service.engine.diversity import exchanged, fresh_noise
 from service.engine.features.caches import FeatureCaches
 from service.engine.features.part import JobFeatures
 from service.engine.features.run import FeatureRun
@@ -143,6 +144,10 @@ class Job:
         gone: nobody waits for it any more.
         caching: feature caching of all its attempts.
         joined: whether a network saw its rows beside another job's in this attempt.
+        exchanged: whether part of the entered state's noise was exchanged.
+        ticks: joint steps it took part in.
+        tick_seconds: the time of them all.
+        tick_pixels: the pixels they worked on, summed.
     """
 
     spec: JobSpec
@@ -171,6 +176,10 @@ class Job:
     held: list[Held] = field(default_factory=list)
     gone: bool = False
     joined: bool = False
+    exchanged: bool = False
+    ticks: int = 0
+    tick_seconds: float = 0.0
+    tick_pixels: float = 0.0
 
     @classmethod
     def create(
@@ -225,7 +234,7 @@ class Job:
     def _enter(self, route: Route, latent: Tensor, point: ResumePoint | None, resumed: int | None) -> None:
         self.route, self.latent, self.point, self.resumed, self.deeper = route, latent, point, resumed, None
         self.index, self.memory, self.denoised, self.captured = 0, Memory(), None, []
-        self.joined = False
+        self.joined = self.exchanged = False
         self.caching.open(max(0, route.skipped))
 
     @property
@@ -282,7 +291,7 @@ class Job:
         if point.latent.shape != tuple(self.latent.shape) or not np.isfinite(point.latent).all():
             return None
         route = plan_route(pipeline, self.spec, point.timestep)
-        least = 0 if point.deeper else 1
+        least = 0 if point.deeper else self._fewest_skipped
         fits = route.skipped >= least and abs(route.levels[0].log_snr - point.log_snr) <= SAME_LOG_SNR
         return route if fits else None
 
@@ -308,11 +317,39 @@ class Job:
         return self.index in self.route.captures
 
     @property
+    def _fewest_skipped(self) -> int:
+        """K from which on a resume saves a step: exchanging noise takes one."""
+        return 1 + (self.spec.diversity > 0)
+
+    @property
     def gated_now(self) -> bool:
-        """Whether the coming step is the one the divergence gate judges."""
-        return (
-            self.index == 0 and self.deeper is None and self.point is not None and self.point.prediction is not None
-        )
+        """Whether the coming step is the one the divergence gate judges: at the state as it was stored."""
+        entered = self.index == 0 and self.deeper is None and not self.exchanged
+        return entered and self.point is not None and self.point.prediction is not None
+
+    @property
+    def exchanges_now(self) -> bool:
+        """Whether the coming step only tells the prediction by which the state's noise is exchanged."""
+        return self.index == 0 and self.point is not None and self.spec.diversity > 0 and not self.exchanged
+
+    def exchange(self, denoised: Tensor, pipeline: Pipeline) -> bool:
+        """Enter the same state again with part of its noise exchanged; False where it no longer fits.
+
+        Args:
+            denoised: predicted clean latent at the state, float32 [C, h, w].
+            pipeline: gives the schedule.
+        """
+        point, deeper = self.deeper_point or self.point, self.deeper
+        route = None if point is None else self._route_from(point, pipeline)
+        if route is None:
+            return False
+        fresh = fresh_noise(self.spec.seed, self.latent)
+        mixed = exchanged(self.latent, denoised, route.levels[0], self.spec.diversity, fresh)
+        joined = self.joined
+        self.discard()
+        self._enter(route, mixed, self.point, self.resumed)
+        self.deeper, self.joined, self.exchanged = deeper, joined, True
+        return True
 
     def round_for_capture(self) -> None:
         """Round the latent to what a stored state can hold, at every capture level, stored or not.
@@ -338,19 +375,21 @@ class Job:
 
     def stays(self, value: float) -> bool:
         """Tell whether the gate's value lets the run go on from the entered state itself, and that saves steps."""
-        return self.point is None or (self.route.skipped > 0 and passes(value, self.point.max_divergence))
+        saves = self.route.skipped >= self._fewest_skipped
+        return self.point is None or (saves and passes(value, self.point.max_divergence))
 
     def keep_judged(self, pooled: NDArray[np.float16]) -> None:
         """Keep the state this run was judged at as its own, with this prompt's prediction at it.
 
         So later prompts can be judged against this run as early as against any other. Not where nothing deeper will
-        be captured: it would be but a copy of what the source holds.
+        be captured: it would be but a copy of what the source holds. Nor where noise is exchanged: then this run
+        does not pass through it.
 
         Args:
             pooled: this prompt's own pooled prediction there.
         """
         point = self.point
-        if point is not None and point.deeper and self.route.captures:
+        if point is not None and point.deeper and self.route.captures and not self.spec.diversity:
             depth = point.depth + 1
             self.captured.append(
                 CapturedState(
@@ -447,6 +486,12 @@ class Job:
         self.denoise_seconds += seconds
         self.evaluations += 1
 
+    def note_tick(self, seconds: float, pixels: int) -> None:
+        """Book a joint step it took part in: how long it took, and how much it worked on."""
+        self.ticks += 1
+        self.tick_seconds += seconds
+        self.tick_pixels += pixels
+
     def progress(self, preview: ImageArray | None = None) -> Progress:
         """Describe where the job stands."""
         skipped = self.route.skipped
@@ -480,4 +525,7 @@ class Job:
             features=self.caching.report(),
             final=CleanLatent(self.latent.half().cpu().numpy(), self._depth, self._approximated()),
             isolated=not self.joined,
+            diversity=self.spec.diversity if self.exchanged else 0.0,
+            tick_seconds=self.tick_seconds / max(self.ticks, 1),
+            tick_pixels=self.tick_pixels / max(self.ticks, 1),
         )

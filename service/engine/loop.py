@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.engine.admission import WaitingRoom, budget_for
+from policies.admission.fair_share import FairShare
+from service.engine.admission import WaitingRoom, budget_for, step_pixels
 from service.engine.base import MESSAGES, EngineStats, Group, ImageArray, JobEvent, JobFailed, JobSpec, Pipeline
 from service.engine.batch import Broken, Done, Evaluator, failure_code, join, shares
 from service.engine.decoding import Decoder
-from service.engine.fairness import FairShare
 from service.engine.features.caches import FeatureCaches
 from service.engine.gate import influence, pool_prediction
 from service.engine.job import Held, Job
@@ -141,10 +141,12 @@ class StepLoop:
             except torch.AcceleratorError:
                 raise
             except LoraError as error:
+                self._waiting.settle(spec, 0.0)
                 logger.warning("job %s refused (%s)", spec.job_id, error.code, extra=fields_of(error))
                 self._events.append(JobFailed(spec.job_id, error.code, str(error)))
                 continue
             except Exception as error:
+                self._waiting.settle(spec, 0.0)
                 logger.error("job %s could not be admitted", spec.job_id, extra=fields_of(error))
                 self._fail(spec.job_id, failure_code(error))
                 continue
@@ -163,7 +165,11 @@ class StepLoop:
             for outcome in self._forward.evaluate(jobs, self._predict, most):
                 self._take(outcome)
         # What failed and was tried again took its time, too.
-        self._fairness.charge(group[0].spec.group, time.perf_counter() - started, len(group))
+        seconds = time.perf_counter() - started
+        self._fairness.charge(group[0].spec.group, seconds, len(group))
+        pixels = sum(step_pixels(job.spec, self._pipeline.info) for job in group)
+        for job in group:
+            job.note_tick(seconds, pixels)
 
     def _take(self, outcome: Done[_Prediction] | Broken) -> None:
         if isinstance(outcome, Broken):
@@ -242,6 +248,9 @@ class StepLoop:
                 continue
             if not finite[row]:
                 self._rerun(job)
+                continue
+            if job.exchanges_now and job.exchange(made.denoised[row], self._pipeline):
+                self._tell(job)
                 continue
             if job.captures_now:
                 job.capture(signatures[row])
@@ -330,6 +339,7 @@ class StepLoop:
 
     def _leave(self, job: Job) -> None:
         job.gone = True
+        self._waiting.settle(job.spec, job.denoise_seconds + job.decode_seconds)
         job.caching.close()
         self._active = [other for other in self._active if other is not job]
         self._decoding = [other for other in self._decoding if other is not job]

@@ -2,5 +2,6 @@
 
 from service.judges.base import Judge, JudgeError
 from service.judges.loading import load_judge, shipped_judge
+from service.judges.shared import SharedJudge
 
-__all__ = ["Judge", "JudgeError", "load_judge", "shipped_judge"]
+__all__ = ["Judge", "JudgeError", "SharedJudge", "load_judge", "shipped_judge"]

@@ -16,7 +16,7 @@ Check on the network at hand with randomised weights (Adebayo et al. 2018) befor
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,25 +34,26 @@ class HeatmapError(ValueError):
     """No map can be made; the message is one clear line."""
 
 
+@runtime_checkable
 class Explainer(Protocol):
     """A judge that can show where it looks."""
 
-    def explain_maps(
-        self, cached: NDArray[np.uint8], delivered: NDArray[np.uint8], prompt: str
-    ) -> tuple[Heatmap, Heatmap]:
-        """Return where the cached picture matches the prompt, and where the delivered one shows what it asks for.
+    def match_map(self, picture: NDArray[np.uint8], prompt: str) -> Heatmap:
+        """Return which part of a picture that a run was resumed from speaks for the run's prompt.
 
         Args:
-            cached: the picture a run was resumed from, RGB [H, W, 3].
-            delivered: what came of it, RGB [H, W, 3].
+            picture: RGB [H, W, 3].
             prompt: the new one.
 
         Returns:
-            Two maps [H, W] in [0, 1].
+            A map [H, W] in [0, 1].
 
         Raises:
-            HeatmapError: it cannot read the prompt, or the pictures have the wrong size.
+            HeatmapError: it cannot read the prompt, or the picture has the wrong size.
         """
+
+    def answer_map(self, picture: NDArray[np.uint8], prompt: str) -> Heatmap:
+        """Return where a picture shows the things that its own prompt asks for; otherwise as `match_map`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def heatmap_sheet(judge: Explainer, cached: NDArray[np.uint8], delivered: NDArra
     Raises:
         HeatmapError: the judge cannot read the prompt, or the pictures have the wrong size.
     """
-    match, answer = judge.explain_maps(cached, delivered, prompt)
+    match, answer = judge.match_map(cached, prompt), judge.answer_map(delivered, prompt)
     panels = (cached, overlaid(cached, match), delivered, overlaid(delivered, answer))
     height = max(panel.shape[0] for panel in panels)
     width = sum(panel.shape[1] + _GAP for panel in panels) + _GAP

@@ -83,14 +83,21 @@ def test_the_share_served_ends_where_the_rate_is_passed_for_good() -> None:
 
 def test_the_tables_are_drawn() -> None:
     row = {"measure": "m", "auc": {"0.25": 0.7}, "served": {"0.25": [0.5, 0.8]}}
-    lines = gate_table({"pairs": 9, "kept": 5, "level": 0.125, "rates": [0.02, 0.05], "rows": [row]})
-    assert lines[-1] == "| m | 0.70 | 0.50 / 0.80 |"
+    figure = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 4}
+    seen = {"bad": 3} | dict.fromkeys(("gate", "picture", "together", "together_over_gate"), figure)
+    spent = {"one picture": 9.0, "all candidates": 40.0, "evaluation": 50.0}
+    picture = {"levels": {"0.25": seen}, "milliseconds": spent}
+    report = {"pairs": 9, "kept": 5, "level": 0.125, "rates": [0.02, 0.05], "rows": [row], "picture": picture}
+    lines = gate_table(report)
+    assert "| m | 0.70 | 0.50 / 0.80 |" in lines
+    assert lines[-1].startswith("| 25% | 3 | 0.250 [0.200, 0.300] |")
     arm = matching.figures([served(0.5, 1.0, 1.0), served(1.0, 1.0, 1.0)])
     kinds = {"colour": {"pairs": 2, "hits": 1, "bad": 1.0}}
     bad = {"hits": 1, "bad_of_pairs": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 2}, "by_kind": kinds}
     suite = dict.fromkeys(SUITE, bad)
     model = {
         "arms": {"headstart": arm},
+        "wide": arm,
         "adversarial": suite,
         "adversarial_pairs": 2,
         "table": TABLE.to_json(),

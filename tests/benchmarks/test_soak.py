@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from benchmarks import soak
-from benchmarks.results import soak_table
 from benchmarks.soak_audit import Exposition, check_log, check_metrics
 from benchmarks.soak_client import Drawn, Outcome
 from benchmarks.soak_faults import FAULTY_SHARE, schedule
 from benchmarks.soak_mix import BAD, KINDS, MARK, PROMPTS, Mix, Shot
 from benchmarks.soak_plot import draw
 from benchmarks.soak_report import probes
+from benchmarks.soak_table import soak_table
 from benchmarks.soak_watch import Sample, growth, slope
 from service.pictures import encode
 

@@ -8,9 +8,9 @@ from engine_helpers import SIDE, alone, drive, finish, spec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.admission.fair_share import FairShare
 from service.engine.admission import MAX_GROUPS, Budget, WaitingRoom, budget_for, step_pixels
 from service.engine.base import JobFailed, JobResult, Lora
-from service.engine.fairness import FairShare
 from service.engine.loop import StepLoop
 from service.engine.peak import PeakMemory
 

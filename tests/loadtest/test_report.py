@@ -7,25 +7,39 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from loadtest.figures import Slo, percentile, summarise
+from loadtest.outcomes import Outcome
 from loadtest.picture_check import BadAnswer, read_answer
-from loadtest.report import Outcome, compare, main, percentile, render, summarise, write_report
+from loadtest.report import Report, compare, main, render, run_of, write_json
 
 
 def outcome(line: int, **fields: object) -> Outcome:
-    shared = {"prompt": "p", "user": None, "kind": None, "intended": 0.0, "sent": 0.0, "finished": 1.0}
+    shared = {"number": line, "intended": 0.0, "sent": 0.0, "finished": 1.0}
     return Outcome(**{"line": line, **shared, **fields})  # type: ignore[arg-type]
+
+
+def report_of(outcomes: list[Outcome]) -> Report:
+    return Report({}, {}, {}, Slo(), [run_of("replay", "auto", outcomes, Slo(), [], len(outcomes), 0.05)])
 
 
 def test_summary_adds_up() -> None:
     outcomes = [
-        outcome(1, verdict="MISS", steps=20, intended=0.0, sent=0.5, finished=2.0),
+        outcome(1, verdict="MISS", steps=20, intended=0.0, sent=0.5, finished=2.0, spent_gpu_seconds=2.4),
         outcome(
-            2, verdict="APPROX", steps=20, skipped=8, wasted=2, saved_gpu_seconds=0.6, intended=1.0, finished=2.0
+            2,
+            verdict="APPROX",
+            steps=20,
+            skipped=8,
+            wasted=2,
+            saved_gpu_seconds=0.6,
+            spent_gpu_seconds=1.5,
+            intended=1.0,
+            finished=2.0,
         ),
         outcome(3, verdict="EXACT", steps=20, skipped=20, saved_gpu_seconds=2.0, intended=3.0, finished=3.1),
         outcome(4, error="status 429, queue_full"),
     ]
-    summary = summarise(outcomes, spent_gpu_seconds=3.9)
+    summary = summarise(outcomes)
     assert (summary.requests, summary.failures) == (4, 1)
     assert summary.errors == {"status 429, queue_full": 1}
     assert summary.verdicts == {"APPROX": 1, "EXACT": 1, "MISS": 1}
@@ -55,7 +69,7 @@ def test_percentile_is_a_measured_value(rank: float, value: float) -> None:
 def test_compare_two_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, skipped in (("cached", 10), ("uncached", 0)):
         outcomes = [outcome(1, verdict="APPROX" if skipped else "BYPASS", steps=20, skipped=skipped)]
-        write_report(tmp_path / f"{name}.json", summarise(outcomes), outcomes, {})
+        write_json(tmp_path / f"{name}.json", report_of(outcomes))
     assert main([str(tmp_path / "cached.json"), str(tmp_path / "uncached.json")]) == 0
     table = capsys.readouterr().out
     assert table.startswith("| | cached | uncached | ratio |")
@@ -112,3 +126,11 @@ def test_truncated_picture_is_a_failure() -> None:
     body = {"data": [{"b64_json": cut, "seed": 1, "cache": {"verdict": "MISS", "steps": 2, "skipped_steps": 0}}]}
     with pytest.raises(BadAnswer, match="does not decode"):
         read_answer(200, json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(("verdict", "header"), [("MISS", "headstart; hit"), ("EXACT", "headstart; fwd=miss")])
+def test_a_header_that_contradicts_the_body_is_a_failure(verdict: str, header: str) -> None:
+    body = json.dumps(answer(verdict=verdict)).encode()
+    with pytest.raises(BadAnswer, match=f"the body {verdict}"):
+        read_answer(200, body, header)
+    assert read_answer(200, body, "edge; hit").cache["verdict"] == verdict, "other caches do not matter"

@@ -159,6 +159,13 @@ class TestGated:
         attempts = self.policy.choose("a red circle", found).attempts
         assert [(a.entry_id, a.state.skip) for a in attempts] == [(1, 0.5), (3, 0.4)]
 
+    def test_what_promises_to_save_nothing_is_not_tried(self) -> None:
+        unlikely = tuple(replace(row, acceptance=((0.5, 0.1), (1.0, 0.4))) for row in ROWS)
+        policy = GatedTableMatching(replace(TABLE, rows=unlikely, judged_at=0.1, step_share=0.1))
+        assert policy.choose("a crimson disc", [candidate(1, 0.97, *LEVELS)]).reason == "match"
+        assert policy.choose("a crimson disc", [candidate(1, 0.65, *LEVELS)]).reason == "no-states"
+        assert policy.choose("a red circle", [candidate(1, 0.65, *LEVELS)]).reason == "match"
+
     def test_between_levels_the_stricter_neighbour_holds(self) -> None:
         assert self.policy.choose("a red circle", [candidate(1, 0.75, 0.25)]).attempts == ()
         (attempt,) = self.policy.choose("a red circle", [candidate(1, 0.85, 0.25)]).attempts
@@ -176,14 +183,14 @@ class TestGated:
 
     def test_an_unknown_text_matches_only_prompts_without_decisive_words(self) -> None:
         hashed = candidate(1, 0.99, 0.3, prompt=None)
-        assert self.policy.choose("a red circle", [hashed]).reason == "match"
-        assert self.policy.choose("two red circles", [hashed]).reason == "veto"
+        assert self.policy.choose("a calm lake", [hashed]).reason == "match"
+        assert self.policy.choose("two calm lakes", [hashed]).reason == "veto"
 
     def test_the_kinds_of_words_that_veto_can_be_chosen(self) -> None:
         swapped = [candidate(1, 0.99, 0.3, prompt="a blue ball and a red box")]
         prompt = "a red ball and a blue box"
-        assert self.policy.choose(prompt, swapped).reason == "match"
-        assert GatedTableMatching(TABLE, veto=frozenset({"colours"})).choose(prompt, swapped).reason == "veto"
+        assert self.policy.choose(prompt, swapped).reason == "veto"
+        assert GatedTableMatching(TABLE, veto=frozenset({"numbers"})).choose(prompt, swapped).reason == "match"
         three = [candidate(1, 0.99, 0.3, prompt="three circles")]
         assert GatedTableMatching(TABLE, veto=frozenset()).choose("two circles", three).reason == "match"
         with pytest.raises(ValueError, match="unknown kind of veto 'smells'"):
@@ -220,3 +227,13 @@ def test_a_state_without_prediction_serves_the_paper_only() -> None:
     bare = replace(candidate(1, 0.99, 0.5), states=(state(0.5, prediction=False),))
     assert PaperTableMatching().choose("x", [bare]).reason == "match"
     assert GatedTableMatching(TABLE).choose("x", [bare]).reason == "no-states"
+
+
+def test_after_a_refusal_only_what_still_pays_is_tried() -> None:
+    def proposed(step_share: float) -> int:
+        rows = (ThresholdRow(0.5, 0.7, 0.3, ((0.7, 0.4), (1.0, 0.4))),)
+        policy = GatedTableMatching(ThresholdTable(rows, KEY, step_share=step_share))
+        found = [candidate(number, 0.9, 0.5, prompt=text) for number, text in enumerate("abc")]
+        return len(policy.choose("a red circle", found).attempts)
+
+    assert [proposed(share) for share in (1 / 8, 1 / 20, 1 / 50, 0.0)] == [1, 2, 2, 3]

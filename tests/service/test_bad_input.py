@@ -75,7 +75,6 @@ def _assert_refused(answer: httpx.Response, param: str | None, status: int = 400
         ({"scheduler": ""}, "scheduler"),
         ({"output_format": "gif"}, "output_format"),
         ({"output_compression": 101}, "output_compression"),
-        ({"response_format": "url"}, "response_format"),
         ({"response_format": "binary"}, "response_format"),
         ({"stream": "no"}, "stream"),
         ({"stream": 1}, "stream"),

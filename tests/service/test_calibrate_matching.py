@@ -22,7 +22,7 @@ from service.calibrate.matching.fit import (
     saved_steps,
     upper_limit,
 )
-from service.calibrate.matching.pairs import MatchPair, neighbouring_pairs, read_pairs, write_pairs
+from service.calibrate.matching.pairs import MatchPair, neighbouring_pairs, proposable, read_pairs, write_pairs
 from service.calibrate.matching.trials import Notebook, Trial
 from service.cli import app
 from service.judges import Judge
@@ -198,7 +198,7 @@ def test_the_floor_lies_where_attempts_stop_to_pay() -> None:
 def test_pairs_of_a_log_are_neighbours_evenly_spread() -> None:
     angles = np.linspace(0, 1.5, 40)
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    prompts = [f"prompt {i}" for i in range(40)]
+    prompts = ["a " + "very " * i + "good prompt" for i in range(40)]
     pairs = neighbouring_pairs(prompts, vectors, 20, seed=1)
     assert len(set(pairs)) == 20
     assert pairs == neighbouring_pairs(prompts, vectors, 20, seed=1)
@@ -206,6 +206,13 @@ def test_pairs_of_a_log_are_neighbours_evenly_spread() -> None:
         assert prompts.index(pair.source) < prompts.index(pair.target)
     assert neighbouring_pairs(prompts[:1], vectors[:1], 5, seed=1) == ()
     assert neighbouring_pairs(["same"] * 3, vectors[:3], 5, seed=1) == ()
+
+
+def test_pairs_the_veto_parts_are_left_out() -> None:
+    alike, parted = MatchPair("a red ball", "one red ball on grass"), MatchPair("two red balls", "three red balls")
+    assert proposable([parted, alike, parted, MatchPair("a box", "a crate")], 1) == (alike,)
+    vectors = np.ones((2, 1), np.float32)
+    assert neighbouring_pairs([parted.source, parted.target], vectors, 5, seed=1) == ()
 
 
 def test_pairs_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -228,18 +235,18 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
 def test_a_notebook_goes_on_where_it_was_cut(tmp_path: Path) -> None:
     pairs = [MatchPair(f"s{i}", f"t{i}") for i in range(4)]
     path, about = tmp_path / "n.jsonl", {"steps": 8}
-    notebook = Notebook(path, about, pairs)
+    notebook = Notebook(path, about, pairs, Trial)
     notebook.add([0, 1], [trial(pair=0), trial(pair=1)])
     notebook.add([2], [trial(pair=2)])
     path.write_text(path.read_text()[:-20])
-    again = Notebook(path, about, pairs)
+    again = Notebook(path, about, pairs, Trial)
     assert again.done == {0, 1}
     assert again.trials == [trial(pair=0), trial(pair=1)]
     again.add([2, 3], [trial(pair=3)])
-    assert Notebook(path, about, pairs).done == {0, 1, 2, 3}
+    assert Notebook(path, about, pairs, Trial).done == {0, 1, 2, 3}
     for other in ((about | {"steps": 9}, pairs), (about, [MatchPair("other", "one"), *pairs[1:]])):
         with pytest.raises(CalibrationError, match="move it away"):
-            Notebook(path, *other)
+            Notebook(path, *other, Trial)
 
 
 def call(*words: object):

@@ -37,13 +37,11 @@ def test_png_is_lossless_and_stored_pictures_keep_their_bytes() -> None:
 
 
 def test_the_turnstile_bounds_what_is_inside() -> None:
-    turnstile = Turnstile(3)
-    for _ in range(50):
-        turnstile.note_pace(4.0)
+    turnstile = Turnstile(3, wait_for=lambda places: 4.5 * places)
     with turnstile.enter(2), turnstile.enter(1):
         with pytest.raises(QueueFullError) as caught, turnstile.enter(1):
             pass
-        assert caught.value.retry_after == 12
+        assert caught.value.retry_after == 5
     assert turnstile.inside == 0
     with turnstile.enter(10):
         assert turnstile.inside == 10

@@ -191,9 +191,9 @@ def _flood(client: Client, entry: str) -> None:
     raise AssertionError("the states were never evicted")
 
 
-def test_evicted_sources_are_drawn_again(small: Client) -> None:
-    # In a partition of its own: searches lease what they find, and in a full store only the newest were left to go.
-    size = "64x32"
+@pytest.mark.parametrize(("size", "diversity"), [("64x32", 0.0), ("32x64", 0.6)])
+def test_evicted_sources_are_drawn_again(small: Client, size: str, diversity: float) -> None:
+    # A partition of its own: searches lease what they find, and in a full store only the newest were left to go.
     chain = [small.draw("a green glass bottle on a shelf", size=size)]
     # Entered early, so that it leaves states of its own, which the last one is nearest to.
     for prompt, deepest in (
@@ -201,8 +201,10 @@ def test_evicted_sources_are_drawn_again(small: Client) -> None:
         ("the green glass bottle on a high shelf", 1),
     ):
         small.settle()
-        chain.append(small.draw(prompt, size=size, cache={"mode": "approximate", "max_skip_ratio": deepest}))
+        wish = {"mode": "approximate", "max_skip_ratio": deepest, "diversity": diversity}
+        chain.append(small.draw(prompt, size=size, cache=wish))
     assert [one["cache"]["verdict"] for one in chain] == ["MISS", "APPROX", "APPROX"]
+    assert [one["cache"]["diversity"] for one in chain] == [0.0, diversity, diversity]
     records = [_record(small, one) for one in chain]
     small.settle()
     assert [len(record["lineage"]) for record in records] == [0, 1, 2]

@@ -86,7 +86,7 @@ def test_a_full_queue_says_when_to_come_back(client: Client) -> None:
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert refused.headers["x-should-retry"] == "true"
         assert refused.json()["error"]["code"] == "queue_full"
-    assert client.metric("headstart_rejected_total") == 2
+    assert client.metric("headstart_rejected_total", reason="queue_full") == 2
     for thread in threads:
         thread.join(PATIENCE_SECONDS)
     assert [answer.status_code for answer in answers] == [200, 200]

@@ -23,7 +23,7 @@ from service.audit_metrics import AuditMetrics
 from service.audit_notebook import AuditNotebook
 from service.engine import EngineConfig, make_engine
 from service.engine.base import Engine, JobResult, JobSpec
-from service.judges import Judge
+from service.judges import Judge, SharedJudge, shared
 from service.settings import DEFAULT_MODEL, Settings
 from service.turnstile import Turnstile
 from service.types import CacheMode, CacheOptions, Plan, VerdictKind
@@ -94,7 +94,7 @@ def opened(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     ) -> AsyncIterator[World]:
         judge = Scores(delivered, full)
         if name == "judge":
-            monkeypatch.setattr(shadow, "load_judge", lambda _: judge)
+            monkeypatch.setattr(shared, "load_judge", lambda _: judge)
         turnstile, store, registry = Turnstile(64), FakeLineage(), CollectorRegistry()
         audit = ShadowAudit(
             AuditController(ROWS),
@@ -103,7 +103,7 @@ def opened(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
             turnstile,
             AuditMetrics(registry),
             AuditNotebook(tmp_path / "data" / "audit.json", key),
-            judge=name,
+            judge=SharedJudge(name),
             share=share,
         )
         audit.start()
@@ -215,6 +215,7 @@ async def test_what_is_not_audited(opened) -> None:
         planned, run = hit()
         world.audit.offer(planned, replace(run, resumed=None), None)
         world.audit.offer(*hit(store=False), None)
+        world.audit.offer(planned, replace(run, diversity=0.5), None)
         nothing.audit.offer(planned, run, None)
         assert world.audit.queued == nothing.audit.queued == 0
         world.store.noise_seed = None
@@ -280,7 +281,7 @@ async def test_a_file_that_cannot_be_written_is_no_error(tmp_path: Path) -> None
 
 
 def test_the_model_names_its_judge(tmp_path: Path) -> None:
-    assert Settings().judge_name == "training.judge.by_text:scenes"
+    assert Settings().judge_name == "training.judge.maps:scenes"
     assert Settings(judge="").judge_name == ""
     assert Settings(judge="clip:x").judge_name == "clip:x"
     assert Settings(model=str(tmp_path)).judge_name == ""

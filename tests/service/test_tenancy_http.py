@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,11 +80,11 @@ def test_every_route_but_probes_and_page_asks_for_a_key(server: LiveServer, part
     revoked, record = create_key(server.data_dir / "keys.json", "gone")
     revoke_key(server.data_dir / "keys.json", record.key_id)
     keys = (None, "Bearer", "Bearer hs_wrong", f"Bearer {revoked}", f"Basic {parties['operator'].key}", "x" * 5000)
-    open_paths = {"/livez", "/readyz"}
+    open_paths = {"/livez", "/readyz", "/startupz"}
     answers = set()
     for path, operations in described["paths"].items():
         for method, operation in operations.items():
-            url = server.url + path.replace("{entry_id}", "1").replace("{generation_id}", "0" * 32)
+            url = server.url + re.sub(r"{entry_id}", "1", re.sub(r"{(job|picture|generation)_id}", "0" * 32, path))
             if path in open_paths:
                 assert httpx.request(method, url).status_code in (200, 503)
                 assert "401" not in operation["responses"]
@@ -137,6 +138,7 @@ def test_missing_and_another_s_are_the_same_everywhere(parties: dict[str, Party]
         ("DELETE", f"{ENTRIES}/{{}}", entry, "7"),
         ("GET", "/v1/generations/{}", drawn["id"], "0" * 32),
         ("POST", "/v1/generations/{}/replay", drawn["id"], "0" * 32),
+        ("GET", "/v1/generations/{}/heatmap", drawn["id"], "0" * 32),
     )
     for method, path, theirs, missing in ways:
         other = beatrice.client.http.request(method, path.format(theirs))
@@ -201,6 +203,7 @@ def test_across_tenants_the_kind_is_all_that_is_told(parties: dict[str, Party]) 
         "seed_exact": False,
         "stored": False,
         "hidden": True,
+        "diversity": 0.0,
     }
     assert told["feature_cache"]["computed"] == 0
     assert answer.headers["cache-status"] == 'headstart; hit; detail="approximate"'

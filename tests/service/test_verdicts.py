@@ -24,6 +24,14 @@ def test_a_resumed_run_names_the_source_it_used() -> None:
     assert not verdict.seed_exact
 
 
+def test_exchanged_noise_is_told_and_its_step_taken_off_the_saving() -> None:
+    planned = plan(VerdictKind.APPROX, "match", attempts=1)
+    verdict = run_verdict(planned, result(resumed=0, skipped=4, wasted=1, divergences=(0.1,), diversity=0.5))
+    assert (verdict.diversity, verdict.wasted) == (0.5, 1)
+    assert verdict.saved_gpu_seconds == pytest.approx(0.3)
+    assert run_verdict(planned, result(wasted=1, divergences=(0.3,))).diversity == 0.0
+
+
 def test_a_refused_resume_is_a_miss_that_cost_something() -> None:
     verdict = run_verdict(plan(VerdictKind.APPROX, "match", attempts=1), result(wasted=1, divergences=(0.3,)))
     assert (verdict.kind, verdict.reason) == (VerdictKind.MISS, "gate")

@@ -265,7 +265,7 @@ def test_maps_change_with_the_networks_weights(judge: MappingJudge, cases: list[
 def test_what_explains_a_hit_depends_on_what_is_asked_and_smooth_grad_cam_pp_does_not(
     judge: MappingJudge, cases: list[Case]
 ) -> None:
-    """The reason why `explain_maps` is HiResCAM: with random heads Smooth Grad-CAM++ draws the same map."""
+    """The reason why maps are HiResCAM: with random heads Smooth Grad-CAM++ draws the same map."""
     network = judge._judge._network
     other = randomised(network, "heads")
 
@@ -285,14 +285,13 @@ def test_the_judge_of_the_scenes_explains_and_still_judges(judge: MappingJudge) 
     drawn = render(scene, np.random.default_rng(5))
     prompt = "a large red star in the top left corner on a meadow"
     assert named.score([drawn], [prompt])[0] == 1
-    match, answer = judge.explain_maps(drawn, drawn, prompt)
+    match, answer = judge.match_map(drawn, prompt), judge.answer_map(drawn, prompt)
     mask = thing_masks(scene, np.random.default_rng(5))[0]
     for made in (match, answer):
         assert made.shape == (128, 128)
         assert (made.min(), made.max()) == (0, 1)
     assert energy(answer, mask) > 2 * mask.mean()
-    again = judge.explain_maps(drawn, drawn, prompt)
-    assert np.array_equal(again[0], match)
+    assert np.array_equal(judge.match_map(drawn, prompt), match)
 
 
 def test_a_sheet_is_a_picture_of_four_panels(judge: MappingJudge) -> None:

@@ -20,44 +20,47 @@ _NAMES = tuple(ATTRIBUTE_VALUES)
 
 
 class MappingJudge(TextJudge):
-    """The scenes' judge, with `explain_maps` (a `service.judges.heatmap.Explainer`).
+    """The scenes' judge, and where it looks (a `service.judges.heatmap.Explainer`).
 
     The maps are HiResCAM's: in `python -m benchmarks heatmaps` those of Smooth Grad-CAM++ do not depend on what is
     asked of this network.
     """
 
-    def explain_maps(
-        self, cached: NDArray[np.uint8], delivered: NDArray[np.uint8], prompt: str
-    ) -> tuple[Heatmap, Heatmap]:
-        """Return what of the cached picture speaks for all that is asked, and what of the delivered for its things.
-
-        The first map shows what made the match, background and layout included; the second, whether the things
-        asked for are in the delivered picture, and where.
+    def match_map(self, picture: NDArray[np.uint8], prompt: str) -> Heatmap:
+        """Return what of a picture speaks for all that is asked, background and layout included.
 
         Args:
-            cached: RGB [128, 128, 3].
-            delivered: RGB [128, 128, 3].
+            picture: RGB [128, 128, 3].
             prompt: a scene's caption.
 
         Returns:
-            Two maps [128, 128] in [0, 1].
+            A map [128, 128] in [0, 1].
 
         Raises:
-            HeatmapError: the prompt is no scene's caption, or a picture has another size.
+            HeatmapError: the prompt is no scene's caption, or the picture has another size.
         """
-        caption = read_caption(prompt)
-        if caption is None:
-            raise HeatmapError("the prompt does not describe a scene this judge can read")
-        wanted = caption.scene.attributes()
-        named = {name: wanted[name] for name in sorted(caption.mentioned)}
+        return self._map(picture, _asked(prompt))
+
+    def answer_map(self, picture: NDArray[np.uint8], prompt: str) -> Heatmap:
+        """Return whether the things asked for are in a picture, and where; otherwise as `match_map`."""
+        named = _asked(prompt)
         things = {name: value for name, value in named.items() if "." in name}
-        return self._map(cached, named), self._map(delivered, things or named)
+        return self._map(picture, things or named)
 
     def _map(self, picture: NDArray[np.uint8], wanted: Mapping[str, str]) -> Heatmap:
         if picture.shape != (128, 128, 3) or picture.dtype != np.uint8:
             raise HeatmapError(f"pictures must be RGB of 128 pixels square, not {list(picture.shape)}")
         network = self._judge._network
         return hires_cam(network, explained_layer(network), as_input(picture), target_of(wanted))
+
+
+def _asked(prompt: str) -> dict[str, str]:
+    """The attributes a caption names, with the values it gives them."""
+    caption = read_caption(prompt)
+    if caption is None:
+        raise HeatmapError("the prompt does not describe a scene this judge can read")
+    wanted = caption.scene.attributes()
+    return {name: wanted[name] for name in sorted(caption.mentioned)}
 
 
 def scenes() -> MappingJudge:
@@ -75,7 +78,8 @@ def explained_layer(network: JudgeNetwork) -> nn.Module:
 
 def as_input(picture: NDArray[np.uint8]) -> torch.Tensor:
     """Return a picture [H, W, 3] as the judge's network takes it, float32 [3, H, W] in [0, 1]."""
-    return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+    # A copy: decoded pictures may not be written to, which torch objects to.
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255
 
 
 def target_of(wanted: Mapping[str, str]) -> Target:

@@ -32,9 +32,6 @@ _KINDS = {
 KINDS = frozenset(_KINDS)
 """The kinds of words that can be read."""
 
-DEFAULT_KINDS = frozenset({"numbers", "negation", "quoted"})
-"""The kinds that veto unless told otherwise; a deployed model's own gate may see the rest."""
-
 Reading = tuple[Hashable, ...]
 """What the kinds asked for, in the order of their names, read in a prompt."""
 
@@ -89,7 +86,6 @@ def lexical_veto(prompt: str, other: str, kinds: frozenset[str] = KINDS) -> bool
 
 
 __all__ = [
-    "DEFAULT_KINDS",
     "KINDS",
     "Reading",
     "checked_kinds",

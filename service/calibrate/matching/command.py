@@ -2,8 +2,8 @@
 
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +13,21 @@ import typer
 from policies.matching.table import ThresholdTable
 from service.calibrate.driver import CalibrationError
 from service.calibrate.files import writable_folder
-from service.calibrate.jobs import JobRunner, RunSettings
+from service.calibrate.jobs import Advanced, JobRunner, RunSettings
 from service.calibrate.matching.fit import Bound, LevelFit, fit_table, hits_needed
-from service.calibrate.matching.pairs import MatchPair, neighbouring_pairs, read_pairs
-from service.calibrate.matching.pictures import Strips, contact_sheet, plot
-from service.calibrate.matching.trials import BLOCK, Experiment, Notebook, distinct_levels
+from service.calibrate.matching.forms import WAYS, FormExperiment, FormTrial
+from service.calibrate.matching.forms_fit import FormReport, fit_forms
+from service.calibrate.matching.pairs import MatchPair, neighbouring_pairs, proposable, read_pairs
+from service.calibrate.matching.pictures import Strips, contact_sheet, plot, plot_forms
+from service.calibrate.matching.trials import (
+    BLOCK,
+    Experiment,
+    Kept,
+    Notebook,
+    Numbered,
+    Trial,
+    distinct_levels,
+)
 from service.embedder import Embedder
 from service.endings import BAD_INPUT, FAILED, stop
 from service.engine import EngineConfig
@@ -50,6 +60,7 @@ class Request:
     dtype: str
     quantise: str
     batch: int
+    final: bool = False
 
 
 def run_matching(request: Request) -> None:
@@ -64,10 +75,10 @@ def run_matching(request: Request) -> None:
         given = read_pairs(request.prompts, request.model)
         folder = writable_folder(request.out or _beside(request.model), request.model)
         judge = load_judge(_judge_name(request), "cpu" if request.device == "auto" else request.device)
+        embedder = Embedder()
+        pairs, similarity = _pairs(given, embedder, QUICK_PAIRS if request.quick else request.pairs)
     except (CalibrationError, JudgeError) as error:
         stop(error, BAD_INPUT)
-    embedder = Embedder()
-    pairs, similarity = _pairs(given, embedder, QUICK_PAIRS if request.quick else request.pairs)
     config = EngineConfig(
         model=request.model,
         kind="local",
@@ -87,8 +98,9 @@ def run_matching(request: Request) -> None:
         lab = Experiment(runner, judge, run, pictures=strips.keep)
         about = _about(request, run, runner.info, judge.name)
         try:
-            notebook = Notebook(folder / "matching_trials.jsonl", about, pairs)
-            _fill(notebook, lab, pairs, similarity)
+            notebook = Notebook(folder / "matching_trials.jsonl", about, pairs, Trial)
+            _fill(notebook, list(_numbered(pairs, similarity)), lab.jobs_per_pair, lab.trials, _label(run))
+            forms = _forms(lab, notebook, about, pairs, similarity, folder) if request.final else []
         except (CalibrationError, RuntimeError) as error:
             stop(error, FAILED)
         key = _key(runner.info, embedder.digest)
@@ -101,9 +113,13 @@ def run_matching(request: Request) -> None:
         "visible": bound.visible,
     }
     table, fits = fit_table(notebook.trials, bound, key, about, run.steps)
+    report = fit_forms(forms, table, bound)
+    table = replace(table, adequate_form=report.adequate_form)
     table.save(folder / TABLE)
-    _draw(notebook, pairs, table, bound, strips, folder)
+    _draw(notebook.trials, pairs, table, bound, strips, folder)
     _say(fits, bound, table, folder / TABLE)
+    if request.final:
+        _report_forms(report, table, bound, len({trial.pair for trial in forms}), folder)
 
 
 def _beside(model: str) -> Path | None:
@@ -143,13 +159,19 @@ def _judge_name(request: Request) -> str:
 def _pairs(
     given: Sequence[MatchPair] | Sequence[str], embedder: Embedder, count: int
 ) -> tuple[tuple[MatchPair, ...], list[float]]:
-    """The first `count` pairs and the similarity of each."""
+    """The first `count` pairs that could be proposed at all, and the similarity of each.
+
+    Raises:
+        CalibrationError: there is none.
+    """
     prompts = [entry for entry in given if isinstance(entry, str)]
-    pairs = tuple(entry for entry in given if isinstance(entry, MatchPair))[:count]
+    pairs = proposable((entry for entry in given if isinstance(entry, MatchPair)), count)
     if prompts:
         with typer.progressbar(prompts, label="embedding", file=sys.stderr) as bar:
             vectors = np.stack([embedder.embed_now(prompt) for prompt in bar])
         pairs = neighbouring_pairs(prompts, vectors, count, seed=0)
+    if not pairs:
+        raise CalibrationError("the lexical veto lets none of these pairs pass: there is nothing to calibrate")
     sources = np.stack([embedder.embed_now(pair.source) for pair in pairs])
     targets = np.stack([embedder.embed_now(pair.target) for pair in pairs])
     return pairs, [float(value) for value in (sources * targets).sum(axis=1)]
@@ -184,31 +206,80 @@ def _key(info: ModelInfo, embedder: str) -> dict[str, str]:
     return key | ({"dtype": info.dtype} if info.quantised else {})
 
 
-def _fill(notebook: Notebook, lab: Experiment, pairs: Sequence[MatchPair], similarity: Sequence[float]) -> None:
+def _numbered(pairs: Sequence[MatchPair], similarity: Sequence[float]) -> Iterator[Numbered]:
+    for number, (pair, cosine) in enumerate(zip(pairs, similarity, strict=True)):
+        yield number, pair, float(cosine)
+
+
+def _label(run: RunSettings) -> str:
+    return f"{run.solver}, {run.steps} steps"
+
+
+def _fill(
+    notebook: Notebook[Kept],
+    pairs: Sequence[Numbered],
+    jobs_per_pair: int,
+    trials: Callable[[Sequence[Numbered], Advanced], Sequence[Kept]],
+    label: str,
+) -> None:
     """Run what the notebook does not hold yet."""
-    left = [
-        (n, pair, float(s))
-        for n, (pair, s) in enumerate(zip(pairs, similarity, strict=True))
-        if n not in notebook.done
-    ]
-    label = f"{lab.run.solver}, {lab.run.steps} steps, {len(left)} pairs"
-    with typer.progressbar(length=len(left) * lab.jobs_per_pair, label=label, file=sys.stderr) as bar:
+    left = [pair for pair in pairs if pair[0] not in notebook.done]
+    label = f"{label}, {len(left)} pairs"
+    with typer.progressbar(length=len(left) * jobs_per_pair, label=label, file=sys.stderr) as bar:
         for start in range(0, len(left), BLOCK):
             block = left[start : start + BLOCK]
-            notebook.add([number for number, _, _ in block], lab.trials(block, bar.update))
+            notebook.add([number for number, _, _ in block], trials(block, bar.update))
+
+
+def _forms(
+    lab: Experiment,
+    notebook: Notebook[Trial],
+    about: dict[str, Any],
+    pairs: Sequence[MatchPair],
+    similarity: Sequence[float],
+    folder: Path,
+) -> list[FormTrial]:
+    """Resume the pairs that were not given up from states made again, and return all trials of them."""
+    found = {trial.pair: trial for trial in notebook.trials if math.isfinite(trial.early)}
+    experiment = FormExperiment(lab, found)
+    told = about | {"ways": [way.name for way in WAYS]}
+    forms = Notebook(folder / "matching_forms.jsonl", told, pairs, FormTrial)
+    numbered = [one for one in _numbered(pairs, similarity) if one[0] in found]
+    _fill(forms, numbered, experiment.jobs_per_pair, experiment.trials, f"states made again, {_label(lab.run)}")
+    return [trial for trial in forms.trials if trial.pair in found]
 
 
 def _draw(
-    notebook: Notebook, pairs: Sequence[MatchPair], table: ThresholdTable, bound: Bound, strips: Strips, folder: Path
+    trials: Sequence[Trial],
+    pairs: Sequence[MatchPair],
+    table: ThresholdTable,
+    bound: Bound,
+    strips: Strips,
+    folder: Path,
 ) -> None:
     prompts = [(pair.source, pair.target) for pair in pairs]
-    sheet = contact_sheet(strips, notebook.trials, prompts, table, bound)
+    sheet = contact_sheet(strips, trials, prompts, table, bound)
     if sheet is not None:
         sheet.save(folder / "matching_sheet.png")
     try:
-        plot(notebook.trials, table, bound, folder / "matching.png")
+        plot(trials, table, bound, folder / "matching.png")
     except ImportError:
         typer.echo("no plot: matplotlib is not installed", err=True)
+
+
+def _report_forms(report: FormReport, table: ThresholdTable, bound: Bound, pairs: int, folder: Path) -> None:
+    report.save(folder / "matching_forms.json", table, pairs)
+    try:
+        plot_forms(report, bound, folder / "matching_forms.png")
+    except ImportError:
+        typer.echo("no plot: matplotlib is not installed", err=True)
+    for name, levels in report.ways.items():
+        for at in levels:
+            shown = at.every if at.max_divergence is None else at.within
+            gate = "" if at.kept is None else f", the gate lets {at.kept:.0%} of them through"
+            rate = f"bad-hit rate {shown.rate:.2%} of {shown.hits}, at most {shown.upper:.2%}"
+            typer.echo(f"{at.skip:6.1%} skipped, {name}: {rate}{gate}; RMS distance {shown.distance:.3f}")
+    typer.echo(f"kept of a run by HEADSTART_STATE_FORM=auto: {report.adequate_form}")
 
 
 def _say(fits: Sequence[LevelFit], bound: Bound, table: ThresholdTable, path: Path) -> None:

@@ -1,13 +1,15 @@
 """Pairs of prompts to calibrate on: an earlier prompt, and a later one that might be served from its states."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.matching.veto import lexical_veto
 from service.calibrate.driver import CalibrationError
 from service.calibrate.files import read_prompts
 
@@ -16,7 +18,6 @@ SHIPPED = "matching_pairs.jsonl"
 _LEAST_SIMILAR = 0.5
 _NEIGHBOURS = 8
 _MOST_PROMPTS = 20_000
-_BANDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,32 +76,39 @@ def write_pairs(pairs: Sequence[MatchPair], path: Path) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
 
 
+def proposable(pairs: Iterable[MatchPair], count: int) -> tuple[MatchPair, ...]:
+    """Return the first `count` pairs that the lexical veto lets pass: others never come before the gate."""
+    return tuple(islice((pair for pair in pairs if not lexical_veto(pair.source, pair.target)), count))
+
+
+def proposed(target: str, sources: Sequence[str], similarity: NDArray[np.float32]) -> MatchPair | None:
+    """Return the pair that a cache of `sources` would bring before the gate for `target`: with the most similar one.
+
+    None where nothing similar passes the lexical veto, or where the very same text is remembered, which needs no
+    judgement. Other pairs, however alike, tell nothing of the bad hits of a cache that never asks for them.
+
+    Args:
+        target: the new prompt.
+        sources: the remembered ones.
+        similarity: of each to `target`, float32 [len(sources)].
+    """
+    near = [int(row) for row in np.argsort(-similarity, kind="stable")[:_NEIGHBOURS]]
+    pairs = [MatchPair(sources[row], target) for row in near if similarity[row] >= _LEAST_SIMILAR]
+    return None if any(pair.repeat for pair in pairs) else next(iter(proposable(pairs, 1)), None)
+
+
 def neighbouring_pairs(
     prompts: Sequence[str], vectors: NDArray[np.float32], count: int, seed: int
 ) -> tuple[MatchPair, ...]:
-    """Pair prompts of a log with earlier ones, as the cache would: with one of their nearest.
-
-    Pairs are drawn evenly over bands of similarity, from those that a cache may consider at all: most neighbours of
-    a log are far or the same, and where the bound lies in between is what is asked.
+    """Pair prompts of a log with what a cache of all earlier ones would propose for them.
 
     Args:
-        prompts: in the order of the log; repeats are paired once.
+        prompts: in the order of the log.
         vectors: float32 [len(prompts), D], of unit length.
-        count: pairs wanted; fewer come back if the log has no more.
+        count: pairs wanted, drawn evenly over the log; fewer come back if it has no more.
         seed: of the draw.
     """
     prompts, vectors = prompts[:_MOST_PROMPTS], vectors[:_MOST_PROMPTS]
-    found: dict[tuple[str, str], float] = {}
-    for later in range(1, len(prompts)):
-        similarity = vectors[:later] @ vectors[later]
-        for earlier in np.argsort(-similarity, kind="stable")[:_NEIGHBOURS]:
-            if similarity[earlier] >= _LEAST_SIMILAR and prompts[earlier] != prompts[later]:
-                found.setdefault((prompts[earlier], prompts[later]), float(similarity[earlier]))
-    pairs = sorted(found, key=lambda pair: found[pair])
-    bands = [list(band) for band in np.array_split(np.arange(len(pairs)), _BANDS) if len(band)]
-    rng = np.random.default_rng(seed)
-    for band in bands:
-        rng.shuffle(band)
-    # One of each band in turn: any first so many are as even as all of them.
-    drawn = [band[turn] for turn in range(max(map(len, bands), default=0)) for band in bands if turn < len(band)]
-    return tuple(MatchPair(*pairs[number]) for number in drawn[:count])
+    later = np.random.default_rng(seed).permutation(np.arange(1, len(prompts)))
+    found = (proposed(prompts[row], prompts[:row], vectors[:row] @ vectors[row]) for row in later)
+    return tuple(islice((pair for pair in found if pair is not None), count))

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from policies.matching.table import ThresholdTable
 from service.calibrate.matching.fit import Bound, excess, upper_limit
+from service.calibrate.matching.forms_fit import FormReport
 from service.calibrate.matching.trials import Block, Trial
 
 SIDE = 96
@@ -130,4 +131,33 @@ def plot(trials: Sequence[Trial], table: ThresholdTable, bound: Bound, path: Pat
         axis.set(title=f"{skip:.1%} skipped", xlabel="divergence where it is judged", ylim=(-0.2, 0.4))
     axes[0].set_ylabel("bad-hit rate of all up to here")
     axes[0].legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def plot_forms(report: FormReport, bound: Bound, path: Path) -> None:
+    """Draw, per way to make states and over the levels, its bad-hit rate, what the gate lets through, and distances.
+
+    The first panel holds every way to the pairs that the gate lets through at the true states, with the upper limit.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    rates, gates, distances = figure.subplots(1, 3)
+    for name, levels in report.ways.items():
+        inside = [level for level in levels if level.within.hits]
+        x = [100 * level.skip for level in inside]
+        above = [level.within.upper - level.within.rate for level in inside]
+        rates.errorbar(x, [level.within.rate for level in inside], [[0.0] * len(x), above], label=name, capsize=3)
+        gates.plot(x, [level.kept or 0.0 for level in inside], marker="o")
+        distances.plot([100 * level.skip for level in levels], [level.every.distance for level in levels], marker="o")
+    rates.axhline(bound.rate, color="tab:red", lw=1)
+    rates.set(title="pairs the table serves", ylabel="bad-hit rate, upper limit")
+    gates.set(title="the gate lets through", ylabel="share of the true states' hits", ylim=(-0.05, 1.05))
+    distances.set(title="RMS distance to the true state's picture", ylabel="share of the pixels' range")
+    for axis in (rates, gates, distances):
+        axis.set_xlabel("% of the steps skipped")
+    rates.legend(fontsize="small")
     figure.savefig(path, dpi=110)

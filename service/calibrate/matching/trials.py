@@ -4,9 +4,9 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import Field, asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from service.calibrate.driver import CalibrationError
 from service.calibrate.jobs import Advanced, JobRunner, RunSettings, nearest_state, resume_point, resumed, text_jobs
@@ -102,12 +102,29 @@ class Experiment:
         return self.runner.run_all(text_jobs(texts, seeds, self.run, self.runner.info, tag), advanced)
 
     def hits(
-        self, pairs: Sequence[Numbered], sources: Sequence[JobResult], level: float, limit: float, advanced: Advanced
+        self,
+        pairs: Sequence[Numbered],
+        sources: Sequence[JobResult],
+        level: float,
+        limit: float,
+        advanced: Advanced,
+        *,
+        diversity: float = 0.0,
     ) -> list[JobResult | None]:
-        """Resume every pair at a level; None where the divergence there is above `limit`."""
+        """Resume every pair at a level; None where the divergence there is above `limit`.
+
+        Args:
+            pairs: whose targets to draw.
+            sources: what each is resumed from.
+            level: share of the steps to skip.
+            limit: largest divergence.
+            advanced: told how many jobs are done.
+            diversity: see `JobSpec.diversity`; a level that saves but one step gives None for all, above 0.
+        """
         texts = [pair.target for _, pair, _ in pairs]
         seeds = [number + OTHER_SEED for number, _, _ in pairs]
-        plain = text_jobs(texts, seeds, self.run, self.runner.info, "hit")
+        drawn = text_jobs(texts, seeds, self.run, self.runner.info, f"hit{diversity:g}")
+        plain = [replace(spec, diversity=diversity) for spec in drawn]
         points = [resume_point(nearest_state(source.captured, level), limit) for source in sources]
         entering = [resumed(spec, [point], f"at{level}") for spec, point in zip(plain, points, strict=True)]
         return self.runner.run_judged(entering, advanced)
@@ -164,18 +181,35 @@ class Block:
             yield Trial(number, pair.kind, pair.repeat, similarity, 0.0, math.inf, math.inf, *[math.nan] * 4)
 
 
-class Notebook:
+class OfPair(Protocol):
+    """A dataclass of plain values about one pair."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def pair(self) -> int:
+        """Number of the pair."""
+        ...
+
+
+Kept = TypeVar("Kept", bound=OfPair)
+
+
+class Notebook(Generic[Kept]):
     """Trials on disk, block by block, so that an interrupted calibration goes on where it stopped.
 
     The first line says what they are trials of; a notebook of anything else, or of other pairs, is refused. More
     pairs of the same file may be added later.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any], pairs: Sequence[MatchPair]) -> None:
-        """Open or begin `path`. Raises CalibrationError if it holds trials of something else."""
+    def __init__(
+        self, path: Path, about: Mapping[str, Any], pairs: Sequence[MatchPair], kind: Callable[..., Kept]
+    ) -> None:
+        """Open or begin `path`; `kind` makes a trial. Raises CalibrationError: it holds trials of something else."""
         self._path = path
         self._pairs = pairs
-        self.trials: list[Trial] = []
+        self._kind = kind
+        self.trials: list[Kept] = []
         self.done: set[int] = set()
         if path.is_file():
             self._read(dict(about))
@@ -191,14 +225,14 @@ class Notebook:
             numbers = [number for number in row["pairs"] if number < len(self._pairs)]
             same = same and (len(numbers) < len(row["pairs"]) or self._texts(numbers) == row["texts"])
             self.done.update(numbers)
-            self.trials += [Trial(**trial) for trial in row["trials"] if trial["pair"] in numbers]
+            self.trials += [self._kind(**trial) for trial in row["trials"] if trial["pair"] in numbers]
         if not same:
             raise CalibrationError(
                 f"{self._path} holds trials of another model, judge or settings, or of other prompts: move it away"
             )
         self._path.write_text("".join(line + "\n" for line in lines), "utf-8")
 
-    def add(self, pairs: Sequence[int], trials: Sequence[Trial]) -> None:
+    def add(self, pairs: Sequence[int], trials: Sequence[Kept]) -> None:
         """Write down the trials of some pairs."""
         shown = [asdict(trial) for trial in trials]
         row = {"pairs": list(pairs), "texts": self._texts(pairs), "trials": shown}

@@ -6,7 +6,7 @@ from service.types import GenerationRequest, Verdict
 from service.verdicts import is_hidden, shown
 
 
-class Ledger:
+class TenantTotals:
     """Totals of everybody, and per tenant; tenants are as many as have keys."""
 
     def __init__(self) -> None:

@@ -1,0 +1,197 @@
+"""Lets planned pictures in, or tells them when to come back: policy, quota, promises and measurements meet here."""
+
+import hashlib
+import math
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from policies.admission import AdmissionPolicy, Ask, Decision, Load, Work
+from policies.admission.forecast import Finish, forecast
+from policies.admission.promises import Promise, PromiseBook
+from policies.admission.queue_limit import places_free
+from service.engine.base import JobResult, JobSpec, ModelInfo, Progress
+from service.metrics import Metrics
+from service.pace import RunPace
+from service.quota import Quota
+from service.refusals import RefusedError
+from service.tenant_limits import TenantLimits
+from service.types import GenerationRequest, Plan
+
+EVERYBODY = TenantLimits()
+
+
+class UnreachableError(Exception):
+    """The deadline is too short for this picture even with the device to itself."""
+
+
+class Place:
+    """A picture that was let in, and how far it is.
+
+    Args:
+        spec: what the engine runs.
+        work: what it takes, as predicted.
+        predicted: seconds until its finish, as predicted on arrival; 0 = unknown.
+        allowed: seconds it may take.
+    """
+
+    def __init__(self, spec: JobSpec, work: Work, predicted: float, allowed: float) -> None:
+        self.spec = spec
+        self.work = work
+        self._left = work
+        self._allowed = allowed
+        self.since = time.monotonic()
+        self.predicted = predicted
+        self.result: JobResult | None = None
+
+    def note(self, event: Progress | JobResult) -> None:
+        """Note how far the picture is."""
+        if isinstance(event, JobResult):
+            self.result = event
+            return
+        per_step = self.work.steps / max(1, self.spec.foreseen_steps)
+        self._left = replace(self.work, steps=(event.steps - event.step) * per_step, entered=True)
+
+    @property
+    def left(self) -> Work:
+        """What is left to do, and how long it may take."""
+        return replace(self._left, due=self.since + self._allowed - time.monotonic())
+
+
+class Admission:
+    """Decides on arrival, from what is inside and what the plan says.
+
+    Args:
+        policy: decides.
+        info: the served model.
+        quota: bounds tenants.
+        metrics: where predictions are compared with what came true.
+        slots: most pictures that step together.
+        pixels: most pixels they work on.
+        promises: most clients that can be told a time to come back, see `PromiseBook`.
+        limits: what differs by tenant.
+    """
+
+    def __init__(
+        self,
+        policy: AdmissionPolicy,
+        info: ModelInfo,
+        quota: Quota,
+        metrics: Metrics,
+        *,
+        slots: int,
+        pixels: int,
+        promises: int,
+        limits: Mapping[str, TenantLimits],
+    ) -> None:
+        self._policy = policy
+        self._quota = quota
+        self._metrics = metrics
+        self._slots = slots
+        self._pixels = pixels
+        self._limits = limits
+        self._beside = info.device != "cpu"
+        self._pace = RunPace(info)
+        self._book = PromiseBook(promises)
+        self._places: dict[str, Place] = {}
+
+    def mark(self, plan: Plan) -> Plan:
+        """Return the plan with a job that names its tenant, and the tenant's weight."""
+        if plan.job is None:
+            return plan
+        tenant = plan.request.tenant
+        weight = self._limits.get(tenant, EVERYBODY).weight
+        return replace(plan, job=replace(plan.job, tenant=tenant, weight=weight))
+
+    @asynccontextmanager
+    async def enter(self, plan: Plan) -> AsyncIterator[Place | None]:
+        """Hold a place for a picture; None for one that needs no run.
+
+        Raises:
+            RefusedError: there is no room for it now, or its tenant's quota is used up.
+            UnreachableError: its deadline cannot be met by any load.
+        """
+        if plan.job is None:
+            yield None
+            return
+        work = self._pace.work(plan.job)
+        booked = self._pace.device_seconds(work)
+        span = await self._quota.book(plan.request.tenant, booked)
+        place: Place | None = None
+        try:
+            place = self._let_in(plan.request, plan.job, work)
+            yield place
+        finally:
+            if place is not None:
+                del self._places[plan.job.job_id]
+            if span is not None:
+                await self._quota.correct(span, self._spent(place) - booked)
+
+    def learn(self, place: Place, result: JobResult) -> None:
+        """Learn from a finished run, and compare it with what was predicted."""
+        self._pace.learn(place.spec, result)
+        if place.predicted:
+            self._metrics.finish_ratio.observe((time.monotonic() - place.since) / place.predicted)
+
+    def wait_for(self, pictures: int) -> float:
+        """Return when so many of the pictures inside will be finished, in seconds."""
+        return places_free(self._load(()), pictures)
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Predicted time until everything inside is finished."""
+        return max((finish.done for finish in self._forecast()), default=0.0)
+
+    def _forecast(self) -> list[Finish]:
+        return forecast(self._load(()))
+
+    def _let_in(self, request: GenerationRequest, spec: JobSpec, work: Work) -> Place:
+        now = time.monotonic()
+        promise = self._book.find(wish_key(request), now)
+        due = promise if promise is not None and promise.due <= now else None
+        load = self._load(self._book.works(now, None if due is None else due.due))
+        full = self._pace.work(spec, uncached=True).steps
+        allowed = math.inf if spec.deadline is None else spec.deadline - now
+        decision = self._policy.decide(Ask(work, full, allowed, promised=due is not None), load)
+        if due is not None:
+            self._metrics.returned.labels("admitted" if decision.admitted else "refused").inc()
+        if not decision.admitted:
+            self._refuse(request, work, decision, promise, due)
+        if promise is not None:
+            self._book.keep(promise)
+        place = self._places[spec.job_id] = Place(spec, work, decision.finish_seconds, decision.allowed_seconds)
+        return place
+
+    def _refuse(
+        self, request: GenerationRequest, work: Work, decision: Decision, promise: Promise | None, due: Promise | None
+    ) -> None:
+        if math.isinf(decision.retry_seconds):
+            raise UnreachableError
+        now = time.monotonic()
+        if promise is not None and due is None:
+            raise RefusedError(decision.reason, promise.due - now)
+        refusal = RefusedError(decision.reason, decision.retry_seconds)
+        if due is not None:
+            self._book.keep(due)
+        self._book.make(wish_key(request), work, now, refusal.retry_after)
+        raise refusal
+
+    def _load(self, promised: tuple[Work, ...]) -> Load:
+        jobs = tuple(place.left for place in self._places.values())
+        return Load(jobs, self._slots, self._pace.step, self._pixels, self._beside, promised)
+
+    def _spent(self, place: Place | None) -> float:
+        """Device seconds a picture took; of one that was given up, for the steps it got."""
+        if place is None:
+            return 0.0
+        if place.result is not None:
+            return place.result.denoise_seconds + place.result.decode_seconds
+        done = replace(place.work, steps=max(0.0, place.work.steps - place.left.steps), decode_seconds=0.0)
+        return self._pace.device_seconds(done)
+
+
+def wish_key(request: GenerationRequest) -> bytes:
+    """Return what the same wish of the same tenant has in common when it is sent again; holds no text."""
+    wish = replace(request, request_id="", deadline=None, seed=request.seed if request.seed_given else 0)
+    return hashlib.blake2b(repr(wish).encode(errors="surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,1 @@
+"""Pictures that nobody waits for on the line: jobs, and reports of their end."""

@@ -172,6 +172,16 @@ async def test_a_text_is_needed_where_none_was_kept(monkeypatch: pytest.MonkeyPa
     assert np.array_equal(pixels(png), overlaid(PICTURE, Looking().answer_map(PICTURE, "")))
 
 
+async def test_a_source_that_may_be_another_tenant_s_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned, run = plan(attempts=1, kind=VerdictKind.APPROX, reason="match"), result(resumed=0, skipped=4)
+    made = provenance_of(planned, Verdict(VerdictKind.APPROX, "match", 8, 4), run, run.image, {})
+    assert made.entered is not None
+    maps = heatmaps(monkeypatch, Looking(), Turnstile(4))
+    with pytest.raises(NoHeatmapError) as caught:
+        await maps.draw(RECORD, replace(made, hidden=True), "source", None)
+    assert caught.value.code == "no_source"
+
+
 async def test_it_waits_for_those_who_draw_and_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     turnstile = Turnstile(4)
     hasty = heatmaps(monkeypatch, Looking(), turnstile, 0.05)

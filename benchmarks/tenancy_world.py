@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cache_store import CacheEntry, CacheStore, NoiseState, Selection, StoredImage, user_digest
+from cache_store.browsing import Filter
 from cache_store.generations import GenerationRecord
 from cache_store.types import Scope, text_digest
 from policies.matching.base import Candidate
@@ -75,7 +76,7 @@ class World:
             async with beside:
                 await self._count(question)
 
-        asking = (self.search, self.repeat, self.look_up, self.listing, self.record)
+        asking = (self.search, self.repeat, self.look_up, self.listing, self.record, self.fetch)
         while operations > 0:
             size = min(operations, ROUND)
             operations -= size
@@ -83,7 +84,7 @@ class World:
             for _ in range(kinds.count(0)):
                 await self._count(self.write)
             await self.store.flush()
-            questions = self.dice.choices(asking, weights=(50, 14, 18, 7, 7), k=kinds.count(1))
+            questions = self.dice.choices(asking, weights=(50, 14, 14, 7, 7, 4), k=kinds.count(1))
             await asyncio.gather(*(ask(question) for question in questions))
             for deletion in self.dice.choices((self.meddle, self.leave), weights=(20, 1), k=kinds.count(2)):
                 await self._count(deletion)
@@ -94,7 +95,7 @@ class World:
         await operation()
 
     async def write(self) -> None:
-        """Remember a generation, its states, its picture and its record."""
+        """Remember a generation, its states, its picture and its record; keep the picture by URL as well."""
         request = self._request()
         self._numbers += 1
         marker = f"{request.tenant} {self._numbers}"
@@ -118,6 +119,8 @@ class World:
         self.store.remember(entry, [_state()], StoredImage(marker.encode(), 64, 64))
         record = GenerationRecord(request.request_id, request.tenant, request.user, marker)
         await self.store.record_generation(replace(record, noted=float("inf")))
+        about = (request.request_id, request.tenant, marker)
+        await self.store.deposits.create("image", *about, user=request.user, data=marker.encode())
         self.made[entry.entry_id] = Made(request, marker, entry.entry_id, key)
 
     async def search(self) -> None:
@@ -176,8 +179,21 @@ class World:
     async def listing(self) -> None:
         """List one's entries."""
         tenant = self.dice.choice(TENANTS)
-        shown = await self.store.recent(tenant, 50)
-        self.leaks["another's entry was listed"] += sum(not self._is_own(tenant, one.entry_id) for one in shown)
+        page, _ = await self.store.browse(tenant, Filter(), after=None, limit=50)
+        for shown in (await self.store.recent(tenant, 50), page):
+            self.leaks["another's entry was listed"] += sum(not self._is_own(tenant, one.entry_id) for one in shown)
+
+    async def fetch(self) -> None:
+        """Ask for a picture by URL, which may be anybody's, and for all of one's own."""
+        tenant, made = self.dice.choice(TENANTS), self.made.get(self._any_id())
+        deposits = self.store.deposits
+        if made is not None:
+            found = await deposits.find("image", made.request.request_id, tenant)
+            self.leaks["another's kept picture was found"] += found is not None and made.request.tenant != tenant
+        for one in await deposits.page("image", tenant, below=None, limit=20):
+            data = await deposits.data(one)
+            own = one.body.startswith(f"{tenant} ") and data in (None, one.body.encode())
+            self.leaks["another's kept picture was listed"] += not own
 
     async def meddle(self) -> None:
         """Try to delete what may be another's: nothing may happen to it."""

@@ -8,6 +8,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.api.problem import Problem
 
 HEAD_SECONDS = 10.0
+# A refused client that is still sending gets so long to see why: closing at once would reset the connection.
+LINGER_SECONDS = 2.0
 MAX_HEAD_BYTES = 64 * 1024
 _INVALID = "invalid_request_error"
 _TOO_LARGE = Problem(431, "the request's headers are too large", _INVALID, code="headers_too_large")
@@ -20,6 +22,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     _head_bytes = 0
     _in_head = True
+    _refused = False
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -33,7 +36,9 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take in data; refuse a head beyond the bound."""
+        """Take in data; refuse a head beyond the bound. What comes after a refusal is thrown away."""
+        if self._refused:
+            return
         if self._timer is None and (self.cycle is None or self.cycle.response_complete):
             self._await_head()
         self._head_bytes += len(data)
@@ -68,10 +73,12 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem) -> None:
         self._stop_waiting()
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
+        self._refused = True
         answer = problem.response("", "")
         headers = [(b"connection", b"close"), *answer.raw_headers]
         head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(STATUS_LINE[problem.status] + head + b"\r\n" + bytes(answer.body))
-        self.transport.close()
+        self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)

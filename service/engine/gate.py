@@ -29,49 +29,33 @@ def pool_prediction(denoised: Tensor) -> NDArray[np.float16]:
     return pooled.cpu().numpy().astype(np.float16)
 
 
-def influence(guided: Tensor, unguided: Tensor) -> float:
-    """Return how much a prompt has to say about the picture at a noise state: what guidance changes in a prediction.
-
-    Args:
-        guided: clean-latent prediction [C, h, w].
-        unguided: the same without guidance.
-
-    Returns:
-        Mean over the cells of `pool_prediction` of the RMS over channels.
-    """
-    return _size(pool_prediction(guided - unguided).astype(np.float64))
-
-
-def divergence(new: NDArray[np.floating], source: NDArray[np.floating], influence: float | None = None) -> float:
+def divergence(new: NDArray[np.floating], source: NDArray[np.floating]) -> float:
     """Return how far a new prompt's prediction lies from the source run's, at the same noise state.
 
-    Mean over cells of the RMS over channels of new - source, divided by the same of what guidance by the new prompt
-    changes at all (`influence`): 0 means the same picture, 1 that the two prompts differ as much as the new one
-    differs from none. Of the measures tried (`python -m benchmarks gate`) this is among the best at foretelling bad
-    hits, and the simplest: squares and high percentiles are ruled by a few strong cells, and the same difference
-    means less where the prompt has much to say. Without guidance the divisor is the size of the source's own
-    predicted picture, less the mean of each channel. Either way the value is free of the latent's scale.
+    Mean over cells of the RMS over channels of new - source, divided by the contrast of the source's predicted
+    picture: the same of source, less the mean of each channel. 0 means the same picture; two pictures that have
+    nothing to do with each other are about sqrt(2) apart. Of the measures tried on pairs that a cache proposes
+    (`python -m benchmarks gate`) this is the best at foretelling bad hits: squares and high percentiles are ruled by
+    a few strong cells, and what guidance by the new prompt changes at all is a worse measure to compare with. It is
+    free of the latent's scale and offset.
 
     Args:
         new: [C, h, w], pooled by `pool_prediction`.
         source: [C, h, w], pooled likewise.
-        influence: of the new prompt; None without guidance.
 
     Returns:
         A value >= 0; NaN (which the gate refuses) if the shapes differ or a value is not finite; infinity if
-        there is nothing to compare with and the predictions are not the same.
+        the source's prediction is flat and the new one is not the same.
     """
     if new.shape != source.shape:
         return float("nan")
     a, b = new.astype(np.float64), source.astype(np.float64)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return float("nan")
-    difference = _size(a - b)
-    if influence is None:
-        influence = _size(b - b.mean(axis=(-2, -1), keepdims=True))
-    if influence == 0.0:
+    difference, contrast = _size(a - b), _size(b - b.mean(axis=(-2, -1), keepdims=True))
+    if contrast == 0.0:
         return 0.0 if difference == 0.0 else float("inf")
-    return difference / influence
+    return difference / contrast
 
 
 def _size(pooled: NDArray[np.float64]) -> float:

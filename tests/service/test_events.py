@@ -55,12 +55,22 @@ def test_previews_are_pictures_and_may_be_declined(client: Client) -> None:
     assert not [1 for _, data in client.events({**wish, "partial_images": 0}) if "preview_b64" in data]
 
 
-def test_an_error_after_the_start_is_an_event(client: Client) -> None:
+def test_what_fails_before_the_start_has_a_status(client: Client) -> None:
     body = {"prompt": "a cube nobody drew", "negative_prompt": "events4"}
+    answer = client.http.post("/v1/generations/events", json=body, headers={"Cache-Control": "only-if-cached"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "not_cached")
+
+
+def test_an_error_after_the_start_is_an_event(client: Client) -> None:
+    """A state after one of two steps saves none of one step: the engine has to start in full after all."""
+    wish = {"prompt": "a cube of one step", "negative_prompt": "events5"}
+    client.draw(**wish, num_inference_steps=2)
+    client.settle()
+    body = {**wish, "num_inference_steps": 1}
     headers = {"Cache-Control": "only-if-cached"}
     with client.http.stream("POST", "/v1/generations/events", json=body, headers=headers) as answer:
         events = list(parse_events(answer.iter_lines()))
-    assert events[-1][0] == "error"
+    assert [name for name, _ in events] == ["queued", "plan", "error"]
     assert events[-1][1]["error"]["code"] == "not_cached"
 
 

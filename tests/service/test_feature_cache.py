@@ -23,7 +23,8 @@ from service.api.errors import InvalidRequestError
 from service.api.schema import GenerationBody
 from service.api.verdict_headers import headers_of
 from service.api.wishes import feature_wish, order_of
-from service.assembly import Service, StartError, engine_config, feature_caching, make_engine, open_service
+from service.assembly import Service, StartError, engine_config, feature_caching, open_service
+from service.engine import EngineConfig, make_engine
 from service.engine.base import Engine, EngineStats, JobEvent, JobResult, JobSpec, Lora, ModelInfo
 from service.features import FeatureCaching, load_front
 from service.gauges import Gauges
@@ -415,7 +416,7 @@ def test_what_did_not_run_saved_nothing(report: FeatureReport | None) -> None:
 def test_the_engines_counts_are_exported() -> None:
     gauges = Gauges()
     stats = EngineStats(feature_bytes=7, feature_evaluations={"reused": 5})
-    gauges.take(StoreStats(), stats, policy="lcbfu", inside=0, pending=0)
+    gauges.take(StoreStats(), stats, policy="lcbfu", inside=0, pending=0, backlog=0.0)
     found = {
         (sample.name, *sample.labels.values()): sample.value
         for family in gauges.collect()
@@ -467,8 +468,9 @@ Opener = Callable[..., AbstractAsyncContextManager[tuple[Service, httpx.AsyncCli
 
 
 @pytest.fixture
-def opened(tiny_model: Path, tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opener:
-    monkeypatch.setattr("service.assembly.make_engine", lambda config: Reporting(make_engine(config)))
+def opened(tiny_model: Path, tables: Path, tmp_path: Path) -> Opener:
+    def make(config: EngineConfig) -> Engine:
+        return Reporting(make_engine(config))
 
     @asynccontextmanager
     async def opener(**changes: object) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
@@ -481,7 +483,7 @@ def opened(tiny_model: Path, tables: Path, tmp_path: Path, monkeypatch: pytest.M
         }
         settings, metrics = Settings(**{**fields, **changes}), Metrics()
         app = create_app(settings)
-        async with open_service(settings, metrics) as service:
+        async with open_service(settings, metrics, make) as service:
             app.state.service = service
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
                 yield service, client

@@ -27,11 +27,16 @@ def _raw(client: Client, data: bytes) -> bytes:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
-        answer = b""
-        with contextlib.suppress(ConnectionResetError):
-            while part := connection.recv(65536):
-                answer += part
-        return answer
+        return _rest(connection)
+
+
+def _rest(connection: socket.socket) -> bytes:
+    """Return what comes before the connection closes."""
+    answer = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(65536):
+            answer += part
+    return answer
 
 
 def _assert_alive(client: Client) -> None:
@@ -140,7 +145,7 @@ def test_those_who_are_too_slow_are_told_so(client: Client) -> None:
     def never_ends(part: bytes) -> bytes:
         with _connect(client) as connection:
             connection.sendall(part)
-            return connection.recv(65536)
+            return _rest(connection)
 
     head = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"
     with ThreadPoolExecutor() as pool:

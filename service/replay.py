@@ -179,7 +179,8 @@ class Replayer:
         resume = () if source.entered is None else (await self._point(source.entered, errand),)
         job = source.job(uuid.uuid4().hex, source.prompt, source.negative_prompt, resume)
         errand.runs += 1
-        async with aclosing(self._engine.run(replace(job, deadline=errand.deadline))) as events:
+        asked = replace(job, deadline=errand.deadline, tenant=errand.tenant)
+        async with aclosing(self._engine.run(asked)) as events:
             async for event in events:
                 if isinstance(event, JobFailed):
                     raise _failure(event)

@@ -155,9 +155,9 @@ def _measures(three: Three, guidance: float) -> dict[str, Floats]:
         pooled = [_pool(one, side) for one in (new, old, new - nothing)]
         found |= {f"{name}, {side}x{side}": value for name, value in _of(*pooled).items()}
     small = [_pool(one, 8) for one in (new, old, new - nothing)]
-    found["mean / contrast, 8x8, int8"] = _of(small[0], _int8(small[1]), small[2])["mean / contrast"]
+    found["mean / influence, 8x8, int8"] = _of(small[0], _int8(small[1]), small[2])["mean / influence"]
     plain = [_pool(one, 8) for one in (target, source, target - nothing)]
-    found["mean / contrast, 8x8, without guidance"] = _of(*plain)["mean / contrast"]
+    found["mean / influence, 8x8, without guidance"] = _of(*plain)["mean / influence"]
     return found
 
 

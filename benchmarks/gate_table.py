@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.facts import interval
 
-SHIPPED = "mean / contrast, 8x8"
+SHIPPED = "mean / influence, 8x8"
 TOGETHER = "shipped, picture and cosine together"
 
 

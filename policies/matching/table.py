@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 FORMAT = "headstart-threshold-table"
-VERSION = 4
+VERSION = 3
 REQUIRED_KEY = ("weights_digest", "embedder_digest", "schedule")
 FORMS = ("trajectory", "final-noise", "final")
 _SAME_LEVEL = 0.005

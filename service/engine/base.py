@@ -437,6 +437,12 @@ class Pipeline(Protocol):
     def predict(self, rows: Rows) -> Tensor:
         """Return the guided prediction of the clean latent x0, float32 [B, C, h, w]."""
 
+    def unguided(self, rows: Rows) -> Tensor | None:
+        """Return what the last `predict`, of the same rows, would have been without guidance, float32 [B, C, h, w].
+
+        None if no row had any, or not all rows were computed.
+        """
+
     def differentiable(self, rows: Rows) -> Tensor:
         """Return what `predict` does, with the gradients the rows' latents ask for (probes; never the loop).
 

@@ -29,33 +29,50 @@ def pool_prediction(denoised: Tensor) -> NDArray[np.float16]:
     return pooled.cpu().numpy().astype(np.float16)
 
 
-def divergence(new: NDArray[np.floating], source: NDArray[np.floating]) -> float:
+def influence(guided: Tensor, unguided: Tensor) -> float:
+    """Return how much a prompt has to say about the picture at a noise state: what guidance changes in a prediction.
+
+    Args:
+        guided: clean-latent prediction [C, h, w].
+        unguided: the same without guidance.
+
+    Returns:
+        Mean over the cells of `pool_prediction` of the RMS over channels.
+    """
+    return _size(pool_prediction(guided - unguided).astype(np.float64))
+
+
+def divergence(new: NDArray[np.floating], source: NDArray[np.floating], influence: float | None = None) -> float:
     """Return how far a new prompt's prediction lies from the source run's, at the same noise state.
 
-    Mean over cells of the RMS over channels of new - source, divided by the contrast of the source's predicted
-    picture: the same of source, less the mean of each channel. 0 means the same picture; two pictures that have
-    nothing to do with each other are about sqrt(2) apart. Of the measures tried on pairs that a cache proposes
-    (`python -m benchmarks gate`) this is the best at foretelling bad hits: squares and high percentiles are ruled by
-    a few strong cells, and what guidance by the new prompt changes at all is a worse measure to compare with. It is
-    free of the latent's scale and offset.
+    Mean over cells of the RMS over channels of new - source, divided by the same of what guidance by the new prompt
+    changes at all (`influence`): 0 means the same picture, 1 that the two prompts differ as much as the new one
+    differs from none. Squares and high percentiles are ruled by a few strong cells, and the same difference means
+    less where the prompt has much to say (`python -m benchmarks gate`). Without guidance the divisor is the contrast
+    of the source's predicted picture: its size, less the mean of each channel. With guidance that one ranks all hits
+    better, but worse those that diverge little, where tables are fitted. Either way the value is free of the latent's
+    scale.
 
     Args:
         new: [C, h, w], pooled by `pool_prediction`.
         source: [C, h, w], pooled likewise.
+        influence: of the new prompt; None without guidance.
 
     Returns:
         A value >= 0; NaN (which the gate refuses) if the shapes differ or a value is not finite; infinity if
-        the source's prediction is flat and the new one is not the same.
+        there is nothing to compare with and the predictions are not the same.
     """
     if new.shape != source.shape:
         return float("nan")
     a, b = new.astype(np.float64), source.astype(np.float64)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return float("nan")
-    difference, contrast = _size(a - b), _size(b - b.mean(axis=(-2, -1), keepdims=True))
-    if contrast == 0.0:
+    difference = _size(a - b)
+    if influence is None:
+        influence = _size(b - b.mean(axis=(-2, -1), keepdims=True))
+    if influence == 0.0:
         return 0.0 if difference == 0.0 else float("inf")
-    return difference / contrast
+    return difference / influence
 
 
 def _size(pooled: NDArray[np.float64]) -> float:

@@ -360,11 +360,16 @@ class Job:
         if self.captures_now:
             self.latent = self.latent.half().float()
 
-    def judge(self, pooled: NDArray[np.float16]) -> float:
-        """Record and return the gate's value for the entered point, by this prompt's own pooled prediction there."""
+    def judge(self, pooled: NDArray[np.float16], influence: float | None) -> float:
+        """Record and return the gate's value for the entered point.
+
+        Args:
+            pooled: this prompt's own pooled prediction at the entered state.
+            influence: what guidance changes in it, see `gate.influence`; None without guidance.
+        """
         value = math.nan
         if self.point is not None and self.point.prediction is not None:
-            value = divergence(pooled, self.point.prediction)
+            value = divergence(pooled, self.point.prediction, influence)
         self.divergences.append(value)
         return value
 

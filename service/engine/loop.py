@@ -16,7 +16,7 @@ from service.engine.base import MESSAGES, EngineStats, Group, ImageArray, JobEve
 from service.engine.batch import Broken, Done, Evaluator, failure_code, join, shares
 from service.engine.decoding import Decoder
 from service.engine.features.caches import FeatureCaches
-from service.engine.gate import pool_prediction
+from service.engine.gate import influence, pool_prediction
 from service.engine.job import Held, Job
 from service.engine.lora import MAX_LORAS, LoraError
 from service.engine.peak import Meter, PeakMemory
@@ -35,6 +35,7 @@ DECODER_PATIENCE = 0.02
 class _Prediction:
     latents: Tensor
     denoised: Tensor
+    unguided: Tensor | None
     seconds: float
 
 
@@ -210,7 +211,9 @@ class StepLoop:
             denoised = self._pipeline.predict(rows)
         for job in jobs:
             self._commit(job)
-        return _Prediction(rows.latents, denoised, watch.seconds)
+        # Only where the gate judges: that is what it is for.
+        unguided = self._pipeline.unguided(rows) if any(job.gated_now for job in jobs) else None
+        return _Prediction(rows.latents, denoised, unguided, watch.seconds)
 
     def _commit(self, job: Job) -> None:
         """Keep what feature caching has computed for a job, and count."""
@@ -232,7 +235,11 @@ class StepLoop:
     def _settle(self, jobs: list[Job], made: _Prediction) -> None:
         """Let the gate judge, keep states, step the rows, and see to rows that went wrong."""
         signatures = _signatures(jobs, made.denoised)
-        values = {row: job.judge(signatures[row]) for row, job in enumerate(jobs) if job.gated_now}
+        values = {
+            row: job.judge(signatures[row], _influence(job, row, made))
+            for row, job in enumerate(jobs)
+            if job.gated_now
+        }
         stepped, corrected, updates = step_rows(jobs, made.latents, made.denoised)
         finite = torch.isfinite(stepped).flatten(1).all(1).tolist()
         advanced = []
@@ -355,6 +362,13 @@ def _signatures(jobs: list[Job], denoised: Tensor) -> dict[int, NDArray[np.float
     if not rows:
         return {}
     return dict(zip(rows, pool_prediction(denoised[rows]), strict=True))
+
+
+def _influence(job: Job, row: int, made: _Prediction) -> float | None:
+    """What guidance by its prompt changes in a row's prediction; None for a row without guidance."""
+    if made.unguided is None or not job.guided:
+        return None
+    return influence(made.denoised[row], made.unguided[row])
 
 
 def _by_shape(jobs: list[Job]) -> list[list[Job]]:

@@ -9,7 +9,7 @@ from benchmarks.gate_table import SHIPPED, gate_table
 from benchmarks.matching_table import SUITE, matching_summary, matching_table
 from benchmarks.matching_world import Served
 from policies.matching import Candidate, StateRef, ThresholdRow, ThresholdTable
-from service.engine.gate import divergence, pool_prediction
+from service.engine.gate import divergence, influence, pool_prediction
 
 TABLE = ThresholdTable(
     (ThresholdRow(0.125, 0.8, 0.4), ThresholdRow(0.5, 0.8, 0.2)),
@@ -67,7 +67,10 @@ def test_the_shipped_measure_is_the_engines() -> None:
     three = tuple(one.double().numpy() for one in (target, source, nothing))
     measured = gate._measures(three, 4.0)[SHIPPED]  # type: ignore[arg-type]
     new, old = nothing + 4 * (target - nothing), nothing + 4 * (source - nothing)
-    engine = [divergence(pool_prediction(a), pool_prediction(b)) for a, b in zip(new, old, strict=True)]
+    engine = [
+        divergence(pool_prediction(a), pool_prediction(b), influence(a, c))
+        for a, b, c in zip(new, old, nothing, strict=True)
+    ]
     assert measured == pytest.approx(engine, rel=5e-3)
 
 

@@ -1,12 +1,16 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from engine_helpers import spec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.gate import divergence, passes, pool_prediction
+from service.engine.batch import join
+from service.engine.gate import divergence, influence, passes, pool_prediction
+from service.engine.job import Job
 
 
 def picture(seed=0, shape=(4, 8, 8)):
@@ -38,6 +42,34 @@ def test_every_cell_counts_by_how_much_it_changes():
     assert one > 0.2
     assert divergence(twice, picture()) == pytest.approx(2 * one, rel=1e-5)
     assert divergence(stronger, picture()) == pytest.approx(2 * one, rel=1e-5)
+
+
+def test_a_prompt_with_much_to_say_may_change_more():
+    value = divergence(picture(1), picture(2), influence=2.0)
+    assert divergence(picture(1), picture(2), influence=4.0) == pytest.approx(value / 2)
+    assert divergence(picture(), picture(), influence=0.0) == 0.0
+    assert divergence(picture(1), picture(2), influence=0.0) == math.inf
+    assert not passes(divergence(picture(1), picture(2), influence=math.nan), math.inf)
+
+
+def test_the_influence_of_a_prompt_is_what_guidance_changes():
+    guided, unguided = torch.randn(4, 16, 16), torch.randn(4, 16, 16)
+    changed = torch.nn.functional.avg_pool2d(guided - unguided, 2)
+    expected = (changed**2).mean(0).sqrt().mean()
+    assert influence(guided, unguided) == pytest.approx(float(expected), rel=1e-2)
+    assert influence(guided, guided) == 0.0
+
+
+def test_without_guidance_a_prediction_is_what_it_would_have_been(pipeline):
+    jobs = [Job.create(spec(str(scale), guidance_scale=scale), 0.0, pipeline) for scale in (4.0, 1.0, 2.0)]
+    rows = join(jobs)
+    guided = pipeline.predict(rows)
+    plain = pipeline.unguided(rows)
+    assert plain is not None
+    alone = replace(rows, conditions=rows.negatives, guidance=torch.ones(3))
+    torch.testing.assert_close(plain[[0, 2]], pipeline.predict(alone)[[0, 2]], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(plain[1], guided[1])
+    assert pipeline.unguided(alone) is None
 
 
 @given(st.floats(0.1, 10.0), st.floats(-5.0, 5.0))

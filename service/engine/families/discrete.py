@@ -138,6 +138,11 @@ class DiscreteFamily(ABC):
         self._adapters.use(rows.loras)
         return clean_from(self.network.output(rows), self.info.prediction_type, rows)
 
+    def unguided(self, rows: Rows) -> Tensor | None:
+        """Return what the last `predict` would have been without guidance; None if no row had any."""
+        output = self.network.unguided
+        return None if output is None else clean_from(output, self.info.prediction_type, rows)
+
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> ImageArray:
         """Return uint8 [B, H, W, 3] pictures of clean latents [B, C, h, w]."""

@@ -137,6 +137,11 @@ class RectifiedFlow(ABC):
         self._adapters.use(rows.loras)
         return clean_from_flow(self._velocity(self.network.output(rows), rows), rows)
 
+    def unguided(self, rows: Rows) -> Tensor | None:
+        """Return what the last `predict` would have been without guidance; None if no row had any."""
+        output = self.network.unguided
+        return None if output is None else clean_from_flow(self._velocity(output, rows), rows)
+
     @abstractmethod
     def _inputs(self, order: Tensor, rows: Rows, conditions: Condition) -> Inputs:
         """Return the denoiser's arguments, see `network.MakeInputs`."""

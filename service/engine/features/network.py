@@ -51,10 +51,25 @@ class Network:
     inputs: MakeInputs
     channels: int | None = None
     pairs: bool = True
+    _parts: tuple[Tensor, Tensor, Tensor] | None = None
     _profiles: dict[tuple[int, int], Profile] = field(default_factory=dict)
+
+    @property
+    def unguided(self) -> Tensor | None:
+        """What the last output would have been without guidance, float32 [B, ...].
+
+        None if no row had any, or not all rows were computed. Made when asked for: the loop asks at few steps.
+        """
+        if self._parts is None:
+            return None
+        guided, places, unconditional = self._parts
+        plain = guided.clone()
+        plain[places] = unconditional
+        return plain
 
     def output(self, rows: Rows) -> Tensor:
         """Return the guided output of the denoiser, float32 [B, ...]."""
+        self._parts = None
         runs = rows.features or (None,) * len(rows.latents)
         if any(isinstance(run, BackendRun) for run in runs):
             return self._borrowed(rows, runs)
@@ -116,6 +131,8 @@ class Network:
             unconditional = self._unconditional(guided, paired, rows, runs, conditional[places], unconditional)
         scale = rows.guidance[guided].view(-1, *[1] * (output.dim() - 1))
         conditional[places] = unconditional + scale * (conditional[places] - unconditional)
+        if len(live) == len(rows.latents):
+            self._parts = (conditional, places, unconditional)
         return conditional
 
     def _unconditional(

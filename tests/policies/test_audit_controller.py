@@ -317,20 +317,22 @@ def tightened(**by_level: float) -> TightenedMatching:
 
 
 def test_bounds_are_multiplied_and_closed_states_are_not_proposed() -> None:
-    (attempt,) = tightened(at_0_125=0.5, at_0_375=0.0).choose("a blue ball", [candidate(1, "a red ball")]).attempts
+    (attempt,) = (
+        tightened(at_0_125=0.5, at_0_375=0.0).choose("a wooden ball", [candidate(1, "a glass ball")]).attempts
+    )
     assert attempt.max_divergence == pytest.approx(0.15)
     assert [(rung.state.skip, rung.max_divergence) for rung in attempt.deeper] == [(0.25, 0.25)]
 
 
 def test_a_closed_level_is_still_judged_at_on_the_way_to_a_deeper_one() -> None:
-    (attempt,) = tightened(at_0_125=0.0).choose("a blue ball", [candidate(1, "a red ball")]).attempts
+    (attempt,) = tightened(at_0_125=0.0).choose("a wooden ball", [candidate(1, "a glass ball")]).attempts
     assert attempt.max_divergence == 0.0
     assert len(attempt.deeper) == 2
 
 
 def test_with_everything_closed_only_repeats_are_proposed() -> None:
     policy = tightened(at_0_125=0.0, at_0_25=0.0, at_0_375=0.0)
-    found = [candidate(1, "a red ball"), candidate(2, "a blue ball")]
-    assert {attempt.entry_id for attempt in policy.choose("a blue ball", found).attempts} == {2}
-    assert policy.choose("a green ball", found).reason == "audit"
-    assert policy.choose("a green ball", []).reason == "no-candidates"
+    found = [candidate(1, "a glass ball"), candidate(2, "a wooden ball")]
+    assert {attempt.entry_id for attempt in policy.choose("a wooden ball", found).attempts} == {2}
+    assert policy.choose("a woollen ball", found).reason == "audit"
+    assert policy.choose("a woollen ball", []).reason == "no-candidates"

@@ -131,4 +131,4 @@ def test_openapi_describes_it(client: Client) -> None:
     paths = client.http.get("/openapi.json").json()["paths"]
     many, one = paths[ENTRIES]["delete"], paths[f"{ENTRIES}/{{entry_id}}"]["delete"]
     assert {parameter["name"] for parameter in many["parameters"]} == {"user", "before", "after", "all"}
-    assert {*one["responses"]} == {*many["responses"]} == {"200", "400", "404", "500", "503"}
+    assert {*one["responses"]} == {*many["responses"]} == {"200", "400", "401", "404", "500", "503"}

@@ -196,23 +196,24 @@ async def pinning(bench: Bench, setting: Setting, planted: int, honest: int) -> 
     for number in range(planted):
         text = f"planted {number}"
         await bench.draw(setting, poisoner, text)
-        own = await _own(bench, setting, poisoner, text)
         for _ in range(PINS):
-            await bench.store.touch(own.entry_id, own.states[-1], poisoner)
+            await _use(bench, setting, poisoner, text, poisoner)
     for number in range(honest):
         author = f"honest {number % 5}" if setting.public else victim
         await bench.draw(setting, author, f"asked for {number}")
-        kept = await _own(bench, setting, author, f"asked for {number}")
-        await bench.store.touch(kept.entry_id, kept.states[-1], victim)
+        await _use(bench, setting, author, f"asked for {number}", victim)
     left = await bench.store.recent(poisoner, planted + honest)
     survivors = sum(one.prompt.startswith("planted") and bool(one.states) for one in left)
     return {"surviving": survivors / planted, "planted": planted, "honest": honest, "uses_each": PINS}
 
 
-async def _own(bench: Bench, setting: Setting, tenant: str, text: str) -> Candidate:
-    signature, vector = replace(SIGNATURE, tenant=tenant), await bench.embedder.embed(text)
-    found = await bench.store.search(signature, vector, 8, lease=False, public=setting.public)
-    return next(one for one in found if one.prompt == text)
+async def _use(bench: Bench, setting: Setting, author: str, text: str, user: str) -> None:
+    """Count a use of what `author` has of a text, unless it is gone at once, as behind pinned entries it may be."""
+    signature, vector = replace(SIGNATURE, tenant=author), await bench.embedder.embed(text)
+    for one in await bench.store.search(signature, vector, 8, lease=False, public=setting.public):
+        if one.prompt == text:
+            await bench.store.touch(one.entry_id, one.states[-1], user)
+            return
 
 
 def _state(skip: float) -> NoiseState:

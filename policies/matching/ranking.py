@@ -97,7 +97,7 @@ class TableMatching(MatchingPolicy):
                 usable += self._at_own_level(candidate, limits)
             else:
                 usable += self._judged_early(candidate, limits, self.judged_at)
-        paying = [attempt for attempt in usable if attempt.expected > 0.0]
+        paying = [attempt for attempt in usable if self._pays(attempt)]
         return sorted(paying, key=lambda a: (-a.expected, -a.similarity, a.entry_id, -a.state.log_snr))
 
     def _at_own_level(self, candidate: Candidate, limits: Limits) -> list[Attempt]:
@@ -163,7 +163,7 @@ class TableMatching(MatchingPolicy):
         for attempt in usable:
             if len(picked) >= self.max_attempts:
                 break
-            if picked and not self._pays(attempt, refused=len(picked)):
+            if not self._pays(attempt, refused=len(picked)):
                 break
             tried = shallowest.get(source[attempt.entry_id])
             if tried is None or attempt.state.skip <= tried - self.clearly_shallower + 1e-9:
@@ -171,12 +171,12 @@ class TableMatching(MatchingPolicy):
                 shallowest[source[attempt.entry_id]] = attempt.state.skip
         return tuple(picked)
 
-    def _pays(self, attempt: Attempt, refused: int) -> bool:
+    def _pays(self, attempt: Attempt, refused: int = 0) -> bool:
         """Tell whether an attempt still promises more steps than it costs, so many others having been refused.
 
         What it expects to save is linear in its chance, with minus a step at no chance at all.
         """
-        return AFTER_REFUSAL**refused * (attempt.expected + self.step_share) >= self.step_share
+        return AFTER_REFUSAL**refused * (attempt.expected + self.step_share) > self.step_share
 
     def _why_nothing(self, candidates: Sequence[Candidate], allowed: Sequence[Candidate], limits: Limits) -> str:
         if not candidates:

@@ -403,13 +403,18 @@ class EntryBody(BaseModel):
     public: bool = Field(description="Whether other tenants may come to resume from it.")
 
 
-class EntryList(BaseModel):
-    """Remembered generations, newest first; a page may hold fewer than asked for and still not be the last."""
+class Page(BaseModel):
+    """Part of a list, and where to go on."""
 
     object: Literal["list"] = "list"
-    data: list[EntryBody]
     has_more: bool
     next_cursor: str | None = Field(description="What `cursor` of the next page is; null on the last.")
+
+
+class EntryList(Page):
+    """Remembered generations, newest first; a page may hold fewer than asked for and still not be the last."""
+
+    data: list[EntryBody]
 
 
 class EntryDeleted(BaseModel):

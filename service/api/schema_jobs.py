@@ -12,6 +12,7 @@ from service.api.schema import (
     Format,
     GenerationBody,
     LoraUsed,
+    Page,
     PictureBody,
     Strict,
     Text,
@@ -77,13 +78,10 @@ class JobBody(BaseModel):
     error: ErrorDetail | None = Field(description="Of a job that failed; `interrupted`: the service was stopped.")
 
 
-class JobList(BaseModel):
+class JobList(Page):
     """Jobs, newest first."""
 
-    object: Literal["list"] = "list"
     data: list[JobBody]
-    has_more: bool
-    next_cursor: str | None = Field(description="What `cursor` of the next page is; null on the last.")
 
 
 class JobDeleted(BaseModel):

@@ -20,16 +20,21 @@ from benchmarks.gate_table import gate_table, picture_summary
 from benchmarks.heatmaps_table import heatmaps_table
 from benchmarks.lookup_table import lookup_summary, lookup_table
 from benchmarks.matching_table import matching_summary, matching_table
+from benchmarks.model_sizes import sizes_table
 from benchmarks.overload_table import overload_summary, overload_table
 from benchmarks.soak_table import soak_table
 from benchmarks.store_table import store_table
 from benchmarks.tenancy_table import tenancy_table
 from benchmarks.veto_table import adversarial_table, veto_table
+from benchmarks.tuning import TUNING
 from policies.features.methods import methods_table
-from service.settings import settings_table
+from service.api.app import create_app
+from service.api.reference import api_reference
+from service.settings import Settings
+from service.settings_reference import settings_reference
 
 REPORTS = Path("benchmarks/reports")
-METHODS_DOCUMENT = Path("docs/feature-caching.md")
+TUNING_DOCUMENT = Path("docs/tuning.md")
 Report = dict[str, Any]
 
 
@@ -308,9 +313,23 @@ DOCUMENTS: dict[str, tuple[Path, Callable[[Report], list[str]]]] = {
 """Blocks of other documents."""
 
 
+def api_lines() -> list[str]:
+    """The reference of the API, by the service's own OpenAPI document."""
+    return api_reference(create_app(Settings()).openapi())
+
+
+FROM_CODE: dict[str, tuple[Path, Callable[[], list[str]]]] = {
+    "api": (Path("docs/api-reference.md"), api_lines),
+    "methods": (Path("docs/feature-caching.md"), lambda: methods_table().splitlines()),
+    "settings": (Path("docs/settings.md"), lambda: settings_reference().splitlines()),
+    "sizes": (Path("docs/real-models.md"), sizes_table),
+}
+"""Blocks that no report is needed for."""
+
+
 def main() -> None:
     """Rewrite RESULTS.md and the marked blocks of README.md and other documents."""
-    readme = replace_block(Path("README.md").read_text(), "settings", settings_table().splitlines())
+    readme = Path("README.md").read_text()
     document = [
         "# Results",
         "",
@@ -333,8 +352,20 @@ def main() -> None:
         document += _section(f"python -m benchmarks {name}{' --quick' * report['quick']} --out {path}", title, report)
         document += [*lines, "", "```json", json.dumps({"headline": report["headline"]}, indent=1), "```", ""]
     Path("README.md").write_text(readme)
-    METHODS_DOCUMENT.write_text(replace_block(METHODS_DOCUMENT.read_text(), "methods", methods_table().splitlines()))
     Path("benchmarks/RESULTS.md").write_text("\n".join(document))
+    for name, (place, lines_of) in FROM_CODE.items():
+        place.write_text(replace_block(place.read_text(), name, lines_of()))
+    _write_tuning()
+
+
+def _write_tuning() -> None:
+    """Write the blocks of the reports that there are."""
+    text = TUNING_DOCUMENT.read_text()
+    for name, summary in TUNING.items():
+        path = REPORTS / f"{name}.json"
+        if path.exists():
+            text = replace_block(text, name, summary(json.loads(path.read_text())))
+    TUNING_DOCUMENT.write_text(text)
 
 
 def _section(command: str, title: str, report: Report) -> list[str]:

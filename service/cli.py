@@ -1,6 +1,7 @@
 """The `headstart` command."""
 
 from importlib.metadata import version as installed_version
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +9,8 @@ import typer
 
 from service.endings import stop
 from service.keys_command import keys
-from service.settings import Settings, SettingsError, load_settings, settings_table
+from service.settings import Settings, SettingsError, load_settings
+from service.settings_reference import settings_reference
 
 app = typer.Typer(help="Text-to-image serving with approximate caching.", no_args_is_help=True, add_completion=False)
 calibration = typer.Typer(help="Measure what approximations need to know of a model.", no_args_is_help=True)
@@ -183,8 +185,21 @@ def simulate(
 
 @app.command("settings")
 def show_settings() -> None:
-    """Print every setting as a Markdown table."""
-    typer.echo(settings_table())
+    """Print every setting, its default and what it does, as Markdown."""
+    typer.echo(settings_reference())
+
+
+@app.command()
+def openapi(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a reference to read instead of JSON.")] = False,
+) -> None:
+    """Print the OpenAPI document of the API; the running service answers the same at /openapi.json."""
+    # Imported here: it brings the whole service along.
+    from service.api.app import create_app
+    from service.api.reference import api_reference
+
+    document = create_app(_settings()).openapi()
+    typer.echo("\n".join(api_reference(document)) if markdown else dumps(document, indent=1))
 
 
 @app.command()

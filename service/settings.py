@@ -1,7 +1,7 @@
 """The settings tree: one frozen object, filled from `HEADSTART_…` environment variables.
 
 `load_settings` is the only way in: it refuses unknown variables and bad values with one clear line, so a
-misspelt name can never be silently ignored. `settings_table` renders the same tree as Markdown.
+misspelt name can never be silently ignored.
 """
 
 import os
@@ -184,6 +184,7 @@ class Settings(BaseSettings):
         None,
         description="Table of the `calibrated` matching; unset = `matching.json` in the model's folder.",
     )
+    candidates: int = Field(8, ge=1, le=256, description="Neighbours looked at per request.")
     judge: str | None = Field(
         None,
         max_length=300,
@@ -236,7 +237,6 @@ class Settings(BaseSettings):
     resume_approximated: bool = Field(
         True, description="Whether a request may resume from the noise states of runs with feature caching."
     )
-    candidates: int = Field(8, ge=1, le=256, description="Neighbours looked at per request.")
     tenant: str = Field(
         "default", pattern=TENANT_PATTERN, description="Tenant of all requests as long as there is no API key."
     )
@@ -441,23 +441,3 @@ def _one_line(error: ValidationError) -> str:
     message = " ".join(str(first["msg"]).split())
     given = "" if name in SECRET else f"={first['input']!r}"
     return f"bad setting {PREFIX}{name.upper()}{given}: {message}"
-
-
-def settings_table() -> str:
-    """Render every setting as a row of a Markdown table."""
-    rows = ["| variable | default | what it does |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        rows.append(f"| `{PREFIX}{name.upper()}` | {_default_text(name, field.default)} | {field.description} |")
-    return "\n".join(rows)
-
-
-def _default_text(name: str, value: object) -> str:
-    if name == "model":
-        return "`models/scenes-unet`"
-    if value is None:
-        return "unset"
-    if isinstance(value, tuple):
-        return "`" + ",".join(str(part) for part in value) + "`"
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    return f"`{value}`"

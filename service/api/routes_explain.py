@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header
 from policies.matching.base import Attempt
 from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import EXPLAIN_ERRORS
+from service.api.header_words import CACHE_CONTROL
 from service.api.schema import GenerationBody
 from service.api.schema_explain import AttemptBody, CandidateBody, ExpectedBody, ExplainAnswer, HeldState
 from service.api.wishes import lora_set, order_of
@@ -24,7 +25,7 @@ async def explain(
     body: GenerationBody,
     service: ServiceOf,
     identity: IdentityOf,
-    cache_control: Annotated[str, Header(max_length=500)] = "",
+    cache_control: Annotated[str, Header(max_length=500, description=CACHE_CONTROL)] = "",
 ) -> ExplainAnswer:
     """Tell how the first picture of a request would be planned now; nothing is drawn, loaded or counted.
 

@@ -11,6 +11,7 @@ from service.api.bodies import answer_of, image_completed, image_partial
 from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import ACCEPTED_JOB, IMAGE_ANSWER, IMAGE_ERRORS
 from service.api.errors import ClientGoneError, InvalidRequestError
+from service.api.header_words import CACHE_CONTROL, IDEMPOTENCY_KEY
 from service.api.idempotency import answered_once, once_of
 from service.api.job_orders import accept
 from service.api.picture_urls import absolute, keep_all
@@ -38,9 +39,9 @@ async def generate(
     request: Request,
     service: ServiceOf,
     identity: IdentityOf,
-    cache_control: Annotated[str, Header(max_length=500)] = "",
-    idempotency_key: Annotated[str, Header(max_length=300)] = "",
-    prefer: Annotated[str, Header(max_length=500)] = "",
+    cache_control: Annotated[str, Header(max_length=500, description=CACHE_CONTROL)] = "",
+    idempotency_key: Annotated[str, Header(max_length=300, description=IDEMPOTENCY_KEY)] = "",
+    prefer: Annotated[str, Header(max_length=500, description="`respond-async`: a job (RFC 7240).")] = "",
 ) -> Response:
     """Draw `n` pictures and return them with what the cache did for each, or stream one with `stream: true`.
 

@@ -14,6 +14,7 @@ from service.api.cursors import job_cursor, job_place
 from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import ACCEPTED_JOB, JOB_ERRORS, JOB_EVENTS, LOOKUP_ERRORS
 from service.api.errors import InvalidRequestError, problem_of
+from service.api.header_words import CACHE_CONTROL, IDEMPOTENCY_KEY
 from service.api.idempotency import answered_once, once_of
 from service.api.job_orders import accept, checked_webhook, job_body
 from service.api.schema_jobs import JobBody, JobDeleted, JobList, JobRequest, PreviewBody
@@ -41,8 +42,8 @@ async def submit(
     request: Request,
     service: ServiceOf,
     identity: IdentityOf,
-    cache_control: Annotated[str, Header(max_length=500)] = "",
-    idempotency_key: Annotated[str, Header(max_length=300)] = "",
+    cache_control: Annotated[str, Header(max_length=500, description=CACHE_CONTROL)] = "",
+    idempotency_key: Annotated[str, Header(max_length=300, description=IDEMPOTENCY_KEY)] = "",
 ) -> Response:
     """Draw `n` pictures without keeping the client waiting; the answer tells where the job is found."""
     if body.stream:
@@ -116,7 +117,7 @@ async def events(
     service: ServiceOf,
     identity: IdentityOf,
     job_id: JobId,
-    last_event_id: Annotated[str, Header(max_length=100)] = "",
+    last_event_id: Annotated[str, Header(max_length=100, description="Of the last event seen.")] = "",
 ) -> Response:
     """Stream the job as it is now and after every change, until it has ended; hanging up changes nothing.
 

@@ -29,7 +29,7 @@ async def picture(
     service: ServiceOf,
     identity: IdentityOf,
     picture_id: PictureId,
-    if_none_match: Annotated[str, Header(max_length=2000)] = "",
+    if_none_match: Annotated[str, Header(max_length=2000, description="ETags seen before.")] = "",
 ) -> Response:
     """Return a picture asked for by URL or drawn by a job; another tenant's is as absent as a missing one."""
     found = await service.store.deposits.find("image", picture_id, identity.tenant)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, SettingsError, load_settings, settings_table
+from service.settings import Settings, SettingsError, load_settings
+from service.settings_reference import SECTIONS, settings_reference
 
 
 @pytest.fixture(autouse=True)
@@ -101,11 +102,13 @@ def test_settings_are_frozen() -> None:
 
 
 def test_the_table_documents_every_field() -> None:
-    table = settings_table()
+    table = settings_reference()
     for name, field in Settings.model_fields.items():
         assert f"`HEADSTART_{name.upper()}`" in table
         assert field.description
     assert str(Path.cwd()) not in table
+    assert set(SECTIONS) <= set(Settings.model_fields)
+    assert table.count("\n## ") == len(SECTIONS) - 1
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,12 @@ from benchmarks.overload_table import overload_summary, overload_table
 from benchmarks.soak_table import soak_table
 from benchmarks.store_table import store_table
 from benchmarks.tenancy_table import tenancy_table
-from benchmarks.veto_table import adversarial_table, veto_table
 from benchmarks.tuning import TUNING
+from benchmarks.veto_table import adversarial_table, veto_table
 from policies.features.methods import methods_table
 from service.api.app import create_app
 from service.api.reference import api_reference
-from service.settings import Settings
+from service.settings import load_settings
 from service.settings_reference import settings_reference
 
 REPORTS = Path("benchmarks/reports")
@@ -315,7 +315,7 @@ DOCUMENTS: dict[str, tuple[Path, Callable[[Report], list[str]]]] = {
 
 def api_lines() -> list[str]:
     """The reference of the API, by the service's own OpenAPI document."""
-    return api_reference(create_app(Settings()).openapi())
+    return api_reference(create_app(load_settings()).openapi())
 
 
 FROM_CODE: dict[str, tuple[Path, Callable[[], list[str]]]] = {

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 
@@ -9,7 +8,7 @@ from benchmarks.tuning import TUNING
 
 @pytest.mark.parametrize("name", FROM_CODE)
 def test_documents_say_what_the_code_says(name: str) -> None:
-    """Fails where a setting, a method, a route or a field has changed: `python -m benchmarks.results` writes it anew."""
+    """Fails where a setting, a method or a route has changed: `python -m benchmarks.results` writes it anew."""
     path, lines = FROM_CODE[name]
     assert replace_block(path.read_text(), name, lines()) == path.read_text()
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ops_files import ROOT
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "models/README.md", ROOT / "benchmarks/RESULTS.md"])
-FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+OTHERS = (ROOT / "models" / "README.md", ROOT / "benchmarks" / "RESULTS.md")
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *OTHERS])
+FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 SPAN = re.compile(r"`([^`\n]+)`")
@@ -28,7 +29,7 @@ def prose_of(page: Path) -> str:
 def code_of(page: Path) -> Iterator[str]:
     """Yield every line of code: of fenced blocks, continued lines joined, and spans."""
     for block in FENCE.findall(text_of(page)):
-        yield from block.replace("\\\n", " ").splitlines()[1:-1]
+        yield from (line.strip() for line in block.replace("\\\n", " ").splitlines()[1:-1])
     yield from SPAN.findall(prose_of(page))
 
 

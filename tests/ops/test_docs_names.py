@@ -4,22 +4,23 @@ import re
 import shlex
 from pathlib import Path
 
-import click
 import pytest
 import typer.main
 from docs_pages import PAGES, ROOT, code_of, name_of, text_of
 from ops_files import METRIC, SUFFIX, environment_of
 from service_live import Client
+from typer.core import TyperGroup
 
 from service.api.app import create_app
 from service.api.errors import HTTP_MESSAGES, REFUSALS
 from service.cli import app
-from service.settings import Settings
+from service.settings import Settings, load_settings
 
 # Results tell of past runs, and the changelog of past names.
 CURRENT = [page for page in PAGES if page.name not in ("CHANGELOG.md", "RESULTS.md")]
 PATTERNS = ("headstart_", "headstart_net")
-LOCUST = {"--headless", "--host", "--processes", "--master", "--worker", "--expect-workers", "--master-host", "--users"}
+LOCUST = {f"--{name}" for name in ("headless", "host", "processes", "master", "worker", "users", "help")}
+LOCUST |= {"--expect-workers", "--master-host"}
 CODES = re.compile(r'code="([a-z_]+)"|(?:NotReplayableError|NoHeatmapError)\(\s*"([a-z_]+)"')
 CODE_ROW = re.compile(r"^\| (?:\d{3}|–) \| (.+?) \|", re.MULTILINE)
 ROUTE = re.compile(r"/v1/[a-z{}_…0-9/-]*[a-z}…0-9]")
@@ -33,7 +34,7 @@ def exported(live_client: Client) -> set[str]:
 
 @pytest.fixture(scope="module")
 def routes() -> list[str]:
-    paths = create_app(Settings()).openapi()["paths"]
+    paths = create_app(load_settings()).openapi()["paths"]
     return [re.sub(r"\{[a-z_]+\}", "*", path) for path in paths]
 
 
@@ -65,7 +66,8 @@ def test_every_target_and_module_exists(page: Path) -> None:
         named = re.match(r"make ([a-z]+)", line)
         assert named is None or named[1] in targets, line
         for benchmark in re.findall(r"python -m benchmarks ([a-z_]+)|make bench NAME=([a-z_]+)", line):
-            assert (ROOT / "benchmarks" / f"{''.join(benchmark)}.py").exists(), line
+            place = ROOT / "benchmarks" / "".join(benchmark)
+            assert place.is_dir() or place.with_suffix(".py").exists(), line
         for module in re.findall(r"python -m ((?:benchmarks|loadtest|training)[a-z_.]*)", line):
             place = ROOT / module.replace(".", "/")
             assert place.is_dir() or place.with_suffix(".py").exists(), line
@@ -104,8 +106,8 @@ def _is_headstart(line: str) -> bool:
 def _is_command(line: str) -> bool:
     """Whether the command line's verbs and options exist."""
     words = [word for word in shlex.split(line, comments=True) if not re.match(r"[A-Z_]+=", word)][1:]
-    found: click.Command = typer.main.get_command(app)
-    while words and isinstance(found, click.Group) and not words[0].startswith("-"):
+    found = typer.main.get_command(app)
+    while words and isinstance(found, TyperGroup) and not words[0].startswith("-"):
         name, *words = words
         if name not in found.commands:
             return False

@@ -1,18 +1,21 @@
 """How much memory published models' weights take: their networks built without weights, by their published shapes."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import diffusers
 import torch
 import transformers
-from torch import nn
 
+Network = Any
+"""A module of diffusers or transformers, which mypy does not look into."""
+Build = Callable[[], Network]
 GIB = 2**30
 SD_BLOCKS = (320, 640, 1280, 1280)
 
 
-def unet(cross: int, heads: int | tuple[int, ...], *, linear: bool) -> nn.Module:
+def unet(cross: int, heads: int | tuple[int, ...], *, linear: bool) -> Network:
     """The denoiser of Stable Diffusion 1.x and 2.x."""
     return diffusers.UNet2DConditionModel(
         block_out_channels=SD_BLOCKS,
@@ -22,7 +25,7 @@ def unet(cross: int, heads: int | tuple[int, ...], *, linear: bool) -> nn.Module
     )
 
 
-def sdxl() -> nn.Module:
+def sdxl() -> Network:
     """The denoiser of SDXL."""
     return diffusers.UNet2DConditionModel(
         block_out_channels=SD_BLOCKS[:3],
@@ -38,7 +41,7 @@ def sdxl() -> nn.Module:
     )
 
 
-def sd3() -> nn.Module:
+def sd3() -> Network:
     """The denoiser of Stable Diffusion 3 medium."""
     return diffusers.SD3Transformer2DModel(
         sample_size=128,
@@ -52,12 +55,12 @@ def sd3() -> nn.Module:
     )
 
 
-def pixart() -> nn.Module:
+def pixart() -> Network:
     """The denoiser of PixArt-Sigma XL."""
     return diffusers.PixArtTransformer2DModel(sample_size=128, caption_channels=4096, cross_attention_dim=1152)
 
 
-def clip(width: int, layers: int, projection: int = 0) -> nn.Module:
+def clip(width: int, layers: int, projection: int = 0) -> Network:
     """A text encoder of CLIP's form."""
     kind = transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel
     config: Any = transformers.CLIPTextConfig
@@ -72,14 +75,14 @@ def clip(width: int, layers: int, projection: int = 0) -> nn.Module:
     return kind(shape)
 
 
-def t5() -> nn.Module:
+def t5() -> Network:
     """The encoder of T5 XXL."""
     config: Any = transformers.T5Config
     shape = config(d_model=4096, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu")
     return transformers.T5EncoderModel(shape)
 
 
-def vae(channels: int) -> nn.Module:
+def vae(channels: int) -> Network:
     """Stable Diffusion's autoencoder."""
     return diffusers.AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
@@ -90,7 +93,7 @@ def vae(channels: int) -> nn.Module:
     )
 
 
-Parts = tuple[Callable[[], nn.Module], tuple[Callable[[], nn.Module], ...], int]
+Parts = tuple[Build, tuple[Build, ...], int]
 MODELS: dict[str, Parts] = {
     "Stable Diffusion 1.5": (lambda: unet(768, 8, linear=False), (lambda: clip(768, 12),), 4),
     "Stable Diffusion 2.1": (lambda: unet(1024, (5, 10, 20, 20), linear=True), (lambda: clip(1024, 23),), 4),
@@ -102,10 +105,10 @@ MODELS: dict[str, Parts] = {
 """Denoiser, text encoders, channels of the latents."""
 
 
-def parameters(build: Callable[[], nn.Module]) -> int:
+def parameters(build: Build) -> int:
     """Count what a network of that shape has, without memory for any of it."""
     with torch.device("meta"):
-        return sum(weight.numel() for weight in build().parameters())
+        return sum(int(weight.numel()) for weight in build().parameters())
 
 
 def sizes_table() -> list[str]:
@@ -117,7 +120,7 @@ def sizes_table() -> list[str]:
     for name, (denoiser, encoders, channels) in MODELS.items():
         core = parameters(denoiser)
         texts = sum(parameters(encoder) for encoder in encoders)
-        decoder = parameters(lambda channels=channels: vae(channels))
+        decoder = parameters(partial(vae, channels))
         sizes = [2 * count / GIB for count in (core, texts, decoder, core + texts + decoder)]
         lines.append(f"| {name} | {core / 1e9:.2f} G | " + " | ".join(f"{size:.1f}" for size in sizes) + " |")
     return lines

@@ -118,8 +118,9 @@ def _type(schema: Document) -> str:
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[-1]
         return f"[{name}](#{_slug(name)})"
-    if any(key in schema for key in ("anyOf", "oneOf")):
-        return " or ".join(_type(part) for part in schema.get("anyOf", schema.get("oneOf")))
+    choices = schema.get("anyOf") or schema.get("oneOf")
+    if choices:
+        return " or ".join(_type(part) for part in choices)
     if "const" in schema or "enum" in schema:
         return ", ".join(_value(value) for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":

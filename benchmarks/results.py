@@ -21,9 +21,11 @@ from benchmarks.heatmaps_table import heatmaps_table
 from benchmarks.lookup_table import lookup_summary, lookup_table
 from benchmarks.matching_table import matching_summary, matching_table
 from benchmarks.overload_table import overload_summary, overload_table
+from benchmarks.pareto_table import pareto_table
 from benchmarks.soak_table import soak_table
 from benchmarks.store_table import store_table
 from benchmarks.tenancy_table import tenancy_table
+from benchmarks.trust_tables import api_table, audit_table, replay_exact_table
 from benchmarks.veto_table import adversarial_table, veto_table
 from policies.features.methods import methods_table
 from service.settings import settings_table
@@ -248,6 +250,8 @@ OUTSIDE_README = (
     "eviction",
     "n_star",
     "n_star_dit",
+    "api",
+    "audit",
     "batching",
     "crash",
     "features",
@@ -257,6 +261,8 @@ OUTSIDE_README = (
     "lookup",
     "matching",
     "overload",
+    "pareto",
+    "replay_exact",
     "soak",
     "solver_resume",
     "store",
@@ -284,8 +290,11 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "features": ("What is feature caching worth?", features_table),
     "features_batching": ("And in mixed batches?", features_batching_table),
     "matching": ("Is a hit the right picture?", matching_table),
+    "pareto": ("A cache, fewer steps, another model: which is on the front?", pareto_table),
     "gate": ("How does the network tell?", gate_table),
     "candidates": ("Several candidates: in turn or at once?", candidates_table),
+    "audit": ("Does the shadow audit notice, and who pays for it?", audit_table),
+    "replay_exact": ("Can an answered picture be drawn again bit for bit?", replay_exact_table),
     "heatmaps": ("Does a judge look at what it is asked about?", heatmaps_table),
     "codec": ("What do cheaper states cost in pictures?", codec_table),
     "diversity": ("How different can repeats be?", diversity_table),
@@ -293,6 +302,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "eviction": ("What should be forgotten first?", eviction_table),
     "soak": ("Does it survive a long day?", soak_table),
     "overload": ("Is a busy service still in time?", overload_table),
+    "api": ("What does the HTTP path cost?", api_table),
     "crash": ("Is anything lost or mistaken when processes are killed?", crash_table),
     "store": ("What does keeping a state cost, and getting it back?", store_table),
     "tenancy": ("Does anything cross from one tenant to another?", tenancy_table),

@@ -44,6 +44,7 @@ from service.settings import Settings
 from service.tenant_limits import TenantLimitsError, load_tenant_limits
 from service.tenant_totals import TenantTotals
 from service.turnstile import Turnstile
+from service.uploads import Darkroom
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Service:
     metrics: Metrics
     totals: TenantTotals
     loras: LoraFiles
+    darkroom: Darkroom
     started: float
 
     @property
@@ -164,7 +166,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack, mak
     loras = LoraFiles(lora_shelf(settings))
     jobs = _job_desk(settings, generator, store, metrics, stack)
     makers = (planner, generator, replayer, jobs, audit, Heatmaps(judge, store, turnstile))
-    return Service(settings, engine, store, *makers, memory, metrics, totals, loras, started=time.time())
+    return Service(settings, engine, store, *makers, memory, metrics, totals, loras, Darkroom(), started=time.time())
 
 
 def open_admission(settings: Settings, info: ModelInfo, store: CacheStore, metrics: Metrics) -> Admission:

@@ -184,7 +184,7 @@ class Generator:
                     raise GenerationFailedError(event.code, event.message)
                 if isinstance(event, Progress):
                     # The gate may refuse every state; then the run starts again from pure noise.
-                    _refuse_if_uncached(plan.request, hit=event.first_step > 0)
+                    _refuse_if_uncached(plan.request, hit=event.first_step > plan.request.begin)
                 yield event
 
     async def _repeat(self, plan: Plan, wish: Wish, way: "_Way") -> Picture:

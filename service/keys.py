@@ -47,6 +47,7 @@ def signature_of(request: GenerationRequest, info: ModelInfo, embedder_digest: s
         loras=tuple((lora.name, lora.digest, lora.scale) for lora in request.loras),
         scope="user" if request.cache.scope == "user" else "tenant",
         user=request.user,
+        reference_id="" if request.reference is None else request.reference.name,
     )
 
 
@@ -60,8 +61,9 @@ def exact_key(
     """Return the hash two requests share exactly when the full run gives both the same picture.
 
     The full prompt text counts, however long: the embedder's and the text encoder's cuts play no part. So do
-    the capture shares: they decide where the running latent is rounded. Pictures never cross tenants, whatever the
-    scope, nor users in the scope `user`: a picture drawn anew is the same one.
+    the capture shares: they decide where the running latent is rounded. So does a picture to begin from, with the
+    step it enters at. Pictures never cross tenants, whatever the scope, nor users in the scope `user`: a picture
+    drawn anew is the same one.
 
     Args:
         request: what is asked for; its wish for feature caching plays no part.
@@ -89,6 +91,8 @@ def exact_key(
     ]
     if features is not None:
         parts.append([VERSION, features.policy, features.strength.hex(), features.resume_warmup, calibration])
+    if request.reference is not None:
+        parts.append({"reference": request.reference.digest, "begin": request.begin})
     return text_hash(json.dumps(parts))
 
 

@@ -17,7 +17,8 @@ from service.generator import GenerationFailedError, NotCachedError
 from service.heatmaps import NoHeatmapError
 from service.logs import frames_of
 from service.refusals import RefusedError
-from service.replay import NotReplayableError, TextNeededError
+from service.replay import NotReplayableError, PictureNeededError, TextNeededError
+from service.uploads import UploadError
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,10 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             return ENGINE_PROBLEMS[error.code]
         case NotReplayableError():
             return Problem(410, str(error), INVALID, code=error.code)
+        case UploadError():
+            return Problem(400, str(error), INVALID, error.field, error.code)
+        case PictureNeededError():
+            return Problem(400, str(error), INVALID, error.param, "picture_needed")
         case TextNeededError():
             return Problem(400, str(error), INVALID, error.param, "text_needed")
         case NoHeatmapError():
@@ -195,6 +200,7 @@ def install(app: FastAPI) -> None:
         GenerationFailedError,
         NotReplayableError,
         TextNeededError,
+        UploadError,
         NoHeatmapError,
         CacheUnavailable,
         ClientGoneError,

@@ -19,7 +19,8 @@ async def only_post() -> Response:
     raise HTTPException(405, headers={"Allow": "POST"})
 
 
-router.add_api_route("/v1/images/generations", only_post, methods=["GET", "HEAD", "DELETE"], include_in_schema=False)
+for _name in ("generations", "edits", "variations"):
+    router.add_api_route(f"/v1/images/{_name}", only_post, methods=["GET", "HEAD", "DELETE"], include_in_schema=False)
 
 
 @router.get(

@@ -30,8 +30,17 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def signature_of(request: GenerationRequest, info: ModelInfo, embedder_digest: str) -> Signature:
-    """Return the partition of its own that `request` may resume from and, unless it is public, is remembered in."""
+def signature_of(
+    request: GenerationRequest, info: ModelInfo, embedder_digest: str, safety_version: str = ""
+) -> Signature:
+    """Return the partition of its own that `request` may resume from and, unless it is public, is remembered in.
+
+    Args:
+        request: what is asked for.
+        info: the served model.
+        embedder_digest: of the embedding model.
+        safety_version: of the checker that pictures pass; empty = there is none.
+    """
     return Signature(
         tenant=request.tenant,
         model_id=info.model_id,
@@ -47,6 +56,7 @@ def signature_of(request: GenerationRequest, info: ModelInfo, embedder_digest: s
         loras=tuple((lora.name, lora.digest, lora.scale) for lora in request.loras),
         scope="user" if request.cache.scope == "user" else "tenant",
         user=request.user,
+        safety_version=safety_version,
         reference_id="" if request.reference is None else request.reference.name,
     )
 

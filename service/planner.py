@@ -63,6 +63,7 @@ class Planner:
         features: resolves wishes for feature caching; None = the model has no calibrated front.
         resume_approximated: whether states of runs with feature caching may be resumed from.
         isolated: whether pictures are drawn as if alone, see `JobSpec.isolated`.
+        safety_version: of the checker that pictures pass; empty = there is none.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Planner:
         features: FeatureCaching | None = None,
         resume_approximated: bool = True,
         isolated: bool = False,
+        safety_version: str = "",
     ) -> None:
         self._store = store
         self._embedder = embedder
@@ -87,6 +89,12 @@ class Planner:
         self._features = features or FeatureCaching(info)
         self._resume_approximated = resume_approximated
         self._isolated = isolated
+        self._safety_version = safety_version
+
+    @property
+    def store(self) -> CacheStore:
+        """What earlier runs left."""
+        return self._store
 
     @property
     def embedder_digest(self) -> str:
@@ -133,7 +141,7 @@ class Planner:
         features = self._features.resolve(request, request.begin / request.steps)
         return Plan(
             request=request,
-            signature=signature_of(request, self._info, self._embedder.digest),
+            signature=signature_of(request, self._info, self._embedder.digest, self._safety_version),
             exact_key=self._key(request, features),
             kind=VerdictKind.MISS,
             reason="",
@@ -190,7 +198,7 @@ class Planner:
             kind=VerdictKind.EXACT,
             reason="exact",
             job=None,
-            image=hit.image.data,
+            image=hit.image,
             source=source,
             similarity=1.0,
             seconds={"search": seconds},

@@ -334,8 +334,6 @@ def _with_texts(source: Provenance, texts: Texts) -> Provenance:
 
 def _check_picture(source: Provenance, given: Reference | None) -> None:
     used = source.reference
-    if used is None and given is not None:
-        raise PictureNeededError("image", "image: this picture was not drawn over another")
     if used is not None and given is None:
         raise PictureNeededError("image", "image: pictures that were drawn over are not kept; send it again")
     if used is not None and given is not None and used.sha256 != given.digest:

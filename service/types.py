@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from cache_store.types import Scope, Signature
+from cache_store.types import Scope, Signature, StoredImage
 from policies.features.choice import FeatureChoice
 from policies.matching.base import Attempt, Candidate
 from service.engine.base import Entry, JobSpec, Lora
@@ -264,7 +264,7 @@ class Plan:
     job: JobSpec | None = None
     attempts: tuple[Attempt, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
-    image: bytes | None = None
+    image: StoredImage | None = None
     source: Neighbour | None = None
     similarity: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)

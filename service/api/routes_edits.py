@@ -75,5 +75,5 @@ async def _drawn(
     order = order_of(body, asked.cache_control, service.info, service.settings, identity, reference=reference)
     # The picture is part of what makes the request the same.
     route = f"{asked.route} {reference.name}"
-    once = once_of(asked.idempotency_key, route, body, identity.tenant, order.requests[0].user)
+    once = once_of(asked.idempotency_key, route, body, order, service.guard.version)
     return await answered(request, service, order, body, once, asked.prefer)

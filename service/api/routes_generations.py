@@ -53,6 +53,9 @@ async def replay(
     texts = Texts() if body is None else await _texts(service, body, provenance)
     with service.generator.turnstile.enter(1):
         made = await unless_gone(request, service.replayer.replay(found, texts))
+        await service.guard.pass_drawn(
+            made.image, provenance.prompt if body is None else body.prompt or provenance.prompt
+        )
     return ReplayAnswer(
         id=generation_id,
         b64_json=text_of(await asyncio.to_thread(encode, made.image)),
@@ -90,8 +93,10 @@ async def heatmap(
 
 
 async def _texts(service: Service, body: ReplayBody, provenance: Provenance) -> Texts:
-    if body.image is None or provenance.reference is None:
+    if body.image is None:
         return Texts(body.prompt, body.negative_prompt)
+    if provenance.reference is None:
+        raise InvalidRequestError("image", "image: this picture was not drawn over another")
     image, mask = _bytes("image", body.image), None if body.mask is None else _bytes("mask", body.mask)
     size = (provenance.width, provenance.height)
     strength = provenance.reference.strength

@@ -62,7 +62,7 @@ async def generate(
     previews = body.partial_images or 0
     wishes = (body, cache_control, service.info, service.settings)
     order = order_of(*wishes, identity, previews=previews, loras=loras)
-    once = once_of(idempotency_key, "/v1/images/generations", body, identity.tenant, order.requests[0].user)
+    once = once_of(idempotency_key, "/v1/images/generations", body, order, service.guard.version)
     if body.stream:
         if once is not None:
             raise InvalidRequestError("idempotency-key", "idempotency-key: not with stream: true")
@@ -112,7 +112,7 @@ async def _drawn(request: Request, service: Service, order: Order) -> Response:
     request.state.cache_label = cache_label(pictures)
     urls = None
     if order.by_url:
-        kept = await keep_all(service.store.deposits, pictures, order)
+        kept = await keep_all(service.store.deposits, pictures, order, service.guard.version)
         urls = [absolute(request, url) for url in kept]
     answer = answer_of(pictures, order, int(time.time()), urls)
     headers = headers_of(pictures, time.perf_counter() - started)

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import LOOKUP_ERRORS, PICTURE
+from service.api.picture_urls import kept_data
 from service.api.schema import PictureDeleted
 
 router = APIRouter()
@@ -40,7 +41,7 @@ async def picture(
     headers = {"ETag": tag, "Cache-Control": f"private, max-age={int(found.seconds_left)}, immutable"}
     if _matches(if_none_match, tag):
         return Response(status_code=304, headers=headers)
-    data = await service.store.deposits.data(found)
+    data = await kept_data(service.store.deposits, found, service.guard)
     if data is None:
         raise HTTPException(404)
     return Response(data, media_type=json.loads(found.body)["media_type"], headers=headers)

@@ -53,9 +53,8 @@ async def replay(
     texts = Texts() if body is None else await _texts(service, body, provenance)
     with service.generator.turnstile.enter(1):
         made = await unless_gone(request, service.replayer.replay(found, texts))
-        await service.guard.pass_drawn(
-            made.image, provenance.prompt if body is None else body.prompt or provenance.prompt
-        )
+        # The record's own text, or the one that was held to its digest: never another.
+        await service.guard.pass_drawn(made.image, texts.prompt if provenance.prompt is None else provenance.prompt)
     return ReplayAnswer(
         id=generation_id,
         b64_json=text_of(await asyncio.to_thread(encode, made.image)),

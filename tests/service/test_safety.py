@@ -108,10 +108,11 @@ def test_what_passes_is_answered_and_remembered(guarded: Client) -> None:
 
 
 def test_what_is_flagged_is_neither_shown_nor_remembered(guarded: Client) -> None:
+    guarded.settle()
     entries, before = guarded.entries(), _checks(guarded, "drawn", "flagged")
     body = {"prompt": "a forbidden kite", "seed": 2}
-    for route in ("/v1/images/generations", "/v1/images/generations"):
-        assert _error(guarded.http.post(route, json=body)) == FLAGGED
+    for _ in range(2):
+        assert _error(guarded.post(body)) == FLAGGED
     official = openai.OpenAI(base_url=f"{guarded.server.url}/v1", api_key="unused", max_retries=0)
     with pytest.raises(openai.BadRequestError) as refused:
         official.images.generate(prompt="a forbidden kite", n=2)
@@ -128,6 +129,7 @@ def test_what_is_flagged_is_neither_shown_nor_remembered(guarded: Client) -> Non
 
 @pytest.mark.parametrize("order", ["break", "exit", "nonsense", "other version"])
 def test_what_the_checker_cannot_say_is_not_shown(guarded: Client, steer: Steering, order: str) -> None:
+    guarded.settle()
     entries, before = guarded.entries(), _checks(guarded, "drawn", "failed")
     steer(order)
     answer = guarded.post({"prompt": f"a kite while it does {order}", "seed": 3})

@@ -184,13 +184,12 @@ def test_a_verdict_is_stored_with_its_entry(serve: Serve, steer: Steering, tmp_p
     repeat = {"prompt": "a kite that nobody judged", "seed": 6}
     with serve("", tmp_path) as client:
         client.draw(**repeat)
-    for version, judged in (("v3", 1), ("v3", 0), ("v4", 1), ("v4", 0)):
-        with serve(version, tmp_path) as client:
+    for judged in (1, 0):
+        with serve("v3", tmp_path) as client:
+            if not judged:  # nor is it asked
+                steer("flag")
             assert client.draw(**repeat)["cache"]["verdict"] == "EXACT"
             assert _checks(client, "stored", "passed") == judged
-    with serve("", tmp_path) as client:
-        steer("flag")
-        assert client.draw(**repeat)["cache"]["verdict"] == "EXACT"
 
 
 def _remembered(client: Client) -> dict[str, str]:
@@ -268,6 +267,9 @@ async def test_what_is_stored_is_judged_once() -> None:
     with pytest.raises(PictureUncheckedError):
         await guard.pass_stored(b"no picture", "pass", "")
     assert seen == ["pass", "flag"]
+    unguarded = Guard(None, Metrics().safety)
+    assert not await unguarded.pass_stored(b"not looked at", "flag", "c")
+    await unguarded.pass_drawn(np.zeros((4, 4, 3), np.uint8), "flag")
 
 
 @pytest.mark.parametrize(

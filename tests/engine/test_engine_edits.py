@@ -107,10 +107,11 @@ def test_what_is_kept_is_kept_whatever_the_solver(pipeline, solver):
 
 def test_a_mask_is_inpainting_as_diffusers_does_it(tiny_model, pipeline):
     mask = _right_half()
-    item = spec(reference=_reference(0.75, mask))
+    item, latent = spec(reference=_reference(0.75, mask)), pipeline.encode_picture(_picture())[None]
     drawn = _diffusers(tiny_model, StableDiffusionInpaintPipeline, "ddim")(
         item.prompt,
-        image=pipeline.encode_picture(_picture())[None],
+        image=latent,
+        masked_image_latents=latent,
         mask_image=torch.tensor(mask).float()[None, None],
         strength=0.75,
         height=SIDE,

@@ -29,6 +29,7 @@ NAMES = (
     "n_star_dit",
     "overhead",
     "overload",
+    "pareto",
     "replay",
     "replay_exact",
     "resume",

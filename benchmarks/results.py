@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.candidates_table import candidates_summary, candidates_table
+from benchmarks.code_blocks import FROM_CODE
 from benchmarks.codec_table import codec_table
 from benchmarks.crash_table import crash_summary, crash_table
 from benchmarks.diversity_table import diversity_table
@@ -20,18 +21,14 @@ from benchmarks.gate_table import gate_table, picture_summary
 from benchmarks.heatmaps_table import heatmaps_table
 from benchmarks.lookup_table import lookup_summary, lookup_table
 from benchmarks.matching_table import matching_summary, matching_table
-from benchmarks.model_sizes import sizes_table
 from benchmarks.overload_table import overload_summary, overload_table
+from benchmarks.pareto_table import pareto_table
 from benchmarks.soak_table import soak_table
 from benchmarks.store_table import store_table
 from benchmarks.tenancy_table import tenancy_table
+from benchmarks.trust_tables import api_table, audit_table, replay_exact_table
 from benchmarks.tuning import TUNING
 from benchmarks.veto_table import adversarial_table, veto_table
-from policies.features.methods import methods_table
-from service.api.app import create_app
-from service.api.reference import api_reference
-from service.settings import load_settings
-from service.settings_reference import settings_reference
 
 REPORTS = Path("benchmarks/reports")
 TUNING_DOCUMENT = Path("docs/tuning.md")
@@ -253,6 +250,8 @@ OUTSIDE_README = (
     "eviction",
     "n_star",
     "n_star_dit",
+    "api",
+    "audit",
     "batching",
     "crash",
     "features",
@@ -262,6 +261,8 @@ OUTSIDE_README = (
     "lookup",
     "matching",
     "overload",
+    "pareto",
+    "replay_exact",
     "soak",
     "solver_resume",
     "store",
@@ -289,8 +290,11 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "features": ("What is feature caching worth?", features_table),
     "features_batching": ("And in mixed batches?", features_batching_table),
     "matching": ("Is a hit the right picture?", matching_table),
+    "pareto": ("A cache, fewer steps, another model: which is on the front?", pareto_table),
     "gate": ("How does the network tell?", gate_table),
     "candidates": ("Several candidates: in turn or at once?", candidates_table),
+    "audit": ("Does the shadow audit notice, and who pays for it?", audit_table),
+    "replay_exact": ("Can an answered picture be drawn again bit for bit?", replay_exact_table),
     "heatmaps": ("Does a judge look at what it is asked about?", heatmaps_table),
     "codec": ("What do cheaper states cost in pictures?", codec_table),
     "diversity": ("How different can repeats be?", diversity_table),
@@ -298,6 +302,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "eviction": ("What should be forgotten first?", eviction_table),
     "soak": ("Does it survive a long day?", soak_table),
     "overload": ("Is a busy service still in time?", overload_table),
+    "api": ("What does the HTTP path cost?", api_table),
     "crash": ("Is anything lost or mistaken when processes are killed?", crash_table),
     "store": ("What does keeping a state cost, and getting it back?", store_table),
     "tenancy": ("Does anything cross from one tenant to another?", tenancy_table),
@@ -311,20 +316,6 @@ DOCUMENTS: dict[str, tuple[Path, Callable[[Report], list[str]]]] = {
     "heatmaps": (Path("docs/quality-tools.md"), heatmaps_table),
 }
 """Blocks of other documents."""
-
-
-def api_lines() -> list[str]:
-    """The reference of the API, by the service's own OpenAPI document."""
-    return api_reference(create_app(load_settings()).openapi())
-
-
-FROM_CODE: dict[str, tuple[Path, Callable[[], list[str]]]] = {
-    "api": (Path("docs/api-reference.md"), api_lines),
-    "methods": (Path("docs/feature-caching.md"), lambda: methods_table().splitlines()),
-    "settings": (Path("docs/settings.md"), lambda: settings_reference().splitlines()),
-    "sizes": (Path("docs/real-models.md"), sizes_table),
-}
-"""Blocks that no report is needed for."""
 
 
 def main() -> None:

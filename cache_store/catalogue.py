@@ -51,6 +51,7 @@ class ImageRecord:
     height: int
     sha256: str
     age: float = 0.0
+    safety_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ class Catalogue:
         found = await self._link.script(scripts.FIND_EXACT, PREFIX, exact_key, self._ttl)
         if not found or found[3] is None or found[3].decode() != exact_key:
             return None
-        entry_id, age, prompt, _, nbytes, width, height, sha256 = found
+        entry_id, age, prompt, _, nbytes, width, height, sha256, safety = found
         if int(nbytes) == 0:
             return None
         return ImageRecord(
@@ -170,20 +171,25 @@ class Catalogue:
             int(height),
             sha256.decode("utf-8", "replace"),
             float(age),
+            _text(safety),
         )
 
     async def image_of(self, entry_id: int, tenant: str) -> ImageRecord | None:
         """Return the picture of `tenant`'s entry; somebody else's looks like none."""
-        fields = ("tenant", "prompt", "image_bytes", "image_width", "image_height", "image_sha256")
+        fields = ("tenant", "prompt", "image_bytes", "image_width", "image_height", "image_sha256", "safety")
         values = await self._link.call("HMGET", f"{PREFIX}entry:{entry_id}", *fields)
         if values[0] is None or values[0].decode() != tenant or int(values[2]) == 0:
             return None
         if not await self.fresh([entry_id]):
             return None
-        _, prompt, _, width, height, sha256 = values
+        _, prompt, _, width, height, sha256, safety = values
         return ImageRecord(
-            entry_id, prompt.decode("utf-8", "replace"), int(width), int(height), sha256.decode("utf-8", "replace")
+            entry_id, _text(prompt), int(width), int(height), _text(sha256), safety_version=_text(safety)
         )
+
+    async def note_safety(self, entry_id: int, version: str) -> None:
+        """Note that a checker of this version has let an entry's picture pass."""
+        await self._link.script(scripts.NOTE_SAFETY, PREFIX, entry_id, version)
 
     async def candidates(
         self,
@@ -440,6 +446,10 @@ class Catalogue:
         return [
             (i, home.decode("utf-8", "replace"), raw) for i, held, (home, raw) in rows if held and home is not None
         ]
+
+
+def _text(raw: bytes | None) -> str:
+    return "" if raw is None else raw.decode("utf-8", "replace")
 
 
 def _numbers(names: Iterable[bytes]) -> list[int]:

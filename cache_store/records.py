@@ -186,6 +186,8 @@ def entry_fields(entry: CacheEntry, image: StoredImage) -> list[str | bytes | in
     }
     if entry.user:
         fields["user"] = entry.user
+    if entry.signature.safety_version:
+        fields["safety"] = entry.signature.safety_version
     if entry.signature.scope == "public":
         fields["text"] = text_digest(entry.prompt)
     if entry.depth and entry.noise_seed is not None:

@@ -256,11 +256,19 @@ local id, ttl = redis.call('GET', P .. 'exact:' .. ARGV[2]), tonumber(ARGV[3])
 if not id then return false end
 if ttl > 0 and seconds_left(id, ttl, clock()) <= 0 then return false end
 local f = redis.call('HMGET', P .. 'entry:' .. id,
-                     'prompt', 'exact_key', 'image_bytes', 'image_width', 'image_height', 'image_sha256')
+                     'prompt', 'exact_key', 'image_bytes', 'image_width', 'image_height', 'image_sha256', 'safety')
 return {id, tostring(seconds_old(id, clock())), unpack(f)}
 """
 )
 """ARGV: prefix, exact key, TTL (0 = none). Returns the entry's id, age and what its picture needs, or nothing."""
+
+NOTE_SAFETY = """
+local key = ARGV[1] .. 'entry:' .. ARGV[2]
+if redis.call('EXISTS', key) == 0 then return 0 end
+redis.call('HSET', key, 'safety', ARGV[3])
+return 1
+"""
+"""ARGV: prefix, id, version of the checker. Returns 1 if the entry is there."""
 
 CANDIDATES = (
     CLOCK

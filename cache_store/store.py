@@ -393,7 +393,12 @@ class CacheStore:
             log.warning("picture of entry %d is forgotten: %s", record.entry_id, "damaged" if data else "missing")
             self._background.run(self._remover.drop_image(record.entry_id, "corrupt"))
             return None
-        return StoredImage(data, record.width, record.height)
+        return StoredImage(data, record.width, record.height, record.safety_version)
+
+    async def note_safety(self, entry_id: int, version: str) -> None:
+        """Note that a safety checker of this version has let an entry's picture pass. Raises CacheUnavailable."""
+        async with self._link.guard(self._deadline()):
+            await self._parts.catalogue.note_safety(entry_id, version)
 
     async def recent(self, tenant: str, limit: int = 20) -> list[EntrySummary]:
         """Return `tenant`'s newest entries, newest first. Raises CacheUnavailable."""

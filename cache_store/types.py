@@ -142,11 +142,14 @@ class StoredImage:
         data: lossless PNG bytes.
         width: pixels.
         height: pixels.
+        safety_version: of the safety checker that has let it pass, empty = none has; of one to be stored, that of its
+            entry's signature counts.
     """
 
     data: bytes
     width: int
     height: int
+    safety_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

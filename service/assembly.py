@@ -40,10 +40,12 @@ from service.planner import Planner
 from service.provenance import versions_of
 from service.quota import Quota
 from service.replay import Replayer
+from service.safety import Guard, SafetyCheckerError, load_checker
 from service.settings import Settings
 from service.tenant_limits import TenantLimitsError, load_tenant_limits
 from service.tenant_totals import TenantTotals
 from service.turnstile import Turnstile
+from service.uploads import Darkroom
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,8 @@ class Service:
     metrics: Metrics
     totals: TenantTotals
     loras: LoraFiles
+    darkroom: Darkroom
+    guard: Guard
     started: float
 
     @property
@@ -94,11 +98,19 @@ async def open_service(
     async with AsyncExitStack() as stack:
         try:
             yield await _open(settings, metrics, stack, make)
-        except (EngineStartError, EmbedderError, StoreConfigError, FrontError, TenantLimitsError) as error:
+        except (
+            EngineStartError,
+            EmbedderError,
+            StoreConfigError,
+            FrontError,
+            TenantLimitsError,
+            SafetyCheckerError,
+        ) as error:
             raise StartError(str(error)) from None
 
 
 async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack, make: MakeEngine) -> Service:
+    guard = await _guard(settings, metrics)
     embedder = Embedder()
     stack.push_async_callback(embedder.close)
     store = await CacheStore.open(store_config(settings))
@@ -136,6 +148,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack, mak
         features=feature_caching(settings, engine.info, config.calibration),
         resume_approximated=settings.resume_approximated,
         isolated=settings.batch_invariant,
+        safety_version=guard.version,
     )
     versions = versions_of(engine.info, embedder.digest, table, config.calibration)
     chronicle = Chronicle(store, versions, kept=settings.record_seconds > 0 and settings.records > 0)
@@ -158,13 +171,20 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack, mak
         chronicle,
         *counted,
         admission=admission,
+        guard=guard,
         audit=audit,
         log_prompts=settings.log_prompts,
     )
     loras = LoraFiles(lora_shelf(settings))
     jobs = _job_desk(settings, generator, store, metrics, stack)
-    makers = (planner, generator, replayer, jobs, audit, Heatmaps(judge, store, turnstile))
-    return Service(settings, engine, store, *makers, memory, metrics, totals, loras, started=time.time())
+    makers = (planner, generator, replayer, jobs, audit, Heatmaps(judge, store, turnstile, guard))
+    helpers = (loras, Darkroom(), guard)
+    return Service(settings, engine, store, *makers, memory, metrics, totals, *helpers, started=time.time())
+
+
+async def _guard(settings: Settings, metrics: Metrics) -> Guard:
+    checker = None if settings.safety is None else await asyncio.to_thread(load_checker, settings.safety)
+    return Guard(checker, metrics.safety)
 
 
 def open_admission(settings: Settings, info: ModelInfo, store: CacheStore, metrics: Metrics) -> Admission:

@@ -17,6 +17,7 @@ from service.metrics import Metrics
 from service.pictures import OutputFormat, aside, encode, transcode
 from service.planner import Planner
 from service.previews import Previews, paced
+from service.safety import Guard
 from service.tenant_totals import TenantTotals
 from service.turnstile import Turnstile
 from service.types import GenerationRequest, Plan, Verdict, VerdictKind
@@ -96,6 +97,7 @@ class Generator:
         turnstile: Turnstile,
         *,
         admission: Admission,
+        guard: Guard,
         audit: ShadowAudit | None = None,
         log_prompts: bool = False,
     ) -> None:
@@ -108,6 +110,7 @@ class Generator:
         self.turnstile = turnstile
         self.admission = admission
         self.line = Line()
+        self._guard = guard
         self._audit = audit
         self._log_prompts = log_prompts
 
@@ -118,6 +121,8 @@ class Generator:
             GenerationFailedError: the engine gave up.
             NotCachedError: `only-if-cached`, and nothing fits.
             RefusedError: there is no room for it now.
+            PictureFlaggedError: the safety checker does not let it pass.
+            PictureUncheckedError: nor does it say that it may not.
         """
         async with aclosing(self.stream(request, wish)) as events:
             async for event in events:
@@ -133,7 +138,8 @@ class Generator:
         way = _Way(place="planning", started=time.perf_counter())
         try:
             veiled = request.cache.reads_public
-            if veiled:  # what a picture looks like on the way tells where it began
+            # What a picture looks like on the way tells where it began; nor has a checker let it pass yet.
+            if veiled or self._guard.version:
                 wish = replace(wish, previews=0)
             plan = self.admission.mark(paced(await self._planner.plan(request), wish.previews))
             for stage, seconds in plan.seconds.items():
@@ -184,24 +190,28 @@ class Generator:
                     raise GenerationFailedError(event.code, event.message)
                 if isinstance(event, Progress):
                     # The gate may refuse every state; then the run starts again from pure noise.
-                    _refuse_if_uncached(plan.request, hit=event.first_step > 0)
+                    _refuse_if_uncached(plan.request, hit=event.first_step > plan.request.begin)
                 yield event
 
     async def _repeat(self, plan: Plan, wish: Wish, way: "_Way") -> Picture:
         assert plan.image is not None
+        assert plan.source is not None
+        image, request = plan.image.data, plan.request
+        entry = (plan.source.entry_id, request.tenant)
+        await self._guard.pass_entry(self._planner.store, *entry, plan.image, request.prompt)
         encoding = time.perf_counter()
-        image, request = plan.image, plan.request
         pixels = request.width * request.height
         data = await aside(pixels, lambda: transcode(image, wish.output_format, wish.compression))
         self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
         self._memory.note_repeat(plan)
         verdict = exact_verdict(plan, self._totals.step_seconds)
-        self._chronicle.note_repeat(plan, verdict, plan.image)
+        self._chronicle.note_repeat(plan, verdict, image)
         picture = Picture(data, request.seed, verdict, False, 0.0, 0.0, 0.0, way.elapsed, request.request_id)
         return self._answer(plan.request, picture)
 
     async def _finish(self, plan: Plan, result: JobResult, wish: Wish, way: "_Way") -> Picture:
         self._metrics.note_run(result)
+        await self._guard.pass_drawn(result.image, plan.request.prompt)
         encoding = time.perf_counter()
         pixels = plan.request.width * plan.request.height
         data = await aside(pixels, lambda: encode(result.image, wish.output_format, wish.compression))

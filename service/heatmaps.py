@@ -11,6 +11,7 @@ from service.judges.sheet import overlaid
 from service.pictures import decode, encode
 from service.provenance import Provenance
 from service.replay import TextNeededError
+from service.safety import Guard
 from service.turnstile import Turnstile
 
 Of = Literal["result", "source"]
@@ -41,6 +42,7 @@ class Heatmaps:
         judge: looks at the pictures; None = there is none.
         store: holds them.
         turnstile: knows whether a client waits for a picture.
+        guard: lets pictures pass.
         wait_seconds: see `WAIT_SECONDS`.
     """
 
@@ -49,12 +51,14 @@ class Heatmaps:
         judge: SharedJudge | None,
         store: CacheStore,
         turnstile: Turnstile,
+        guard: Guard,
         *,
         wait_seconds: float = WAIT_SECONDS,
     ) -> None:
         self._judge = judge
         self._store = store
         self._turnstile = turnstile
+        self._guard = guard
         self._wait_seconds = wait_seconds
         self._turn = asyncio.Lock()
         self._waiting = 0
@@ -88,7 +92,9 @@ class Heatmaps:
             entry_id = made.repeats if entered is None else entered.entry_id
             if entry_id is None:
                 raise NoHeatmapError("no_source", "this picture was drawn in full: no other one is its source")
-        stored = None if entry_id is None else await self._store.image(entry_id, record.tenant)
+        stored = None
+        if entry_id is not None:
+            stored = await self._guard.entry_image(self._store, entry_id, record.tenant)
         if stored is None:
             raise NoHeatmapError("picture_gone", "the picture is not kept, or not any more")
         return stored.data

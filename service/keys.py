@@ -30,8 +30,17 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def signature_of(request: GenerationRequest, info: ModelInfo, embedder_digest: str) -> Signature:
-    """Return the partition of its own that `request` may resume from and, unless it is public, is remembered in."""
+def signature_of(
+    request: GenerationRequest, info: ModelInfo, embedder_digest: str, safety_version: str = ""
+) -> Signature:
+    """Return the partition of its own that `request` may resume from and, unless it is public, is remembered in.
+
+    Args:
+        request: what is asked for.
+        info: the served model.
+        embedder_digest: of the embedding model.
+        safety_version: of the checker that pictures pass; empty = there is none.
+    """
     return Signature(
         tenant=request.tenant,
         model_id=info.model_id,
@@ -47,6 +56,8 @@ def signature_of(request: GenerationRequest, info: ModelInfo, embedder_digest: s
         loras=tuple((lora.name, lora.digest, lora.scale) for lora in request.loras),
         scope="user" if request.cache.scope == "user" else "tenant",
         user=request.user,
+        safety_version=safety_version,
+        reference_id="" if request.reference is None else request.reference.name,
     )
 
 
@@ -60,8 +71,9 @@ def exact_key(
     """Return the hash two requests share exactly when the full run gives both the same picture.
 
     The full prompt text counts, however long: the embedder's and the text encoder's cuts play no part. So do
-    the capture shares: they decide where the running latent is rounded. Pictures never cross tenants, whatever the
-    scope, nor users in the scope `user`: a picture drawn anew is the same one.
+    the capture shares: they decide where the running latent is rounded. So does a picture to begin from, with the
+    step it enters at. Pictures never cross tenants, whatever the scope, nor users in the scope `user`: a picture
+    drawn anew is the same one.
 
     Args:
         request: what is asked for; its wish for feature caching plays no part.
@@ -89,6 +101,8 @@ def exact_key(
     ]
     if features is not None:
         parts.append([VERSION, features.policy, features.strength.hex(), features.resume_warmup, calibration])
+    if request.reference is not None:
+        parts.append({"reference": request.reference.digest, "begin": request.begin})
     return text_hash(json.dumps(parts))
 
 

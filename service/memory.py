@@ -15,8 +15,8 @@ from service.forms import Form, kept
 from service.keys import inexact_key, text_hash
 from service.logs import frames_of
 from service.pictures import aside, encode
-from service.planner import remembers
-from service.types import Plan
+from service.planner import remembers, resolved_mode
+from service.types import CacheMode, Plan
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +115,14 @@ class Memory:
         height, width = result.image.shape[:2]
         data = png if png is not None else await aside(height * width, lambda: encode(result.image))
         entry = await self._entry(plan, result)
-        states, final = self._kept(result)
+        states, final = self._kept(plan, result)
         return self._store.try_remember(entry, states, StoredImage(data, width, height), final)
 
-    def _kept(self, result: JobResult) -> tuple[list[NoiseState], FinalState | None]:
+    def _kept(self, plan: Plan, result: JobResult) -> tuple[list[NoiseState], FinalState | None]:
+        """Return what runs may resume from; nothing of an edit, unless it says that edits may."""
+        edit = plan.request.reference is not None
+        if edit and resolved_mode(plan.request) is not CacheMode.APPROXIMATE:
+            return [], None
         adequate, judged_at = self._adequate, self._judged_at
         return kept(result, self._form, self._max_depth, adequate=adequate, judged_at=judged_at)
 
@@ -140,7 +144,7 @@ class Memory:
             created=time.time(),
             depth=depth,
             gpu_seconds=result.denoise_seconds,
-            full_seconds=result.step_seconds * result.steps,
+            full_seconds=result.step_seconds * (result.steps - result.begin),
             user=request.user,
             generation=request.request_id,
             noise_seed=await noise_seed_of(self._store, plan, result),

@@ -7,6 +7,7 @@ from service.engine.base import JobResult
 from service.features import OFF, metric_label
 from service.gauges import Gauges
 from service.refusals import REASONS
+from service.safety.guard import OUTCOMES
 from service.types import FeatureVerdict, Verdict, VerdictKind
 from service.verdicts import saved_by_features
 
@@ -31,6 +32,7 @@ class Metrics:
         self._count_cache()
         self._count_work()
         self._count_features()
+        self._count_checks()
         self.audit = AuditMetrics(self.registry)
 
     def _count_requests(self) -> None:
@@ -112,6 +114,16 @@ class Metrics:
             "headstart_saved_feature_seconds",
             "Estimated device seconds feature caching saved on the steps that were run.",
         )
+
+    def _count_checks(self) -> None:
+        self.safety = self._counter(
+            "headstart_safety_checks",
+            "Pictures shown to the safety checker, and what it said.",
+            ("picture", "outcome"),
+        )
+        for picture in ("drawn", "stored"):
+            for outcome in OUTCOMES:
+                self.safety.labels(picture, outcome)
 
     def note_run(self, result: JobResult) -> None:
         """Count what a finished run cost."""

@@ -43,7 +43,7 @@ class RunPace:
 
     def work(self, spec: JobSpec, *, uncached: bool = False) -> Work:
         """Return what a job takes; `uncached`: what it would without a head start."""
-        steps = spec.steps if uncached else spec.foreseen_steps
+        steps = spec.steps - spec.begin if uncached else spec.foreseen_steps
         known = self._evaluations.get(_kind(spec, resumes=bool(spec.resume) and not uncached))
         return Work(
             steps=steps * (known.value if known else 1.0),

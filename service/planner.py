@@ -63,6 +63,7 @@ class Planner:
         features: resolves wishes for feature caching; None = the model has no calibrated front.
         resume_approximated: whether states of runs with feature caching may be resumed from.
         isolated: whether pictures are drawn as if alone, see `JobSpec.isolated`.
+        safety_version: of the checker that pictures pass; empty = there is none.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Planner:
         features: FeatureCaching | None = None,
         resume_approximated: bool = True,
         isolated: bool = False,
+        safety_version: str = "",
     ) -> None:
         self._store = store
         self._embedder = embedder
@@ -87,6 +89,12 @@ class Planner:
         self._features = features or FeatureCaching(info)
         self._resume_approximated = resume_approximated
         self._isolated = isolated
+        self._safety_version = safety_version
+
+    @property
+    def store(self) -> CacheStore:
+        """What earlier runs left."""
+        return self._store
 
     @property
     def embedder_digest(self) -> str:
@@ -130,10 +138,10 @@ class Planner:
         return CandidateView(candidate, self._matching.objections(request.prompt, candidate), alone.reason)
 
     def _full(self, request: GenerationRequest) -> Plan:
-        features = self._features.resolve(request)
+        features = self._features.resolve(request, request.begin / request.steps)
         return Plan(
             request=request,
-            signature=signature_of(request, self._info, self._embedder.digest),
+            signature=signature_of(request, self._info, self._embedder.digest, self._safety_version),
             exact_key=self._key(request, features),
             kind=VerdictKind.MISS,
             reason="",
@@ -164,6 +172,7 @@ class Planner:
             capture=self._capture,  # always: it decides where latents are rounded, so a seed gives one picture
             isolated=self._isolated,
             diversity=request.cache.diversity,
+            reference=request.reference,
         )
 
     async def _unsearched(self, full: Plan) -> Plan | None:
@@ -189,7 +198,7 @@ class Planner:
             kind=VerdictKind.EXACT,
             reason="exact",
             job=None,
-            image=hit.image.data,
+            image=hit.image,
             source=source,
             similarity=1.0,
             seconds={"search": seconds},
@@ -210,6 +219,8 @@ class Planner:
         neighbours, search_seconds = await _timed(search)
         nearest = [one for one in neighbours if request.cache.accepts(one.age, one.seconds_left)]
         found = nearest if self._resume_approximated else [_exact_states(candidate) for candidate in nearest]
+        if request.reference is not None:
+            found = [_later_states(candidate, request) for candidate in found]
         return _Found(found, self._choose(request, found), {"embed": embed_seconds, "search": search_seconds})
 
     def _choose(self, request: GenerationRequest, candidates: list[Candidate]) -> MatchDecision:
@@ -222,7 +233,8 @@ class Planner:
         if not (chosen.attempts and request.cache.diversity):
             return chosen
         # Exchanging noise takes a step.
-        paying = tuple(one for one in chosen.attempts if steps_before(one.deepest_skip, request.steps) > 1)
+        least = request.begin + 1
+        paying = tuple(one for one in chosen.attempts if steps_before(one.deepest_skip, request.steps) > least)
         return MatchDecision(paying, chosen.reason if paying else "no-states")
 
     async def _load(self, looked: Plan, attempts: tuple[Attempt, ...], found: list[Candidate]) -> Plan:
@@ -285,10 +297,17 @@ class Planner:
 
 
 def resolved_mode(request: GenerationRequest) -> CacheMode:
-    """Return the request's mode with `auto` replaced: a given seed promises its own picture."""
+    """Return the request's mode with `auto` replaced: a given seed promises its own picture.
+
+    So does a given picture: the bounds of matching were profiled on runs from text alone.
+    """
+    if request.reference is not None and request.reference.mask is not None:
+        # What is kept is the same in both predictions: it would hide from the gate how far the rest is apart.
+        return CacheMode.EXACT if request.cache.mode is not CacheMode.OFF else CacheMode.OFF
     if request.cache.mode is not CacheMode.AUTO:
         return request.cache.mode
-    return CacheMode.EXACT if request.seed_given else CacheMode.APPROXIMATE
+    exact = request.seed_given or request.reference is not None
+    return CacheMode.EXACT if exact else CacheMode.APPROXIMATE
 
 
 def remembers(request: GenerationRequest) -> bool:
@@ -299,6 +318,12 @@ def remembers(request: GenerationRequest) -> bool:
 def _exact_states(candidate: Candidate) -> Candidate:
     """Return the candidate without the states that feature caching had a part in."""
     return replace(candidate, states=tuple(state for state in candidate.states if not state.approximated))
+
+
+def _later_states(candidate: Candidate, request: GenerationRequest) -> Candidate:
+    """Return the candidate with the states alone that lie after the step at which a given picture enters."""
+    later = tuple(state for state in candidate.states if steps_before(state.skip, request.steps) > request.begin)
+    return replace(candidate, states=later)
 
 
 def _resume_point(state: NoiseState, max_divergence: float) -> ResumePoint:

@@ -15,6 +15,7 @@ from policies.features.methods import VERSION as METHODS_VERSION
 from policies.matching import ThresholdTable
 from policies.matching.base import StateForm, StateRef
 from service.engine.base import ImageArray, JobResult, JobSpec, Lora, ModelInfo, ResumePoint
+from service.engine.reference import Reference
 from service.keys import text_hash
 from service.planner import remembers
 from service.types import Plan, Verdict
@@ -54,6 +55,23 @@ class StateUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class ReferenceUsed:
+    """The picture a run began from; it is not kept.
+
+    Attributes:
+        sha256: see `Reference.digest`.
+        strength: share of the steps that were run on it.
+        begin: the step of N at which it was entered.
+        masked: whether part of it was kept.
+    """
+
+    sha256: str
+    strength: float
+    begin: int
+    masked: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
     """Where one picture comes from.
 
@@ -90,6 +108,7 @@ class Provenance:
         sha256: of the pixels, uint8 [H, W, 3] in that order.
         hidden: whether the client may not be told what was found, see `verdicts.shown`.
         diversity: share of the entered state's noise that was exchanged for the seed's.
+        reference: the picture it began from; None = pure noise.
     """
 
     generation: str
@@ -120,16 +139,26 @@ class Provenance:
     versions: Mapping[str, str]
     sha256: str
     hidden: bool = False
-    diversity: float = 0.0  # records of before there was any hold none
+    # Records of before there was any hold none.
+    diversity: float = 0.0
+    reference: ReferenceUsed | None = None
 
-    def job(self, job_id: str, prompt: str, negative_prompt: str, resume: tuple[ResumePoint, ...]) -> JobSpec:
+    def job(
+        self,
+        job_id: str,
+        prompt: str,
+        negative_prompt: str,
+        resume: tuple[ResumePoint, ...],
+        reference: Reference | None = None,
+    ) -> JobSpec:
         """Return the job that draws it again.
 
         Args:
             job_id: unique in the process.
             prompt: its text.
             negative_prompt: likewise.
-            resume: where to enter, ungated; () = from pure noise.
+            resume: where to enter, ungated; () = from pure noise, or the picture.
+            reference: the picture it began from.
         """
         return JobSpec(
             job_id=job_id,
@@ -147,6 +176,7 @@ class Provenance:
             features=self.features,
             isolated=True,  # what was drawn among others is drawn most nearly so
             diversity=self.diversity,
+            reference=reference,
         )
 
 
@@ -246,7 +276,15 @@ def provenance_of(
         sha256=pixels_sha256(image),
         hidden=is_hidden(request, verdict),
         diversity=verdict.diversity,
+        reference=_reference_used(plan),
     )
+
+
+def _reference_used(plan: Plan) -> ReferenceUsed | None:
+    given = plan.request.reference
+    if given is None:
+        return None
+    return ReferenceUsed(given.digest, given.strength, plan.request.begin, given.mask is not None)
 
 
 def _features_as_run(plan: Plan, result: JobResult | None) -> FeatureChoice | None:

@@ -20,6 +20,7 @@ from cache_store.types import FinalState, NoiseState
 from service.chronicle import Chronicle
 from service.engine.base import CapturedState, Engine, ImageArray, JobFailed, JobResult, ResumePoint
 from service.engine.lora import CHANGED
+from service.engine.reference import Reference
 from service.forms import Form, kept
 from service.generator import GenerationFailedError
 from service.keys import text_hash
@@ -53,12 +54,17 @@ class TextNeededError(Exception):
         self.param = param
 
 
+class PictureNeededError(TextNeededError):
+    """A picture that was drawn over is not kept: it is needed again, or another was given."""
+
+
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What the client says was drawn, for records that hold no text."""
+    """What the client says was drawn, for records that hold no text, and over which picture: that is never kept."""
 
     prompt: str | None = None
     negative_prompt: str | None = None
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +102,12 @@ class _Errand:
         deadline: time.monotonic() at which it is given up.
         runs: how many there were.
         made: states made again, by entry and digest.
+        reference: the picture that it and its sources began from; None = pure noise.
     """
 
     tenant: str
     deadline: float
+    reference: Reference | None = None
     runs: int = 0
     made: dict[tuple[int, str], NoiseState] = field(default_factory=dict)
 
@@ -155,7 +163,8 @@ class Replayer:
             CacheUnavailable: the store cannot answer now.
         """
         own = _parsed(record)
-        errand = _Errand(record.tenant, time.monotonic() + self._seconds)
+        _check_picture(own, texts.reference)
+        errand = _Errand(record.tenant, time.monotonic() + self._seconds, texts.reference)
         first = await self._first_drawn(own, errand)
         self._check(first)
         result = await self._run(_with_texts(first, texts), errand)
@@ -177,7 +186,8 @@ class Replayer:
         if source.prompt is None or source.negative_prompt is None:
             raise _gone()
         resume = () if source.entered is None else (await self._point(source.entered, errand),)
-        job = source.job(uuid.uuid4().hex, source.prompt, source.negative_prompt, resume)
+        _check_picture(source, errand.reference)
+        job = source.job(uuid.uuid4().hex, source.prompt, source.negative_prompt, resume, errand.reference)
         errand.runs += 1
         asked = replace(job, deadline=errand.deadline, tenant=errand.tenant)
         async with aclosing(self._engine.run(asked)) as events:
@@ -320,6 +330,14 @@ def _with_texts(source: Provenance, texts: Texts) -> Provenance:
         "negative_prompt", source.negative_prompt, texts.negative_prompt or "", source.negative_prompt_sha256
     )
     return replace(source, prompt=prompt, negative_prompt=negative)
+
+
+def _check_picture(source: Provenance, given: Reference | None) -> None:
+    used = source.reference
+    if used is not None and given is None:
+        raise PictureNeededError("image", "image: pictures that were drawn over are not kept; send it again")
+    if used is not None and given is not None and used.sha256 != given.digest:
+        raise PictureNeededError("image", "image: with its mask, not the picture that was drawn over")
 
 
 def _text(param: str, kept_text: str | None, given: str | None, sha256: str) -> str:

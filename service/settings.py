@@ -311,6 +311,18 @@ class Settings(BaseSettings):
         description='JSON file of what differs by tenant: `{"acme": {"weight": 2, "quota_gpu_seconds": 600}}`; '
         "`weight` is its share of a busy device, 1 for all others.",
     )
+    safety: str | None = Field(
+        None,
+        max_length=1000,
+        description="What looks at every picture before it is shown: `module:function` of one's own, or a folder of "
+        "Stable Diffusion's safety checker (or of a model that has one); unset or `none` = nothing does.",
+    )
+    upload_bytes: int = Field(
+        16 * MIB,
+        ge=1_000_000,
+        le=1024 * MIB,
+        description="Most bytes of a request that holds pictures: of an edit or a variation, or of its replay.",
+    )
     max_prompt_chars: int = Field(4000, ge=1, le=100_000, description="Longest prompt accepted, in characters.")
     drain_seconds: float = Field(
         30.0, ge=0, le=3600, allow_inf_nan=False, description="Time running requests get to finish after SIGTERM."

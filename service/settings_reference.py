@@ -13,6 +13,7 @@ SECTIONS = {
     "feature_cache": "Feature caching",
     "tenant": "Keys, tenants, sharing",
     "queue_limit": "Load",
+    "safety": "Safety and uploads",
     "max_prompt_chars": "Requests, log, stop",
 }
 """A section by the field it begins with."""

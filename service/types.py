@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from cache_store.types import Scope, Signature
+from cache_store.types import Scope, Signature, StoredImage
 from policies.features.choice import FeatureChoice
 from policies.matching.base import Attempt, Candidate
 from service.engine.base import Entry, JobSpec, Lora
+from service.engine.reference import Reference
 
 
 class CacheMode(StrEnum):
@@ -109,7 +110,7 @@ class GenerationRequest:
 
     `deadline` is the time.monotonic() after which it is given up, None = never. `user` is the digest of the client's
     user, empty = not named: what is remembered of the picture can be deleted by it, and in the scope `user` serves
-    that user alone.
+    that user alone. `reference` is a picture to begin from.
     """
 
     request_id: str
@@ -128,6 +129,12 @@ class GenerationRequest:
     cache: CacheOptions = field(default_factory=CacheOptions)
     deadline: float | None = None
     user: str = ""
+    reference: Reference | None = None
+
+    @property
+    def begin(self) -> int:
+        """The step of N it begins at without a head start: 0, unless it is given a picture."""
+        return 0 if self.reference is None else self.reference.begin(self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +185,7 @@ class Verdict:
         kind: EXACT, APPROX, MISS, BYPASS or REFRESH.
         reason: one bounded word saying why (for a MISS: "no-candidates", "low-similarity", "no-states",
             "veto", "gate", "audit", "uncalibrated", "cache-unavailable", "state-unreadable"; …).
-        steps: N.
+        steps: N; of an edit those after the step its picture enters at, and K counts from there.
         skipped: K, denoising steps not run (N for an exact hit).
         wasted: denoising steps run and thrown away: the divergence gate refused a state, or judged at one and went on
             from a deeper one, or noise was exchanged by one's prediction.
@@ -257,7 +264,7 @@ class Plan:
     job: JobSpec | None = None
     attempts: tuple[Attempt, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
-    image: bytes | None = None
+    image: StoredImage | None = None
     source: Neighbour | None = None
     similarity: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)

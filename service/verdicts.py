@@ -12,7 +12,7 @@ ACROSS_TENANTS = "public"
 
 def exact_verdict(plan: Plan, step_seconds: float) -> Verdict:
     """Return the verdict of a stored picture; `step_seconds` is the usual device time of one step."""
-    steps = plan.request.steps
+    steps = plan.request.steps - plan.request.begin
     return Verdict(
         kind=VerdictKind.EXACT,
         reason=plan.reason,
@@ -38,8 +38,8 @@ def run_verdict(plan: Plan, result: JobResult) -> Verdict:
     return Verdict(
         kind=VerdictKind.MISS if plan.attempts else plan.kind,
         reason=reason,
-        steps=result.steps,
-        skipped=result.skipped,
+        steps=result.steps - result.begin,
+        skipped=result.head_start,
         wasted=result.wasted,
         similarity=plan.similarity,
         divergence=_last(result.divergences),
@@ -107,8 +107,8 @@ def _resumed(plan: Plan, result: JobResult, index: int) -> Verdict:
     return Verdict(
         kind=VerdictKind.APPROX,
         reason=plan.reason,
-        steps=result.steps,
-        skipped=result.skipped,
+        steps=result.steps - result.begin,
+        skipped=result.head_start,
         wasted=result.wasted,
         similarity=used.similarity,
         divergence=_last(result.divergences),
@@ -124,7 +124,7 @@ def _resumed(plan: Plan, result: JobResult, index: int) -> Verdict:
 
 
 def _saved(result: JobResult) -> float:
-    return (result.skipped - result.wasted) * result.step_seconds
+    return (result.head_start - result.wasted) * result.step_seconds
 
 
 def _features(plan: Plan, result: JobResult) -> FeatureVerdict:

@@ -12,6 +12,7 @@ from service.api import (
     page,
     routes_audit,
     routes_cache,
+    routes_edits,
     routes_events,
     routes_explain,
     routes_generations,
@@ -55,12 +56,12 @@ def create_app(settings: Settings, engine: MakeEngine = make_engine) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    pictures = (routes_images, routes_pictures, routes_jobs, routes_events, routes_generations)
+    pictures = (routes_images, routes_edits, routes_pictures, routes_jobs, routes_events, routes_generations)
     for routes in (*pictures, routes_cache, routes_explain, routes_audit, routes_status):
         app.include_router(routes.router)
     errors.install(app)
     app.add_middleware(Gate, keyring=keyring, open_metrics=settings.open_metrics)
-    app.add_middleware(Envelope, metrics=metrics)
+    app.add_middleware(Envelope, metrics=metrics, upload_bytes=settings.upload_bytes)
     page.install(app)
     describe(app)
     return app

@@ -31,6 +31,13 @@ _IDEMPOTENCY_ERRORS: Responses = _errors(
     _422="The `Idempotency-Key` was used with another request.",
 )
 IMAGE_ERRORS: Responses = {**GENERATION_ERRORS, **_IDEMPOTENCY_ERRORS}
+EDIT_ERRORS: Responses = {
+    **IMAGE_ERRORS,
+    **_errors(
+        _400="A field is wrong, or a picture cannot be read; `error.param` names it.",
+        _415="The body is not multipart/form-data.",
+    ),
+}
 JOB_ERRORS: Responses = {
     **{status: said for status, said in IMAGE_ERRORS.items() if status not in (500, 504)},
 }
@@ -98,7 +105,8 @@ EXPLAIN_ERRORS: Responses = _errors(
 REPLAY_ERRORS: Responses = {
     **GENERATION_ERRORS,
     **_errors(
-        _400="A parameter is wrong, or the texts of what was not to be remembered are needed (`text_needed`).",
+        _400="A parameter is wrong, or the texts of what was not to be remembered are needed (`text_needed`), or the "
+        "picture that was drawn over (`picture_needed`).",
         _404="There is no such generation, or it is not yours, or its record is past its time.",
         _410="It cannot be had again: `state_gone`, `other_model`, `other_calibration`, `lora_changed` or "
         "`record_unreadable`.",
@@ -129,4 +137,7 @@ IMAGE_ANSWER: Responses = {
         "`partial_images` times, then `image_generation.completed`, or `error` with the error envelope as its data.",
         "content": {"text/event-stream": {"schema": _event_schema}},
     }
+}
+IMAGE_ANSWER_ONLY: Responses = {
+    200: {"headers": {**VERDICT_HEADERS, **IDEMPOTENCY_HEADERS}, "description": "The pictures."}
 }

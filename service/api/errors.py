@@ -17,7 +17,9 @@ from service.generator import GenerationFailedError, NotCachedError
 from service.heatmaps import NoHeatmapError
 from service.logs import frames_of
 from service.refusals import RefusedError
-from service.replay import NotReplayableError, TextNeededError
+from service.replay import NotReplayableError, PictureNeededError, TextNeededError
+from service.safety import PictureFlaggedError, PictureUncheckedError
+from service.uploads import UploadError
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,13 @@ UNAUTHORIZED = Problem(
     INVALID,
     code="invalid_api_key",
     headers={"WWW-Authenticate": 'Bearer realm="headstart"'},
+)
+
+FLAGGED = Problem(
+    400, "the safety checker of this service refuses the picture", INVALID, code="content_policy_violation"
+)
+UNCHECKED = Problem(
+    503, "the picture could not be checked for safety", code="safety_unavailable", headers={"Retry-After": "5"}
 )
 
 HTTP_MESSAGES = {
@@ -109,6 +118,14 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             return ENGINE_PROBLEMS[error.code]
         case NotReplayableError():
             return Problem(410, str(error), INVALID, code=error.code)
+        case PictureFlaggedError():
+            return FLAGGED
+        case PictureUncheckedError():
+            return UNCHECKED
+        case UploadError():
+            return Problem(400, str(error), INVALID, error.field, error.code)
+        case PictureNeededError():
+            return Problem(400, str(error), INVALID, error.param, "picture_needed")
         case TextNeededError():
             return Problem(400, str(error), INVALID, error.param, "text_needed")
         case NoHeatmapError():
@@ -195,6 +212,9 @@ def install(app: FastAPI) -> None:
         GenerationFailedError,
         NotReplayableError,
         TextNeededError,
+        UploadError,
+        PictureFlaggedError,
+        PictureUncheckedError,
         NoHeatmapError,
         CacheUnavailable,
         ClientGoneError,

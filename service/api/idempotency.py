@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from cache_store.deposits import Deposit, Deposits
 from cache_store.types import CacheUnavailable
 from service.api.errors import InvalidRequestError
+from service.api.wishes import Order
 
 HEADER = "Idempotency-Key"
 STATUS_HEADER = "Idempotency-Status"
@@ -37,28 +38,31 @@ class Once:
         tenant: whose request it is.
         user: digest of whom it is for, so that the answer is forgotten with the user.
         fingerprint: hash of the route and the body.
+        safety_version: of the checker that pictures pass; under another one nothing answered before is found.
     """
 
     key: str
     tenant: str
     user: str
     fingerprint: str
+    safety_version: str = ""
 
     @property
     def name(self) -> str:
         """The key as it is stored."""
-        return hashlib.sha256(json.dumps([self.tenant, self.key]).encode()).hexdigest()
+        parts = [self.tenant, self.key, *([self.safety_version] if self.safety_version else [])]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def once_of(key: str, route: str, body: BaseModel, tenant: str, user: str) -> Once | None:
+def once_of(key: str, route: str, body: BaseModel, order: Order, safety_version: str) -> Once | None:
     """Return what makes a request unique, None without a key.
 
     Args:
         key: the header, with or without the quotation marks of a structured field.
-        route: of the request.
+        route: of the request, and what of it is not in the body.
         body: of the request; how it was spelled plays no part.
-        tenant: whose request it is.
-        user: see `Once`.
+        order: what it asks for.
+        safety_version: see `Once`.
 
     Raises:
         InvalidRequestError: the header is no key.
@@ -70,7 +74,8 @@ def once_of(key: str, route: str, body: BaseModel, tenant: str, user: str) -> On
         message = "idempotency-key: must be 1 to 255 printable ASCII characters"
         raise InvalidRequestError("idempotency-key", message)
     text = json.dumps([route, body.model_dump(mode="json", exclude_unset=True)], sort_keys=True)
-    return Once(bare, tenant, user, hashlib.sha256(text.encode()).hexdigest())
+    first, fingerprint = order.requests[0], hashlib.sha256(text.encode()).hexdigest()
+    return Once(bare, first.tenant, first.user, fingerprint, safety_version)
 
 
 async def answered_once(

@@ -1,6 +1,7 @@
 """Between the wire and the job desk: what a job is to do, and how it is shown."""
 
 import asyncio
+import base64
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ from fastapi import Request, Response
 from cache_store.deposits import Deposits
 from service.api.bodies import answer_of, text_of
 from service.api.errors import InvalidRequestError, log_unexpected, problem_of
-from service.api.picture_urls import absolute, keep_all
+from service.api.picture_urls import absolute, keep_all, kept_data
 from service.api.schema import ErrorDetail, PictureBody
 from service.api.schema_jobs import JobBody, JobResult, ProgressBody, WebhookBody
 from service.api.wishes import Order
@@ -18,6 +19,7 @@ from service.generator import Picture
 from service.jobs.desk import JobOrder
 from service.jobs.state import JobError, JobState
 from service.jobs.targets import TargetError, Targets
+from service.safety import Guard, PictureFlaggedError, PictureUncheckedError
 
 ACCEPTED = 202
 
@@ -53,12 +55,15 @@ async def job_body(
     state: JobState, request: Request, service: Service, tenant: str, *, with_result: bool = True
 ) -> JobBody:
     """Return `tenant`'s job as clients see it."""
-    deposits = service.store.deposits
+    deposits, guard = service.store.deposits, service.guard
     result = None
     if with_result and state.result is not None:
         result = JobResult.model_validate(state.result)
         items = await asyncio.gather(
-            *(_inline(item, deposits, tenant) if state.inline else _linked(item, request) for item in result.data)
+            *(
+                _inline(item, deposits, guard, tenant) if state.inline else _linked(item, request, guard)
+                for item in result.data
+            )
         )
         result = result.model_copy(update={"data": list(items)})
     return JobBody(
@@ -78,7 +83,7 @@ async def job_body(
 
 def _order(request_id: str, service: Service, order: Order, inline: bool, webhook: str | None) -> JobOrder:
     async def finish(pictures: list[Picture]) -> dict[str, Any]:
-        urls = await keep_all(service.store.deposits, pictures, order)
+        urls = await keep_all(service.store.deposits, pictures, order, service.guard.version)
         return _without_prompts(answer_of(pictures, order, int(time.time()), urls).model_dump(mode="json"))
 
     def explain(error: Exception) -> JobError:
@@ -98,14 +103,28 @@ def _without_prompts(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-async def _linked(item: PictureBody, request: Request) -> PictureBody:
-    return item.model_copy(update={"url": absolute(request, item.url or "")})
+async def _linked(item: PictureBody, request: Request, guard: Guard) -> PictureBody:
+    return item.model_copy(update={"url": absolute(request, await _may_be_shown(item.url or "", guard))})
 
 
-async def _inline(item: PictureBody, deposits: Deposits, tenant: str) -> PictureBody:
-    url = item.url or ""
+async def _may_be_shown(url: str, guard: Guard) -> str:
+    """Return a picture's URL; of one that holds the picture itself nothing is left where that may not be shown."""
+    if not url.startswith("data:"):
+        return url
+    try:
+        await guard.pass_stored(base64.b64decode(url.partition("base64,")[2]), None, "")
+    except (PictureFlaggedError, PictureUncheckedError):
+        return "data:,"
+    return url
+
+
+async def _inline(item: PictureBody, deposits: Deposits, guard: Guard, tenant: str) -> PictureBody:
+    url = await _may_be_shown(item.url or "", guard)
     if url.startswith("data:"):
         return item.model_copy(update={"url": None, "b64_json": url.partition("base64,")[2]})
     found = await deposits.find("image", item.id, tenant)
-    data = None if found is None else await deposits.data(found)
+    try:
+        data = None if found is None else await kept_data(deposits, found, guard)
+    except (PictureFlaggedError, PictureUncheckedError):
+        data = None
     return item.model_copy(update={"url": None, "b64_json": None if data is None else text_of(data)})

@@ -22,6 +22,8 @@ MAX_BODY_BYTES = 1_000_000
 BODY_SECONDS = 15.0
 # Reading on a little lets a client that is still sending see the answer instead of a reset connection.
 MAX_DISCARDED_BYTES = 32_000_000
+# Routes that take pictures.
+UPLOADS = re.compile(r"/v1/images/(edits|variations)|/v1/generations/[0-9a-f]{32}/replay")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
 
@@ -32,18 +34,21 @@ class Envelope:
     Args:
         app: the layer below.
         metrics: where requests are counted.
+        upload_bytes: most bytes of a body that holds pictures.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, upload_bytes: int = MAX_BODY_BYTES) -> None:
         self._app = app
         self._metrics = metrics
+        self._upload_bytes = upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send)
+        most = self._upload_bytes if UPLOADS.fullmatch(scope["path"]) else MAX_BODY_BYTES
+        exchange = _Exchange(scope, receive, send, most)
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
@@ -88,8 +93,9 @@ class Envelope:
 class _Exchange:
     """One request and what is known of its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, most_bytes: int) -> None:
         self.scope = scope
+        self._most_bytes = most_bytes
         self.status = 0
         self.request_id = _request_id(Headers(scope=scope).get("x-request-id"))
         self._receive = receive
@@ -118,7 +124,7 @@ class _Exchange:
         if message["type"] == "http.request":
             self._complete = not message.get("more_body", False)
             self._bytes += len(message.get("body", b""))
-            if self._bytes > MAX_BODY_BYTES:
+            if self._bytes > self._most_bytes:
                 await self._discard(message)
                 raise HTTPException(413)
         return message
@@ -143,7 +149,8 @@ class _Exchange:
             raise HTTPException(408, headers={"Connection": "close"}) from None
 
     async def _discard(self, message: Message) -> None:
-        while message.get("more_body", False) and self._bytes < MAX_DISCARDED_BYTES:
+        most = self._most_bytes + MAX_DISCARDED_BYTES
+        while message.get("more_body", False) and self._bytes < most:
             message = await self._receive()
             self._bytes += len(message.get("body", b""))
 

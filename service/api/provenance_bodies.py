@@ -9,6 +9,7 @@ from service.api.schema_generations import (
     FeaturesRunBody,
     GenerationBodyRecord,
     GenerationRequestBody,
+    ReferenceBody,
     SourceRunBody,
     StateBody,
 )
@@ -58,6 +59,7 @@ def record_body(record: GenerationRecord, found: Provenance, lineage: Sequence[S
         judged=_state(told.judged, nearest),
         entered=_state(told.entered, nearest),
         diversity=told.diversity,
+        reference=_reference(found),
         lineage=[_source(source) for source in lineage],
         feature_cache=_features(found),
         capture=list(found.capture),
@@ -111,6 +113,13 @@ def _state(used: StateUsed | None, made: Provenance | None) -> StateBody | None:
         max_divergence=used.max_divergence,
         sha256=used.sha256,
     )
+
+
+def _reference(found: Provenance) -> ReferenceBody | None:
+    used = found.reference
+    if used is None:
+        return None
+    return ReferenceBody(sha256=used.sha256, strength=used.strength, first_step=used.begin, masked=used.masked)
 
 
 def _source(source: Source) -> SourceRunBody:

@@ -48,7 +48,7 @@ async def entry(service: ServiceOf, identity: IdentityOf, entry_id: EntryId) -> 
 )
 async def image(service: ServiceOf, identity: IdentityOf, entry_id: EntryId) -> Response:
     """Return the stored picture; it never changes."""
-    found = await service.store.image(_number(entry_id), identity.tenant)
+    found = await service.guard.entry_image(service.store, _number(entry_id), identity.tenant)
     if found is None:
         raise HTTPException(404)
     headers = {"Cache-Control": "private, max-age=86400, immutable"}

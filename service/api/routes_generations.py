@@ -1,6 +1,8 @@
 """`/v1/generations/{id}`: how a picture came about, and the same picture again."""
 
 import asyncio
+import base64
+import binascii
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -11,6 +13,7 @@ from service.access import Identity
 from service.api.bodies import text_of
 from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import HEATMAP_ANSWERS, REPLAY_ERRORS
+from service.api.errors import InvalidRequestError
 from service.api.provenance_bodies import Source, record_body
 from service.api.routes_images import unless_gone
 from service.api.schema import Text
@@ -46,10 +49,12 @@ async def replay(
     body: ReplayBody | None = None,
 ) -> ReplayAnswer:
     """Draw a picture again exactly as it was drawn; nothing of it is remembered, nor counted as a hit or a saving."""
-    found, _ = await _found(service, identity, generation_id)
-    texts = Texts() if body is None else Texts(body.prompt, body.negative_prompt)
+    found, provenance = await _found(service, identity, generation_id)
+    texts = Texts() if body is None else await _texts(service, body, provenance)
     with service.generator.turnstile.enter(1):
         made = await unless_gone(request, service.replayer.replay(found, texts))
+        # The record's own text, or the one that was held to its digest: never another.
+        await service.guard.pass_drawn(made.image, texts.prompt if provenance.prompt is None else provenance.prompt)
     return ReplayAnswer(
         id=generation_id,
         b64_json=text_of(await asyncio.to_thread(encode, made.image)),
@@ -84,6 +89,25 @@ async def heatmap(
     found, provenance = await _found(service, identity, generation_id)
     png = await service.heatmaps.draw(found, provenance, of, text)
     return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
+
+async def _texts(service: Service, body: ReplayBody, provenance: Provenance) -> Texts:
+    if body.image is None:
+        return Texts(body.prompt, body.negative_prompt)
+    if provenance.reference is None:
+        raise InvalidRequestError("image", "image: this picture was not drawn over another")
+    image, mask = _bytes("image", body.image), None if body.mask is None else _bytes("mask", body.mask)
+    size = (provenance.width, provenance.height)
+    strength = provenance.reference.strength
+    reference = await service.darkroom.reference(image, mask, strength, lambda width, height: size)
+    return Texts(body.prompt, body.negative_prompt, reference)
+
+
+def _bytes(param: str, text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequestError(param, f"{param}: must be base64") from None
 
 
 async def _found(service: Service, identity: Identity, generation_id: str) -> tuple[GenerationRecord, Provenance]:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Header, Request, Response
@@ -12,7 +13,7 @@ from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import ACCEPTED_JOB, IMAGE_ANSWER, IMAGE_ERRORS
 from service.api.errors import ClientGoneError, InvalidRequestError
 from service.api.header_words import CACHE_CONTROL, IDEMPOTENCY_KEY
-from service.api.idempotency import answered_once, once_of
+from service.api.idempotency import Once, answered_once, once_of
 from service.api.job_orders import accept
 from service.api.picture_urls import absolute, keep_all
 from service.api.schema import GenerationAnswer, GenerationBody
@@ -26,6 +27,16 @@ from service.pictures import encode
 
 router = APIRouter()
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request for pictures says beside its body: where to, and in headers."""
+
+    route: str
+    cache_control: str
+    idempotency_key: str
+    prefer: str
 
 
 @router.post(
@@ -52,11 +63,27 @@ async def generate(
     previews = body.partial_images or 0
     wishes = (body, cache_control, service.info, service.settings)
     order = order_of(*wishes, identity, previews=previews, loras=loras)
-    once = once_of(idempotency_key, "/v1/images/generations", body, identity.tenant, order.requests[0].user)
+    once = once_of(idempotency_key, "/v1/images/generations", body, order, service.guard.version)
     if body.stream:
         if once is not None:
             raise InvalidRequestError("idempotency-key", "idempotency-key: not with stream: true")
         return _ImageStream(service.generator, order, request)
+    return await answered(request, service, order, body, once, prefer)
+
+
+async def answered(
+    request: Request, service: Service, order: Order, body: GenerationBody, once: Once | None, prefer: str
+) -> Response:
+    """Return the pictures of an order, or the job that draws them, or the answer given before.
+
+    Args:
+        request: the HTTP request.
+        service: draws.
+        order: what to draw.
+        body: what was asked.
+        once: the idempotency key; None = there is none.
+        prefer: the header `Prefer`.
+    """
 
     async def make() -> Response:
         if wants_job(prefer):
@@ -86,7 +113,7 @@ async def _drawn(request: Request, service: Service, order: Order) -> Response:
     request.state.cache_label = cache_label(pictures)
     urls = None
     if order.by_url:
-        kept = await keep_all(service.store.deposits, pictures, order)
+        kept = await keep_all(service.store.deposits, pictures, order, service.guard.version)
         urls = [absolute(request, url) for url in kept]
     answer = answer_of(pictures, order, int(time.time()), urls)
     headers = headers_of(pictures, time.perf_counter() - started)

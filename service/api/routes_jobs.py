@@ -52,7 +52,7 @@ async def submit(
     loras = await lora_set(body, service.info, service.loras)
     wishes = (body, cache_control, service.info, service.settings)
     order = order_of(*wishes, identity, previews=body.partial_images or 0, loras=loras)
-    once = once_of(idempotency_key, "/v1/jobs", body, identity.tenant, order.requests[0].user)
+    once = once_of(idempotency_key, "/v1/jobs", body, order, service.guard.version)
 
     async def make() -> Response:
         return await accept(request, service, order, inline=body.response_format == "b64_json", webhook=webhook)

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import LOOKUP_ERRORS, PICTURE
+from service.api.picture_urls import kept_data
 from service.api.schema import PictureDeleted
 
 router = APIRouter()
@@ -19,7 +20,8 @@ async def only_post() -> Response:
     raise HTTPException(405, headers={"Allow": "POST"})
 
 
-router.add_api_route("/v1/images/generations", only_post, methods=["GET", "HEAD", "DELETE"], include_in_schema=False)
+for _name in ("generations", "edits", "variations"):
+    router.add_api_route(f"/v1/images/{_name}", only_post, methods=["GET", "HEAD", "DELETE"], include_in_schema=False)
 
 
 @router.get(
@@ -39,7 +41,7 @@ async def picture(
     headers = {"ETag": tag, "Cache-Control": f"private, max-age={int(found.seconds_left)}, immutable"}
     if _matches(if_none_match, tag):
         return Response(status_code=304, headers=headers)
-    data = await service.store.deposits.data(found)
+    data = await kept_data(service.store.deposits, found, service.guard)
     if data is None:
         raise HTTPException(404)
     return Response(data, media_type=json.loads(found.body)["media_type"], headers=headers)

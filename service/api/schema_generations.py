@@ -14,6 +14,10 @@ class ReplayBody(BaseModel):
 
     prompt: Text | None = Field(default=None, description="Only where the record holds none: the same text again.")
     negative_prompt: Text | None = Field(default=None, description="Likewise; absent: empty.")
+    image: str | None = Field(
+        default=None, description="Of an edit or a variation: the picture it was drawn over again, in base64."
+    )
+    mask: str | None = Field(default=None, description="Likewise its mask, if it had one.")
 
 
 class StateBody(BaseModel):
@@ -53,6 +57,15 @@ class FeaturesRunBody(BaseModel):
     resume_warmup: int
 
 
+class ReferenceBody(BaseModel):
+    """The picture an edit or a variation was drawn over; it is not kept."""
+
+    sha256: str = Field(description="Of its pixels as they were fitted to the size, and of its mask.")
+    strength: float
+    first_step: int = Field(description="The step of N it was entered at.")
+    masked: bool = Field(description="Whether part of it was kept.")
+
+
 class SourceRunBody(BaseModel):
     """One resume on the way back to pure noise."""
 
@@ -81,6 +94,7 @@ class GenerationBodyRecord(BaseModel):
     judged: StateBody | None = Field(description="The state the gate judged at, where another was entered.")
     entered: StateBody | None = Field(description="The state the run was resumed from; null: pure noise.")
     diversity: float = Field(description="How much of that state's noise was exchanged for the seed's.")
+    reference: ReferenceBody | None = Field(description="The picture it was drawn over; null: none.")
     lineage: list[SourceRunBody] = Field(description="The runs it descends from, nearest first.")
     feature_cache: FeaturesRunBody | None
     capture: list[float] = Field(description="Shares of the steps at which the latent was rounded to float16.")

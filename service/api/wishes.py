@@ -5,6 +5,7 @@ import re
 import secrets
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cache_store.selection import user_digest
@@ -12,12 +13,14 @@ from service.access.identity import ANONYMOUS_RIGHTS, Identity, Rights
 from service.api.errors import InvalidRequestError
 from service.api.schema import MAX_SEED, CacheBody, FeatureCacheBody, GenerationBody, Quality, StreamedQuality
 from service.engine.base import Lora, ModelInfo
+from service.engine.reference import Reference
 from service.features import canonical, complaint
 from service.generator import Wish
 from service.loras import LoraFiles
 from service.pictures import OutputFormat
 from service.settings import Settings
 from service.types import CacheMode, CacheOptions, FeatureWish, GenerationRequest
+from service.uploads import own_size
 
 SECONDS = re.compile(r"\d{1,20}", re.ASCII)
 # RFC 9111 wants arguments beyond what is kept to mean this much.
@@ -58,6 +61,7 @@ def order_of(
     *,
     previews: int = 0,
     loras: tuple[Lora, ...] = (),
+    reference: Reference | None = None,
 ) -> Order:
     """Check what the schema alone cannot, and fill in the model's defaults.
 
@@ -69,16 +73,17 @@ def order_of(
         identity: whose it is.
         previews: most pictures in progress to show.
         loras: what `lora_set` makes of the body's.
+        reference: a picture to begin from, of the size to draw.
 
     Raises:
         InvalidRequestError: a field does not fit the served model; it is named.
     """
     _check_unsupported(body, info)
-    width, height = _size(body.size, info)
+    width, height = _size(body.size, info) if reference is None else reference.size
     first = GenerationRequest(
         request_id="",
         tenant=identity.tenant,
-        prompt=_text("prompt", body.prompt, settings.max_prompt_chars, may_be_blank=False),
+        prompt=_text("prompt", body.prompt, settings.max_prompt_chars, may_be_blank=not body.prompt),
         negative_prompt=_text("negative_prompt", body.negative_prompt or "", settings.max_prompt_chars),
         width=width,
         height=height,
@@ -91,6 +96,7 @@ def order_of(
         features=feature_wish(body.feature_cache, info, settings),
         cache=cache_options(body.cache, cache_control, identity.rights, has_user=bool(body.user)),
         user=user_digest(identity.tenant, body.user),
+        reference=reference,
         deadline=time.monotonic() + min(body.deadline_seconds or math.inf, settings.deadline_seconds),
     )
     count = body.n or 1
@@ -246,6 +252,18 @@ def _size(text: str | None, info: ModelInfo) -> tuple[int, int]:
         if side < info.size_multiple or side > info.max_size or side % info.size_multiple:
             raise InvalidRequestError("size", _size_rule(info), code="invalid_size")
     return width, height
+
+
+def wished_size(text: str | None, info: ModelInfo) -> Callable[[int, int], tuple[int, int]]:
+    """Return the size to draw by the size of a given picture: as asked for, else its own or the model's.
+
+    Raises:
+        InvalidRequestError: the model cannot draw what was asked for.
+    """
+    if text is None or text == "auto":
+        return own_size(info)
+    asked = _size(text, info)
+    return lambda width, height: asked
 
 
 def _size_rule(info: ModelInfo) -> str:

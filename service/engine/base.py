@@ -14,6 +14,7 @@ from torch import Tensor
 
 from policies.features.choice import FeatureChoice, FeatureReport
 from service.engine.levels import Grid, Level
+from service.engine.reference import Reference
 
 if TYPE_CHECKING:  # at run time it would load diffusers into every process that knows the contracts
     from service.engine.features.network import Network
@@ -106,6 +107,7 @@ class JobSpec:
             `engine.diversity`. Above 0 it takes one step more: the prediction at the state as it was stored.
         tenant: whose it is: waiting tenants get equal device time, times their weight.
         weight: of the tenant.
+        reference: a picture to begin from in place of pure noise; `resume` must be of runs that began from it, too.
     """
 
     job_id: str
@@ -127,6 +129,12 @@ class JobSpec:
     diversity: float = 0.0
     tenant: str = ""
     weight: float = 1.0
+    reference: Reference | None = None
+
+    @property
+    def begin(self) -> int:
+        """The step of N that a run without a head start begins at: 0, unless it is given a picture."""
+        return 0 if self.reference is None else self.reference.begin(self.steps)
 
     @property
     def group(self) -> Group:
@@ -138,9 +146,10 @@ class JobSpec:
     def foreseen_steps(self) -> int:
         """N − K, if the first resume point is accepted, and gone on from at its deepest."""
         if not self.resume:
-            return self.steps
+            return self.steps - self.begin
         point = self.resume[0]
-        return self.steps - round(max([point.skip, *(state.skip for state in point.deeper)]) * self.steps)
+        skipped = round(max([point.skip, *(state.skip for state in point.deeper)]) * self.steps)
+        return self.steps - max(skipped, self.begin)
 
     @property
     def files(self) -> frozenset[tuple[str, str]]:
@@ -215,7 +224,7 @@ class JobResult:
         resumed: index into `JobSpec.resume` of the point used, or None for a full run.
         deeper: index into that point's `deeper` of the state gone on from; None = its own.
         steps: N.
-        skipped: K, steps of N not run.
+        skipped: K, steps of N not run, those before `begin` included.
         wasted: steps begun and thrown away (the gate refused, or sent the run deeper; noise was exchanged).
         divergences: the gate's value per entry of `JobSpec.resume` tried, in order, so divergences[i] belongs to
             resume[i]; NaN where nothing was compared (no prediction, or a point that does not fit this job).
@@ -235,6 +244,7 @@ class JobResult:
         diversity: share of the entered state's noise that was exchanged; 0 = none, as in every full run.
         tick_seconds: mean time of the joint steps it took part in, everything around the network included.
         tick_pixels: mean pixels they worked on, see `admission.step_pixels`.
+        begin: the step of N that its full run begins at, see `JobSpec.begin`.
     """
 
     job_id: str
@@ -259,6 +269,12 @@ class JobResult:
     diversity: float = 0.0
     tick_seconds: float = 0.0
     tick_pixels: float = 0.0
+    begin: int = 0
+
+    @property
+    def head_start(self) -> int:
+        """Steps a stored state made unnecessary."""
+        return self.skipped if self.begin == 0 else 0 if self.resumed is None else self.skipped - self.begin
 
     @property
     def steps_run(self) -> int:
@@ -413,6 +429,9 @@ class Pipeline(Protocol):
 
     def initial_noise(self, seed: int, width: int, height: int) -> Tensor:
         """Return unit Gaussian noise float32 [C, h, w], a pure function of its arguments, equal on all devices."""
+
+    def encode_picture(self, image: ImageArray) -> Tensor:
+        """Return the clean latent of a picture uint8 [H, W, 3], float32 [C, h, w]: the mean of what the VAE gives."""
 
     def grid(self, solver: str, steps: int, width: int, height: int) -> Grid:
         """Return the time values and noise levels of an N-step run, as diffusers' scheduler of that name has them.

@@ -29,6 +29,7 @@ from service.engine.features.run import FeatureRun
 from service.engine.foreign import FOREIGN, METHODS, ForeignRun
 from service.engine.gate import divergence, passes
 from service.engine.levels import SAME_TIME, Level
+from service.engine.reference import Canvas
 from service.engine.solvers import SOLVERS, Memory, Solver, Update, plan_step
 
 # A stored log-SNR further than this from the model's own at that time belongs to another noise schedule.
@@ -109,6 +110,12 @@ def plan_route(pipeline: Pipeline, spec: JobSpec, entry: float | None = None) ->
     return Route(tuple(times), tuple(levels), offset, captures, tuple(range(len(times))), exact, grid.start)
 
 
+def plan_edit(pipeline: Pipeline, spec: JobSpec, begin: int) -> Route:
+    """Lay out a run that enters at step `begin` of the N-step schedule, to the level of which a picture is noised."""
+    full = plan_route(pipeline, spec)
+    return plan_route(pipeline, spec, full.times[full.starts[min(begin, len(full.starts) - 1)]])
+
+
 def _foreign_route(run: ForeignRun, spec: JobSpec, *, resumed: bool) -> Route:
     skipped = spec.steps - len(run.starts)
     captures = {}
@@ -144,6 +151,7 @@ class Job:
         gone: nobody waits for it any more.
         caching: feature caching of all its attempts.
         joined: whether a network saw its rows beside another job's in this attempt.
+        canvas: the picture it begins from; None = pure noise.
         exchanged: whether part of the entered state's noise was exchanged.
         ticks: joint steps it took part in.
         tick_seconds: the time of them all.
@@ -159,6 +167,7 @@ class Job:
     route: Route
     latent: Tensor
     caching: JobFeatures
+    canvas: Canvas | None = None
     point: ResumePoint | None = None
     resumed: int | None = None
     deeper: int | None = None
@@ -208,7 +217,9 @@ class Job:
         noise = pipeline.initial_noise(spec.seed, spec.width, spec.height)
         route = plan_route(pipeline, spec)
         solver = FOREIGN if route.foreign else SOLVERS[spec.solver]
-        job = cls(spec, submitted, condition, negative, guided, solver, route, noise, JobFeatures(spec, caches))
+        canvas = None if spec.reference is None else Canvas.of(spec.reference, pipeline)
+        caching = JobFeatures(spec, caches)
+        job = cls(spec, submitted, condition, negative, guided, solver, route, noise, caching, canvas)
         job.next_attempt(pipeline)
         return job
 
@@ -226,8 +237,12 @@ class Job:
         self.enter_full(pipeline)
 
     def enter_full(self, pipeline: Pipeline) -> None:
-        """Start (again) from the seed's own noise, with all capture levels."""
+        """Start (again) from the seed's own noise, over a picture if one is given, with all capture levels."""
         noise = pipeline.initial_noise(self.spec.seed, self.spec.width, self.spec.height)
+        if self.canvas is not None:
+            route = plan_edit(pipeline, self.spec, self.spec.begin)
+            self._enter(route, self.canvas.noised(route.levels[0], noise), None, None)
+            return
         route = plan_route(pipeline, self.spec)
         self._enter(route, noise * route.start, None, None)
 
@@ -291,7 +306,7 @@ class Job:
         if point.latent.shape != tuple(self.latent.shape) or not np.isfinite(point.latent).all():
             return None
         route = plan_route(pipeline, self.spec, point.timestep)
-        least = 0 if point.deeper else self._fewest_skipped
+        least = self.spec.begin if point.deeper else self._fewest_skipped
         fits = route.skipped >= least and abs(route.levels[0].log_snr - point.log_snr) <= SAME_LOG_SNR
         return route if fits else None
 
@@ -319,7 +334,7 @@ class Job:
     @property
     def _fewest_skipped(self) -> int:
         """K from which on a resume saves a step: exchanging noise takes one."""
-        return 1 + (self.spec.diversity > 0)
+        return self.spec.begin + 1 + (self.spec.diversity > 0)
 
     @property
     def gated_now(self) -> bool:
@@ -350,6 +365,10 @@ class Job:
         self._enter(route, mixed, self.point, self.resumed)
         self.deeper, self.joined, self.exchanged = deeper, joined, True
         return True
+
+    def with_kept(self, denoised: Tensor) -> Tensor:
+        """Return a prediction of the clean latent [C, h, w] with what is kept of a given picture as it is there."""
+        return denoised if self.canvas is None else self.canvas.with_kept(denoised)
 
     def round_for_capture(self) -> None:
         """Round the latent to what a stored state can hold, at every capture level, stored or not.
@@ -508,7 +527,7 @@ class Job:
         steps_run = self.spec.steps - self.route.skipped + self.wasted
         return JobResult(
             job_id=self.spec.job_id,
-            image=image,
+            image=image if self.spec.reference is None else self.spec.reference.kept(image),
             resumed=self.resumed,
             deeper=self.deeper,
             steps=self.spec.steps,
@@ -528,4 +547,5 @@ class Job:
             diversity=self.spec.diversity if self.exchanged else 0.0,
             tick_seconds=self.tick_seconds / max(self.ticks, 1),
             tick_pixels=self.tick_pixels / max(self.ticks, 1),
+            begin=self.spec.begin,
         )

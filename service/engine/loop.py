@@ -208,7 +208,7 @@ class StepLoop:
         alike = not self._decoder.pending and not rows.features
         network_rows = sum(1 + job.guided for job in jobs) if alike else 0
         with self._peak.watch(_size(jobs[0]), network_rows), _Stopwatch(rows.latents) as watch:
-            denoised = self._pipeline.predict(rows)
+            denoised = _with_kept(jobs, self._pipeline.predict(rows))
         for job in jobs:
             self._commit(job)
         # Only where the gate judges: that is what it is for.
@@ -350,6 +350,13 @@ class StepLoop:
 
     def _fail(self, job_id: str, code: str) -> None:
         self._events.append(JobFailed(job_id, code, MESSAGES[code]))
+
+
+def _with_kept(jobs: list[Job], denoised: Tensor) -> Tensor:
+    """Put back what jobs keep of a given picture."""
+    if all(job.canvas is None or job.canvas.mask is None for job in jobs):
+        return denoised
+    return torch.stack([job.with_kept(row) for job, row in zip(jobs, denoised, strict=True)])
 
 
 def _size(job: Job) -> tuple[int, int]:

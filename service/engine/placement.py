@@ -1,6 +1,7 @@
 """Where a model runs and how: what loading decides once, for every family alike."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class Placement:
         compiled: whether the denoiser goes through torch.compile, one program per `bucket` of rows.
         tiled_side: pictures with a longer side, in pixels, are decoded in overlapping tiles.
         quantise: "int8" to keep the denoiser's weights as integers.
+        vae_lock: held while the VAE, of which several threads may ask something, is told whether to work in tiles.
     """
 
     device: torch.device
@@ -34,6 +36,7 @@ class Placement:
     compiled: bool = False
     tiled_side: int = TILED_SIDE
     quantise: Quantise = "none"
+    vae_lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     @property
     def number_type(self) -> str:
@@ -85,9 +88,25 @@ class Placement:
         Returns:
             Pictures in [-1, 1], [B, 3, h * scale, w * scale].
         """
-        vae.use_tiling = max(latents.shape[-2:]) * scale > self.tiled_side
-        pictures: Tensor = vae.decode(latents, return_dict=False)[0]
+        with self.vae_lock:
+            vae.use_tiling = max(latents.shape[-2:]) * scale > self.tiled_side
+            pictures: Tensor = vae.decode(latents, return_dict=False)[0]
         return pictures
+
+    def encode(self, vae: Any, picture: Tensor) -> Tensor:
+        """Run diffusers' VAE encoder, in tiles or not: always the same for pictures of one size.
+
+        Args:
+            vae: the encoder's model.
+            picture: in [-1, 1], [1, 3, H, W].
+
+        Returns:
+            The mean of the latents, unscaled, float32 [1, C, h, w].
+        """
+        with self.vae_lock:
+            vae.use_tiling = max(picture.shape[-2:]) > self.tiled_side
+            latents: Tensor = vae.encode(picture.to(vae.dtype), return_dict=False)[0].mode()
+        return latents.float()
 
 
 def bucket(count: int) -> int:

@@ -218,7 +218,7 @@ class JobDesk:
         async with aclosing(self._generator.stream(request, wish)) as events:
             async for event in events:
                 if isinstance(event, Picture):
-                    skipped = event.verdict.skipped
+                    skipped = request.begin + event.verdict.skipped
                     _advance(job, index, PictureProgress(step=request.steps, steps=request.steps, first_step=skipped))
                     return event
                 if isinstance(event, Progress):

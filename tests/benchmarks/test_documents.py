@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from benchmarks.results import DOCUMENTS, FROM_CODE, REPORTS, TUNING_DOCUMENT, replace_block
+from benchmarks.code_blocks import FROM_CODE
+from benchmarks.results import DOCUMENTS, REPORTS, TUNING_DOCUMENT, replace_block
 from benchmarks.tuning import TUNING
 
 

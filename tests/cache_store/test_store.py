@@ -252,3 +252,22 @@ async def test_a_resumed_runs_later_states_are_kept_with_their_lineage(open_stor
     assert (await store.entry(found.entry_id, "anna")).depth == 2
     for ref in found.states:
         assert (await store.load(found.entry_id, ref)).depth == 2
+
+
+async def test_a_picture_knows_which_safety_checker_has_let_it_pass(store: CacheStore, make) -> None:
+    judged = make.entry(2)
+    judged = replace(judged, signature=replace(judged.signature, safety_version="v1"))
+    for entry in (make.entry(1), judged):
+        assert store.remember(entry, [], make.image)
+    await store.flush()
+    before, after = await store.find_exact("anna-1"), await store.find_exact("anna-2")
+    assert before is not None
+    assert after is not None
+    assert (before.image.safety_version, after.image.safety_version) == ("", "v1")
+    await store.note_safety(after.entry_id, "v2")
+    image = await store.image(after.entry_id, "anna")
+    assert image is not None
+    assert image.safety_version == "v2"
+    await store.note_safety(1, "v2")  # of an entry that is gone nothing comes back
+    assert await store.entry(1, "anna") is None
+    assert await store.check_integrity() == []

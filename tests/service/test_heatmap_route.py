@@ -18,9 +18,11 @@ from service.heatmaps import MOST_WAITING, Heatmaps, NoHeatmapError
 from service.judges import Judge, SharedJudge, shared
 from service.judges.heatmap import Heatmap
 from service.judges.sheet import overlaid
+from service.metrics import Metrics
 from service.pictures import encode
 from service.provenance import Provenance, provenance_of
 from service.replay import TextNeededError
+from service.safety import Guard
 from service.settings import DEFAULT_MODEL
 from service.turnstile import Turnstile
 from service.types import Verdict, VerdictKind
@@ -142,12 +144,13 @@ def provenance(prompt: str | None = "a clay jug") -> Provenance:
     return replace(provenance_of(planned, verdict, run, run.image, {}), prompt=prompt)
 
 
+UNGUARDED = Guard(None, Metrics().safety)
 RECORD = GenerationRecord("0" * 32, "default", "", "", entry_id=7)
 
 
 def heatmaps(monkeypatch: pytest.MonkeyPatch, judge: Judge, turnstile: Turnstile, seconds: float = 60.0) -> Heatmaps:
     monkeypatch.setattr(shared, "load_judge", lambda _: judge)
-    return Heatmaps(SharedJudge("mine"), FakePictures(), turnstile, wait_seconds=seconds)  # type: ignore[arg-type]
+    return Heatmaps(SharedJudge("mine"), FakePictures(), turnstile, UNGUARDED, wait_seconds=seconds)  # type: ignore[arg-type]
 
 
 async def test_a_judge_that_cannot_show_where_it_looks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +160,7 @@ async def test_a_judge_that_cannot_show_where_it_looks(monkeypatch: pytest.Monke
 
 
 async def test_a_judge_that_cannot_be_loaded() -> None:
-    broken = Heatmaps(SharedJudge("no.such.module:judge"), FakePictures(), Turnstile(4))  # type: ignore[arg-type]
+    broken = Heatmaps(SharedJudge("no.such.module:judge"), FakePictures(), Turnstile(4), UNGUARDED)  # type: ignore[arg-type]
     with pytest.raises(NoHeatmapError) as caught:
         await broken.draw(RECORD, provenance(), "result", None)
     assert caught.value.code == "judge_unavailable"

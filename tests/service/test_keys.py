@@ -1,11 +1,14 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from service_samples import CAPTURE, INFO, request
 
+from service.engine.reference import Reference
 from service.keys import exact_key, guidance_band, inexact_key, signature_of
+from service.types import GenerationRequest
 
 scales = st.floats(0.0, 30.0)
 
@@ -95,3 +98,24 @@ def test_a_resumed_runs_key_answers_nobody() -> None:
     key = exact_key(request(), INFO, CAPTURE)
     assert inexact_key(key, "r1") != key
     assert inexact_key(key, "r1") != inexact_key(key, "r2")
+
+
+def _over(strength: float = 0.5, digest: str = "d") -> GenerationRequest:
+    picture = np.zeros((32, 32, 3), np.uint8)
+    return replace(request(), reference=Reference(picture, strength, digest))
+
+
+def test_pictures_drawn_over_and_strengths_never_meet_in_a_partition() -> None:
+    kinds = (request(), _over(), _over(0.51), _over(digest="e"))
+    assert len({signature_of(kind, INFO, "e").digest for kind in kinds}) == len(kinds)
+
+
+def test_an_edit_is_the_same_where_its_picture_enters_at_the_same_step() -> None:
+    kinds = (request(), _over(), _over(0.75), _over(digest="e"))
+    assert len({exact_key(kind, INFO, CAPTURE) for kind in kinds}) == len(kinds)
+    assert exact_key(_over(0.51), INFO, CAPTURE) == exact_key(_over(), INFO, CAPTURE)
+
+
+def test_another_safety_checker_is_another_partition_and_the_same_picture() -> None:
+    found = {signature_of(request(), INFO, "e", version).digest for version in ("", "v1", "v2")}
+    assert len(found) == 3

@@ -86,6 +86,12 @@ def to_pictures(images: Tensor) -> ImageArray:
     return pictures
 
 
+def from_picture(image: ImageArray, device: torch.device) -> Tensor:
+    """Turn a picture uint8 [H, W, 3] into what a VAE encodes: float32 [1, 3, H, W] in [-1, 1]."""
+    levels = torch.tensor(image, device=device).permute(2, 0, 1)[None]
+    return levels.float() / 127.5 - 1
+
+
 def own_defaults(folder: Path, solvers: tuple[str, ...]) -> dict[str, Any]:
     """Read the optional `headstart.json` beside the model.
 

@@ -14,6 +14,7 @@ from service.engine.base import Condition, EngineStartError, ImageArray, ModelIn
 from service.engine.digest import weights_digest
 from service.engine.families.common import (
     clean_from,
+    from_picture,
     own_defaults,
     preferred_first,
     seeded_noise,
@@ -149,6 +150,12 @@ class DiscreteFamily(ABC):
         ready = unscaled(latents, self._vae.config).to(self._vae.dtype)
         return to_pictures(self._place.decode(self._vae, ready, self._scale))
 
+    @torch.inference_mode()
+    def encode_picture(self, image: ImageArray) -> Tensor:
+        """Return the clean latent of a picture uint8 [H, W, 3], float32 [C, h, w]."""
+        encoded = self._place.encode(self._vae, from_picture(image, self._device))
+        return scaled(encoded, self._vae.config)[0]
+
     def _decoder(self, vae: Any, place: Placement) -> Any:
         upcast = self.upcasts and place.dtype == torch.float16 and vae.config.get("force_upcast")
         return vae.to(place.device, torch.float32 if upcast else place.dtype).eval()
@@ -191,9 +198,24 @@ class DiscreteFamily(ABC):
 
 def unscaled(latents: Tensor, config: Mapping[str, Any]) -> Tensor:
     """Turn clean latents [B, C, h, w] into what the VAE decodes, by its config's scale and, if any, mean and std."""
-    scaled: Tensor = latents / config["scaling_factor"]
+    raw: Tensor = latents / config["scaling_factor"]
+    if (spread := _spread(latents, config)) is None:
+        return raw
+    deviation, centre = spread
+    return raw * deviation + centre
+
+
+def scaled(latents: Tensor, config: Mapping[str, Any]) -> Tensor:
+    """Turn what the VAE encodes [B, C, h, w] into clean latents: the inverse of `unscaled`."""
+    if (spread := _spread(latents, config)) is not None:
+        deviation, centre = spread
+        latents = (latents - centre) / deviation
+    clean: Tensor = latents * config["scaling_factor"]
+    return clean
+
+
+def _spread(like: Tensor, config: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
-        return scaled
-    deviation, centre = (latents.new_tensor(values).view(-1, 1, 1) for values in (std, mean))
-    return scaled * deviation + centre
+        return None
+    return like.new_tensor(std).view(-1, 1, 1), like.new_tensor(mean).view(-1, 1, 1)

@@ -16,6 +16,7 @@ from service.engine.digest import weights_digest
 from service.engine.families.common import (
     EncodedPrompts,
     clean_from_flow,
+    from_picture,
     own_defaults,
     preferred_first,
     seeded_noise,
@@ -156,6 +157,14 @@ class RectifiedFlow(ABC):
         config = self._vae.config
         scaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
         return to_pictures(self._place.decode(self._vae, scaled.to(self._dtype), self._scale))
+
+    @torch.inference_mode()
+    def encode_picture(self, image: ImageArray) -> Tensor:
+        """Return the clean latent of a picture uint8 [H, W, 3], float32 [C, h, w]."""
+        config = self._vae.config
+        encoded = self._place.encode(self._vae, from_picture(image, self._device))[0]
+        clean: Tensor = (encoded - (config.shift_factor or 0.0)) * config.scaling_factor
+        return clean
 
     def _tokens(self, width: int, height: int) -> int:
         cells = self._scale * self._patch

@@ -1,0 +1,21 @@
+"""Whether a picture may be shown: a checker of the operator's choice, asked before every answer that holds one."""
+
+from service.safety.base import (
+    PictureFlaggedError,
+    PictureUncheckedError,
+    SafetyChecker,
+    SafetyCheckerError,
+    SafetyVerdict,
+)
+from service.safety.guard import Guard
+from service.safety.loading import load_checker
+
+__all__ = [
+    "Guard",
+    "PictureFlaggedError",
+    "PictureUncheckedError",
+    "SafetyChecker",
+    "SafetyCheckerError",
+    "SafetyVerdict",
+    "load_checker",
+]

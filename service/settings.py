@@ -7,6 +7,7 @@ misspelt name can never be silently ignored. `settings_table` renders the same t
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -23,7 +24,7 @@ PREFIX = "HEADSTART_"
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_MODEL = REPOSITORY / "models" / "scenes-unet"
 MIB = 1024**2
-SECRET = ("webhook_secret",)
+SECRET = ("webhook_secret", "traces_endpoint")
 """Settings whose values no message shows."""
 MOST_LORAS = 4
 """Per request."""
@@ -316,6 +317,11 @@ class Settings(BaseSettings):
         30.0, ge=0, le=3600, allow_inf_nan=False, description="Time running requests get to finish after SIGTERM."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line kept.")
+    traces_endpoint: str | None = Field(
+        None,
+        description="OpenTelemetry collector that traces go to by OTLP over HTTP, `http://host:4318`; unset = as "
+        "`OTEL_EXPORTER_OTLP_ENDPOINT` says, and without that none are made. Needs the extra `otel`.",
+    )
     log_prompts: bool = Field(False, description="Write prompts to the log (off: they are private).")
 
     @field_validator("capture", "webhook_hosts", mode="before")
@@ -348,6 +354,16 @@ class Settings(BaseSettings):
         elif others.data.get("webhook_hosts"):
             raise ValueError("is needed with WEBHOOK_HOSTS")
         return secret
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _check_address(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "http://none")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be http://host:port or https://host:port")
+        if "@" in parts.netloc:
+            raise ValueError("credentials belong in OTEL_EXPORTER_OTLP_HEADERS")
+        return url
 
     @field_validator("feature_cache")
     @classmethod

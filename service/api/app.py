@@ -1,5 +1,6 @@
 """The HTTP application."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ from service.assembly import MakeEngine, StartError, open_service
 from service.engine import make_engine
 from service.metrics import Metrics
 from service.settings import Settings
+from service.tracing import open_tracing
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings, engine: MakeEngine = make_engine) -> FastAPI:
     """Return the application; its parts, with the engine that `engine` makes, start and stop with its lifespan."""
     metrics = Metrics()
+    tracing = open_tracing(settings.traces_endpoint)
     keyring = Keyring(settings.keys_path, settings.tenant)
 
     @asynccontextmanager
@@ -46,6 +49,8 @@ def create_app(settings: Settings, engine: MakeEngine = make_engine) -> FastAPI:
         except StartError as error:
             log.error("cannot start: %s", error)
             raise
+        finally:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="Headstart",
@@ -60,7 +65,7 @@ def create_app(settings: Settings, engine: MakeEngine = make_engine) -> FastAPI:
         app.include_router(routes.router)
     errors.install(app)
     app.add_middleware(Gate, keyring=keyring, open_metrics=settings.open_metrics)
-    app.add_middleware(Envelope, metrics=metrics)
+    app.add_middleware(Envelope, metrics=metrics, tracing=tracing)
     page.install(app)
     describe(app)
     return app

@@ -12,18 +12,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import STOPPING, log_unexpected, problem_of
 from service.api.problem import CLIENT_GONE, Problem
+from service.logs import bound
 from service.metrics import Metrics
+from service.tracing import NO_SPAN, Span, Tracing, within
 
 log = logging.getLogger("headstart.access")
 
 TOO_MANY = 429
+SERVER_ERRORS = 500
 MAX_BODY_BYTES = 1_000_000
 # A client that sends its body drop by drop holds a connection and little else, but not for ever.
 BODY_SECONDS = 15.0
 # Reading on a little lets a client that is still sending see the answer instead of a reset connection.
 MAX_DISCARDED_BYTES = 32_000_000
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
+QUIET_ROUTES = ("/livez", "/readyz", "/startupz", "/metrics")
 
 
 class Envelope:
@@ -32,11 +35,13 @@ class Envelope:
     Args:
         app: the layer below.
         metrics: where requests are counted.
+        tracing: traces them.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -44,8 +49,22 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send)
+        span = self._span(scope)
+        with within(span), bound(request_id=exchange.request_id, trace_id=span.trace_id):
+            try:
+                await self._answer(exchange)
+            finally:
+                self._note(exchange)
+                exchange.close(span)
+
+    def _span(self, scope: Scope) -> Span:
+        if scope["path"] in QUIET_ROUTES:
+            return NO_SPAN
+        return self._tracing.request(scope["method"], Headers(scope=scope))
+
+    async def _answer(self, exchange: "_Exchange") -> None:
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            await self._app(exchange.scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
             # The time to drain is over: say so rather than break the connection.
             if not exchange.status:
@@ -53,8 +72,6 @@ class Envelope:
             raise
         except Exception as error:
             await self._answer_bug(exchange, error)
-        finally:
-            self._note(exchange)
 
     async def _answer_bug(self, exchange: "_Exchange", error: Exception) -> None:
         log_unexpected(error, exchange.request_id)
@@ -109,6 +126,20 @@ class _Exchange:
         """The path's template, never the path itself: the label stays bounded."""
         route = self.scope.get("route")
         return route.path if route is not None else "unmatched"
+
+    def close(self, span: Span) -> None:
+        """End the request's span."""
+        status = self.status or CLIENT_GONE
+        span.note(
+            {
+                "http.request.method": self.scope["method"],
+                "http.route": self.route,
+                "http.response.status_code": status,
+            }
+        )
+        if status >= SERVER_ERRORS:
+            span.fail(str(status))
+        span.end()
 
     async def receive(self) -> Message:
         """Pass on a message; refuse bodies over the bound."""

@@ -258,6 +258,7 @@ class Generator:
 
     def _answer(self, request: GenerationRequest, picture: Picture) -> Picture:
         self._metrics.note_verdict(picture.verdict)
+        self._metrics.tenants.note(request.tenant, picture.verdict)
         self._metrics.stage.labels("total").observe(picture.total_seconds)
         self._totals.note_verdict(request, picture.verdict)
         current().note(attributes_of(picture.verdict))

@@ -27,6 +27,7 @@ from service.api.openapi import describe
 from service.assembly import MakeEngine, StartError, open_service
 from service.engine import make_engine
 from service.metrics import Metrics
+from service.savings_metrics import price_of
 from service.settings import Settings
 from service.tracing import open_tracing
 
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 def create_app(settings: Settings, engine: MakeEngine = make_engine) -> FastAPI:
     """Return the application; its parts, with the engine that `engine` makes, start and stop with its lifespan."""
-    metrics = Metrics()
+    metrics = Metrics(price_of(settings), settings.metric_tenants)
     tracing = open_tracing(settings.traces_endpoint)
     keyring = Keyring(settings.keys_path, settings.tenant)
 
@@ -44,6 +45,7 @@ def create_app(settings: Settings, engine: MakeEngine = make_engine) -> FastAPI:
         try:
             async with open_service(settings, metrics, engine) as running:
                 app.state.service = running
+                metrics.describe(app.version, running.info)
                 log.info("ready", extra={"model": running.info.model_id})
                 yield
         except StartError as error:

@@ -62,7 +62,7 @@ def traced(
 ) -> Iterator[Client]:
     """A service that traces, logs everything, and has a webhook to report to."""
     settings = {"traces_endpoint": collector.url, "log_level": "debug", "threads": "1"}
-    hooks = {"webhook_hosts": f"127.0.0.1:{hook.port},127.0.0.0/8", "webhook_secret": SECRET}
+    hooks = {"webhook_hosts": f"127.0.0.1:{hook.port}", "webhook_secret": SECRET}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
         patch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
@@ -210,7 +210,7 @@ def test_a_client_that_leaves_is_cancelled_in_the_trace(traced: Client, collecto
 
 def test_a_job_carries_its_trace_on_to_the_webhook(traced: Client, collector: Collector, hook: Hook) -> None:
     trace_id, _, headers = new_parent()
-    body = {"prompt": "a traced job", "webhook": f"http://127.0.0.1:{hook.port}/{CANARY}"}
+    body = {"prompt": "a traced job", "webhook": {"url": f"http://127.0.0.1:{hook.port}/{CANARY}"}}
     told = {**headers, "tracestate": "vendor=1", "baggage": f"secret={CANARY}"}
     assert traced.http.post("/v1/jobs", json=body, headers=told).status_code == 202
     spans = spans_of(traced, collector, trace_id, last="webhook")

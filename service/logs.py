@@ -15,7 +15,7 @@ _bound: ContextVar[dict[str, str]] = ContextVar("headstart_log_fields")
 
 @contextmanager
 def bound(**fields: str) -> Iterator[None]:
-    """Add those fields that have a value to every line logged in a block without a `yield`, and in tasks begun in it."""
+    """Add the fields that have a value to every line logged in a block without a `yield` and in tasks begun in it."""
     token = _bound.set({name: value for name, value in fields.items() if value})
     try:
         yield

@@ -400,7 +400,7 @@ class Settings(BaseSettings):
             raise ValueError("must be http://host:port or https://host:port")
         if "@" in parts.netloc:
             raise ValueError("credentials belong in OTEL_EXPORTER_OTLP_HEADERS")
-        return url
+        return url or None
 
     @field_validator("feature_cache")
     @classmethod

@@ -63,6 +63,8 @@ class Scraper:
 
     def query(self, text: str) -> list[dict[str, Any]]:
         answer = httpx.get(f"{self.url}/api/v1/query", params={"query": text}, timeout=10)
+        if answer.status_code == 503:  # it is still starting
+            return []
         body = answer.json()
         assert body["status"] == "success", (text, body)
         return list(body["data"]["result"])

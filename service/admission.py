@@ -123,10 +123,12 @@ class Admission:
             place = self._let_in(plan.request, plan.job, work)
             yield place
         finally:
+            spent = self._spent(place)
             if place is not None:
                 del self._places[plan.job.job_id]
+                self._count(plan.request.tenant, place, spent)
             if span is not None:
-                await self._quota.correct(span, self._spent(place) - booked)
+                await self._quota.correct(span, spent - booked)
 
     def learn(self, place: Place, result: JobResult) -> None:
         """Learn from a finished run, and compare it with what was predicted."""
@@ -180,6 +182,11 @@ class Admission:
     def _load(self, promised: tuple[Work, ...]) -> Load:
         jobs = tuple(place.left for place in self._places.values())
         return Load(jobs, self._slots, self._pace.step, self._pixels, self._beside, promised)
+
+    def _count(self, tenant: str, place: Place, spent: float) -> None:
+        self._metrics.tenants.spend(tenant, spent)
+        if place.result is None:
+            self._metrics.given_up.inc(max(0.0, spent))
 
     def _spent(self, place: Place | None) -> float:
         """Device seconds a picture took; of one that was given up, for the steps it got."""

@@ -39,6 +39,8 @@ class AuditMetrics:
         )
         self.queue = gauge("headstart_audit_queue", "Hits that wait for their audit.")
         self.dropped = counter("headstart_audit_dropped", "Sampled hits that could not be audited.", ("reason",))
+        for reason in ("full", "source-gone", "unjudged", "failed"):
+            self.dropped.labels(reason)
         self.interrupted = counter("headstart_audit_interrupted", "Audit runs that gave way to a client.")
         self.gpu = counter("headstart_audit_gpu_seconds", "Device seconds spent on audit runs.")
 

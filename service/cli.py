@@ -37,12 +37,14 @@ def serve(
     # Imported here so that `headstart settings` and a bad setting answer at once.
     from service.access import KeyringError
     from service.server import NotGuardedError, check_guarded, run_server
+    from service.tracing import TracingError
 
     try:
         check_guarded(settings)
-    except (NotGuardedError, KeyringError) as error:
+        served = run_server(settings)
+    except (NotGuardedError, KeyringError, TracingError) as error:
         stop(error, BAD_SETTINGS)
-    raise typer.Exit(0 if run_server(settings) else START_FAILED)
+    raise typer.Exit(0 if served else START_FAILED)
 
 
 @calibration.command("features")

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 
 from service.admission import Admission, Place, UnreachableError
@@ -17,8 +17,11 @@ from service.metrics import Metrics
 from service.pictures import OutputFormat, aside, encode, transcode
 from service.planner import Planner
 from service.previews import Previews, paced
+from service.refusals import RefusedError
 from service.safety import Guard
 from service.tenant_totals import TenantTotals
+from service.tracing import Span, current, kind_of, stage, within
+from service.tracing.run import RunSpans, attributes_of
 from service.turnstile import Turnstile
 from service.types import GenerationRequest, Plan, Verdict, VerdictKind
 from service.verdicts import exact_verdict, foretold, run_verdict, shown
@@ -135,43 +138,65 @@ class Generator:
 
         Closing the iterator (or cancelling its task) cancels the job at its next step.
         """
-        way = _Way(place="planning", started=time.perf_counter())
+        way = _Way("planning", time.perf_counter(), current().child("picture"))
         try:
             veiled = request.cache.reads_public
             # What a picture looks like on the way tells where it began; nor has a checker let it pass yet.
             if veiled or self._guard.version:
                 wish = replace(wish, previews=0)
-            plan = self.admission.mark(paced(await self._planner.plan(request), wish.previews))
-            for stage, seconds in plan.seconds.items():
-                self._metrics.stage.labels(stage).observe(seconds)
+            plan = self.admission.mark(paced(await self._plan(request, way), wish.previews))
             _refuse_if_uncached(request, hit=plan.kind in (VerdictKind.EXACT, VerdictKind.APPROX))
-            async with self.admission.enter(plan) as place:
+            async with AsyncExitStack() as inside:
+                with within(way.span), stage("admission"):
+                    place = await inside.enter_async_context(self.admission.enter(plan))
                 yield foretold(plan)
                 async with aclosing(self._make(plan, wish, way, place)) as events:
                     async for event in events:
                         if not (veiled and isinstance(event, Progress)):  # their number tells how many were skipped
                             yield event
         except UnreachableError:
+            way.span.fail("deadline")
             raise GenerationFailedError("deadline", MESSAGES["deadline"]) from None
-        except (asyncio.CancelledError, GeneratorExit):
-            if way.place != "answered":
-                self._metrics.cancelled.labels(way.place).inc()
+        except BaseException as error:
+            self._note_end(way, error)
             raise
+        finally:
+            way.span.end()
+
+    def _note_end(self, way: "_Way", error: BaseException) -> None:
+        """Note a picture that was not answered, or one whose client went right after it."""
+        if way.place == "answered":
+            return
+        if way.place == "denoise" and way.run is not None:
+            way.run.fail(_kind(error))
+        way.span.fail(_kind(error))
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self._metrics.cancelled.labels(way.place).inc()
+
+    async def _plan(self, request: GenerationRequest, way: "_Way") -> Plan:
+        with within(way.span), stage("plan"):
+            plan = await self._planner.plan(request)
+        for name, seconds in plan.seconds.items():
+            self._metrics.stage.labels(name).observe(seconds)
+        return plan
 
     async def _make(
         self, plan: Plan, wish: Wish, way: "_Way", place: Place | None
     ) -> AsyncGenerator[Progress | Picture, None]:
         if plan.job is None or place is None:
             way.place = "encode"
-            picture = await self._repeat(plan, wish, way)
+            with within(way.span):
+                picture = await self._repeat(plan, wish, way)
             way.place = "answered"
             yield picture
             return
         way.place = "denoise"
+        way.run = RunSpans(way.span)
         previews = Previews(wish.previews)
         with self.line.waiting(plan.request.request_id):
             async with aclosing(self._run(plan, plan.job)) as events:
                 async for event in events:
+                    way.run.note(event)
                     self.line.leave(plan.request.request_id)
                     place.note(event)
                     if isinstance(event, Progress):
@@ -179,7 +204,10 @@ class Generator:
                         continue
                     way.place = "encode"
                     self.admission.learn(place, event)
-                    picture = await self._finish(plan, event, wish, way)
+                    verdict = run_verdict(plan, event)
+                    way.run.finish(event, verdict)
+                    with within(way.span):
+                        picture = await self._finish(plan, event, verdict, wish, way)
                     way.place = "answered"
                     yield picture
 
@@ -199,26 +227,26 @@ class Generator:
         image, request = plan.image.data, plan.request
         entry = (plan.source.entry_id, request.tenant)
         await self._guard.pass_entry(self._planner.store, *entry, plan.image, request.prompt)
-        encoding = time.perf_counter()
-        pixels = request.width * request.height
-        data = await aside(pixels, lambda: transcode(image, wish.output_format, wish.compression))
-        self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
+        data = await self._encoded(request, lambda: transcode(image, wish.output_format, wish.compression))
         self._memory.note_repeat(plan)
         verdict = exact_verdict(plan, self._totals.step_seconds)
         self._chronicle.note_repeat(plan, verdict, image)
         picture = Picture(data, request.seed, verdict, False, 0.0, 0.0, 0.0, way.elapsed, request.request_id)
         return self._answer(plan.request, picture)
 
-    async def _finish(self, plan: Plan, result: JobResult, wish: Wish, way: "_Way") -> Picture:
+    async def _encoded(self, request: GenerationRequest, work: Callable[[], bytes]) -> bytes:
+        started = time.perf_counter()
+        with stage("encode"):
+            data = await aside(request.width * request.height, work)
+        self._metrics.stage.labels("encode").observe(time.perf_counter() - started)
+        return data
+
+    async def _finish(self, plan: Plan, result: JobResult, verdict: Verdict, wish: Wish, way: "_Way") -> Picture:
         self._metrics.note_run(result)
         await self._guard.pass_drawn(result.image, plan.request.prompt)
-        encoding = time.perf_counter()
-        pixels = plan.request.width * plan.request.height
-        data = await aside(pixels, lambda: encode(result.image, wish.output_format, wish.compression))
-        self._metrics.stage.labels("encode").observe(time.perf_counter() - encoding)
+        data = await self._encoded(plan.request, lambda: encode(result.image, wish.output_format, wish.compression))
         png = data if wish.output_format == "png" else None
         stored = self._memory.note_run(plan, result, png)
-        verdict = run_verdict(plan, result)
         self._totals.note_run(plan.request, verdict, result)
         self._chronicle.note_run(plan, verdict, result)
         if self._audit is not None:
@@ -240,14 +268,18 @@ class Generator:
 
     def _answer(self, request: GenerationRequest, picture: Picture) -> Picture:
         self._metrics.note_verdict(picture.verdict)
+        self._metrics.tenants.note(request.tenant, picture.verdict)
         self._metrics.stage.labels("total").observe(picture.total_seconds)
         self._totals.note_verdict(request, picture.verdict)
-        log.info("picture", extra=self._log_fields(request, picture.verdict))
+        current().note(attributes_of(picture.verdict))
+        log.info("picture", extra=self._log_fields(request, picture))
         told = shown(request, picture.verdict)
         return replace(picture, verdict=told, denoise_seconds=0.0 if told.hidden else picture.denoise_seconds)
 
-    def _log_fields(self, request: GenerationRequest, verdict: Verdict) -> dict[str, object]:
+    def _log_fields(self, request: GenerationRequest, picture: Picture) -> dict[str, object]:
+        verdict = picture.verdict
         fields: dict[str, object] = {
+            "generation": request.request_id,
             "verdict": verdict.kind.value,
             "reason": verdict.reason,
             "steps": verdict.steps,
@@ -257,6 +289,11 @@ class Generator:
             "divergence": verdict.divergence,
             "features": verdict.features.policy,
             "compute_share": verdict.features.compute_share,
+            "queue_seconds": round(picture.queue_seconds, 4),
+            "denoise_seconds": round(picture.denoise_seconds, 4),
+            "decode_seconds": round(picture.decode_seconds, 4),
+            "total_seconds": round(picture.total_seconds, 4),
+            "saved_gpu_seconds": round(verdict.saved_gpu_seconds, 4),
         }
         if self._log_prompts:
             fields |= {"prompt": request.prompt, "source_prompt": verdict.source_prompt}
@@ -265,14 +302,22 @@ class Generator:
 
 @dataclass
 class _Way:
-    """Where a picture is on its way, for the count of cancellations."""
+    """Where a picture is on its way, for the count of cancellations, and its spans."""
 
     place: str
     started: float
+    span: Span
+    run: RunSpans | None = None
 
     @property
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
+
+
+def _kind(error: BaseException) -> str:
+    if isinstance(error, RefusedError):
+        return error.reason
+    return error.code if isinstance(error, GenerationFailedError) else kind_of(error)
 
 
 def _refuse_if_uncached(request: GenerationRequest, *, hit: bool) -> None:

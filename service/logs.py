@@ -4,9 +4,23 @@ import json
 import logging
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+_bound: ContextVar[dict[str, str]] = ContextVar("headstart_log_fields")
+
+
+@contextmanager
+def bound(**fields: str) -> Iterator[None]:
+    """Add the fields that have a value to every line logged in a block without a `yield` and in tasks begun in it."""
+    token = _bound.set({name: value for name, value in fields.items() if value})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
 
 
 class JsonLines(logging.Formatter):
@@ -20,6 +34,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        line.update(_bound.get({}))
         line.update({name: value for name, value in vars(record).items() if name not in STANDARD})
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
@@ -44,5 +59,7 @@ def configure(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in ("httpx", "urllib3", "sentence_transformers", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # A collector that is away is one line per batch, not one per span.
+    logging.getLogger("opentelemetry").setLevel(logging.ERROR)
     # The lifespan has said in one line why it cannot start; the server would add the traceback.
     logging.getLogger("uvicorn.error").addFilter(lambda record: not record.getMessage().startswith("Traceback"))

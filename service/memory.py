@@ -16,6 +16,7 @@ from service.keys import inexact_key, text_hash
 from service.logs import frames_of
 from service.pictures import aside, encode
 from service.planner import remembers, resolved_mode
+from service.tracing import stage
 from service.types import CacheMode, Plan
 
 log = logging.getLogger(__name__)
@@ -105,11 +106,13 @@ class Memory:
 
     async def _written(self, remembering: Coroutine[Any, Any, Written]) -> None:
         """Wait for one's own write only, and hold neither latents nor picture meanwhile: the store's queue does."""
-        written = await remembering
-        if written is None:
-            log.warning("cache write dropped: the write queue is full")
-        else:
-            await written
+        with stage("store") as span:
+            written = await remembering
+            if written is None:
+                span.fail("queue-full")
+                log.warning("cache write dropped: the write queue is full")
+            elif not await written:
+                span.fail("lost")
 
     async def _remember(self, plan: Plan, result: JobResult, png: bytes | None) -> Written:
         height, width = result.image.shape[:2]

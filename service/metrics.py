@@ -1,13 +1,14 @@
 """Prometheus metrics: base units, bounded labels, never a prompt or an id in a label."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from service.audit_metrics import AuditMetrics
-from service.engine.base import JobResult
+from service.engine.base import JobResult, ModelInfo
 from service.features import OFF, metric_label
 from service.gauges import Gauges
 from service.refusals import REASONS
 from service.safety.guard import OUTCOMES
+from service.savings_metrics import UNKNOWN, NetSavings, Price, TenantMetrics, show_price
 from service.types import FeatureVerdict, Verdict, VerdictKind
 from service.verdicts import saved_by_features
 
@@ -20,13 +21,17 @@ DIVERGENCE = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24
 
 
 class Metrics:
-    """All metrics of one service, in a registry of its own."""
+    """All metrics of one service, in a registry of its own.
 
-    def __init__(self) -> None:
+    Args:
+        price: what device time is worth.
+        tenants: those that are counted by name.
+    """
+
+    def __init__(self, price: Price = UNKNOWN, tenants: tuple[str, ...] = ()) -> None:
         self.registry = CollectorRegistry()
         self.gauges = Gauges()
         self.registry.register(self.gauges)
-        self._debt = 0.0
         self._count_requests()
         self._count_results()
         self._count_cache()
@@ -34,6 +39,8 @@ class Metrics:
         self._count_features()
         self._count_checks()
         self.audit = AuditMetrics(self.registry)
+        self.tenants = TenantMetrics(tenants, self.registry)
+        show_price(price, self.registry)
 
     def _count_requests(self) -> None:
         self.requests = self._counter("headstart_requests", "HTTP requests answered.", ("route", "status", "cache"))
@@ -46,6 +53,8 @@ class Metrics:
         self.cancelled = self._counter(
             "headstart_cancelled", "Pictures whose client went away, by where they were.", ("where",)
         )
+        for place in ("planning", "denoise", "encode"):
+            self.cancelled.labels(place)
         self.rejected = self._counter("headstart_rejected", "Requests turned away with 429, by reason.", ("reason",))
         for reason in REASONS:
             self.rejected.labels(reason)
@@ -90,10 +99,14 @@ class Metrics:
         self.saved = self._counter(
             "headstart_cache_saved_gpu_seconds", "Device seconds saved by the cache, wasted steps subtracted."
         )
+        self._net = NetSavings(self.saved)
 
     def _count_work(self) -> None:
         self.steps = self._counter("headstart_denoise_steps", "Denoising steps run, wasted ones included.")
         self.gpu = self._counter("headstart_gpu_seconds", "Device seconds spent on denoising and decoding.")
+        self.given_up = self._counter(
+            "headstart_given_up_gpu_seconds", "Device seconds of pictures given up, by measured step times."
+        )
         self.stage = self._histogram("headstart_stage_seconds", "Time per stage of a picture.", SECONDS, ("stage",))
         self.step = self._histogram(
             "headstart_denoise_step_seconds", "Mean device time of a step of a picture.", STEP_SECONDS
@@ -140,7 +153,7 @@ class Metrics:
         self.lookups.labels(verdict.kind.value, verdict.reason).inc()
         self.skipped.inc(verdict.skipped)
         self.wasted.inc(verdict.wasted)
-        self._save(verdict.saved_gpu_seconds)
+        self._net.add(verdict.saved_gpu_seconds)
         self._note_features(verdict.features)
         if verdict.similarity is not None and verdict.kind is not VerdictKind.EXACT:
             self.similarity.observe(verdict.similarity)
@@ -155,12 +168,12 @@ class Metrics:
         if ran and features.compute_share is not None:
             self.compute_share.observe(features.compute_share)
 
-    def _save(self, seconds: float) -> None:
-        # A counter cannot fall: what refused resumes cost is first paid back by later savings.
-        self._debt -= seconds
-        if self._debt < 0:
-            self.saved.inc(-self._debt)
-            self._debt = 0.0
+    def describe(self, version: str, info: ModelInfo) -> None:
+        """Export what is served, as labels of a metric that is always 1."""
+        labels = {"version": version, "model": info.model_id, "family": info.family, "dtype": info.dtype}
+        text = "What is served."
+        gauge = Gauge("headstart_build_info", text, (*labels, "device"), registry=self.registry)
+        gauge.labels(**labels, device=info.device).set(1)
 
     def render(self) -> bytes:
         """Return the exposition text, with the gauges last taken."""

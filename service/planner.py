@@ -22,6 +22,7 @@ from service.features import FeatureCaching
 from service.keys import exact_key, signature_of
 from service.logs import frames_of
 from service.previews import steps_before
+from service.tracing import stage
 from service.types import (
     CacheMode,
     CandidateView,
@@ -189,7 +190,7 @@ class Planner:
         return None
 
     async def _repeat(self, full: Plan) -> Plan | None:
-        hit, seconds = await _timed(self._store.find_exact(full.exact_key))
+        hit, seconds = await _timed("lookup", self._store.find_exact(full.exact_key))
         if hit is None or not full.request.cache.accepts(hit.age, hit.seconds_left):
             return None
         source = Neighbour(hit.entry_id, hit.prompt, similarity=1.0)
@@ -214,9 +215,9 @@ class Planner:
     async def _look(self, full: Plan, *, public: bool, lease: bool = True) -> _Found:
         """Find neighbours and let the matching policy choose among them."""
         request = full.request
-        vector, embed_seconds = await _timed(self._embedder.embed(request.prompt))
+        vector, embed_seconds = await _timed("embed", self._embedder.embed(request.prompt))
         search = self._store.search(full.signature, vector, limit=self._candidates, lease=lease, public=public)
-        neighbours, search_seconds = await _timed(search)
+        neighbours, search_seconds = await _timed("lookup", search)
         nearest = [one for one in neighbours if request.cache.accepts(one.age, one.seconds_left)]
         found = nearest if self._resume_approximated else [_exact_states(candidate) for candidate in nearest]
         if request.reference is not None:
@@ -241,7 +242,7 @@ class Planner:
         prompts = {candidate.entry_id: candidate.prompt for candidate in found}
         foreign = {candidate.entry_id for candidate in found if candidate.foreign}
         loading = asyncio.gather(*(self._enter(looked.request, a, prompts[a.entry_id]) for a in attempts))
-        entries, seconds = await _timed(loading)
+        entries, seconds = await _timed("load", loading)
         usable = [entry for entry in entries if entry is not None]
         timed = {**looked.seconds, "load": seconds}
         if not usable or looked.job is None:
@@ -339,7 +340,8 @@ def _resume_point(state: NoiseState, max_divergence: float) -> ResumePoint:
     )
 
 
-async def _timed(work: Awaitable[Result]) -> tuple[Result, float]:
+async def _timed(name: str, work: Awaitable[Result]) -> tuple[Result, float]:
     started = time.perf_counter()
-    result = await work
+    with stage(name):
+        result = await work
     return result, time.perf_counter() - started

@@ -5,8 +5,10 @@ misspelt name can never be silently ignored.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -23,8 +25,11 @@ PREFIX = "HEADSTART_"
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_MODEL = REPOSITORY / "models" / "scenes-unet"
 MIB = 1024**2
-SECRET = ("webhook_secret",)
+SECRET = ("webhook_secret", "traces_endpoint")
 """Settings whose values no message shows."""
+OTHERS = "other"
+"""The label of tenants that `metric_tenants` does not name."""
+MOST_METRIC_TENANTS = 100
 MOST_LORAS = 4
 """Per request."""
 
@@ -328,9 +333,35 @@ class Settings(BaseSettings):
         30.0, ge=0, le=3600, allow_inf_nan=False, description="Time running requests get to finish after SIGTERM."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line kept.")
+    gpu_price_per_hour: float | None = Field(
+        None,
+        ge=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="What an hour of the device costs; makes the money on the dashboard. Unset = no money shown.",
+    )
+    gpu_currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="Currency of that price, in three letters.")
+    gpu_watts: float | None = Field(
+        None,
+        ge=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="Mean watts the device draws while it works; where it stays on, less those it draws idle. Makes "
+        "the kWh on the dashboard. Unset = none shown.",
+    )
+    metric_tenants: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Tenants, separated by commas, whose pictures and device seconds `/metrics` counts by name, all "
+        "others as `other`; none = no metric names a tenant. Not with `OPEN_METRICS`.",
+    )
+    traces_endpoint: str | None = Field(
+        None,
+        description="OpenTelemetry collector that traces go to by OTLP over HTTP, `http://host:4318`; unset = as "
+        "`OTEL_EXPORTER_OTLP_ENDPOINT` says, and without that none are made. Needs the extra `otel`.",
+    )
     log_prompts: bool = Field(False, description="Write prompts to the log (off: they are private).")
 
-    @field_validator("capture", "webhook_hosts", mode="before")
+    @field_validator("capture", "webhook_hosts", "metric_tenants", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -360,6 +391,28 @@ class Settings(BaseSettings):
         elif others.data.get("webhook_hosts"):
             raise ValueError("is needed with WEBHOOK_HOSTS")
         return secret
+
+    @field_validator("metric_tenants")
+    @classmethod
+    def _check_tenants(cls, tenants: tuple[str, ...], others: ValidationInfo) -> tuple[str, ...]:
+        bad = next((name for name in tenants if not re.fullmatch(TENANT_PATTERN, name)), None)
+        if bad is not None or OTHERS in tenants:
+            raise ValueError(f"{bad or OTHERS!r} is no name of a tenant to be counted by")
+        if len(tenants) > MOST_METRIC_TENANTS:
+            raise ValueError(f"at most {MOST_METRIC_TENANTS} tenants are counted by name")
+        if tenants and others.data.get("open_metrics"):
+            raise ValueError("not with OPEN_METRICS: whoever reads the metrics would read of each tenant")
+        return tuple(dict.fromkeys(tenants))
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _check_address(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "http://none")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be http://host:port or https://host:port")
+        if "@" in parts.netloc:
+            raise ValueError("credentials belong in OTEL_EXPORTER_OTLP_HEADERS")
+        return url or None
 
     @field_validator("feature_cache")
     @classmethod

@@ -15,6 +15,7 @@ SECTIONS = {
     "queue_limit": "Load",
     "safety": "Safety and uploads",
     "max_prompt_chars": "Requests, log, stop",
+    "gpu_price_per_hour": "Money, energy, tenants, traces",
 }
 """A section by the field it begins with."""
 

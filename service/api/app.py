@@ -1,5 +1,6 @@
 """The HTTP application."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -27,14 +28,17 @@ from service.api.openapi import describe
 from service.assembly import MakeEngine, StartError, open_service
 from service.engine import make_engine
 from service.metrics import Metrics
+from service.savings_metrics import price_of
 from service.settings import Settings
+from service.tracing import open_tracing
 
 log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings, engine: MakeEngine = make_engine) -> FastAPI:
     """Return the application; its parts, with the engine that `engine` makes, start and stop with its lifespan."""
-    metrics = Metrics()
+    metrics = Metrics(price_of(settings), settings.metric_tenants)
+    tracing = open_tracing(settings.traces_endpoint)
     keyring = Keyring(settings.keys_path, settings.tenant)
 
     @asynccontextmanager
@@ -42,11 +46,14 @@ def create_app(settings: Settings, engine: MakeEngine = make_engine) -> FastAPI:
         try:
             async with open_service(settings, metrics, engine) as running:
                 app.state.service = running
+                metrics.describe(app.version, running.info)
                 log.info("ready", extra={"model": running.info.model_id})
                 yield
         except StartError as error:
             log.error("cannot start: %s", error)
             raise
+        finally:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="Headstart",
@@ -61,7 +68,7 @@ def create_app(settings: Settings, engine: MakeEngine = make_engine) -> FastAPI:
         app.include_router(routes.router)
     errors.install(app)
     app.add_middleware(Gate, keyring=keyring, open_metrics=settings.open_metrics)
-    app.add_middleware(Envelope, metrics=metrics, upload_bytes=settings.upload_bytes)
+    app.add_middleware(Envelope, metrics=metrics, tracing=tracing, upload_bytes=settings.upload_bytes)
     page.install(app)
     describe(app)
     return app

@@ -12,11 +12,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import STOPPING, log_unexpected, problem_of
 from service.api.problem import CLIENT_GONE, Problem
+from service.logs import bound
 from service.metrics import Metrics
+from service.tracing import NO_SPAN, Span, Tracing, within
 
 log = logging.getLogger("headstart.access")
 
 TOO_MANY = 429
+SERVER_ERRORS = 500
 MAX_BODY_BYTES = 1_000_000
 # A client that sends its body drop by drop holds a connection and little else, but not for ever.
 BODY_SECONDS = 15.0
@@ -25,7 +28,7 @@ MAX_DISCARDED_BYTES = 32_000_000
 # Routes that take pictures.
 UPLOADS = re.compile(r"/v1/images/(edits|variations)|/v1/generations/[0-9a-f]{32}/replay")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
+QUIET_ROUTES = ("/livez", "/readyz", "/startupz", "/metrics")
 
 
 class Envelope:
@@ -34,12 +37,14 @@ class Envelope:
     Args:
         app: the layer below.
         metrics: where requests are counted.
+        tracing: traces them.
         upload_bytes: most bytes of a body that holds pictures.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, upload_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing, upload_bytes: int = MAX_BODY_BYTES) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
         self._upload_bytes = upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,8 +54,22 @@ class Envelope:
             return
         most = self._upload_bytes if UPLOADS.fullmatch(scope["path"]) else MAX_BODY_BYTES
         exchange = _Exchange(scope, receive, send, most)
+        span = self._span(scope)
+        with within(span), bound(request_id=exchange.request_id, trace_id=span.trace_id):
+            try:
+                await self._answer(exchange)
+            finally:
+                self._note(exchange)
+                exchange.close(span)
+
+    def _span(self, scope: Scope) -> Span:
+        if scope["path"] in QUIET_ROUTES:
+            return NO_SPAN
+        return self._tracing.request(scope["method"], Headers(scope=scope))
+
+    async def _answer(self, exchange: "_Exchange") -> None:
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            await self._app(exchange.scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
             # The time to drain is over: say so rather than break the connection.
             if not exchange.status:
@@ -58,8 +77,6 @@ class Envelope:
             raise
         except Exception as error:
             await self._answer_bug(exchange, error)
-        finally:
-            self._note(exchange)
 
     async def _answer_bug(self, exchange: "_Exchange", error: Exception) -> None:
         log_unexpected(error, exchange.request_id)
@@ -115,6 +132,20 @@ class _Exchange:
         """The path's template, never the path itself: the label stays bounded."""
         route = self.scope.get("route")
         return route.path if route is not None else "unmatched"
+
+    def close(self, span: Span) -> None:
+        """End the request's span."""
+        status = self.status or CLIENT_GONE
+        span.note(
+            {
+                "http.request.method": self.scope["method"],
+                "http.route": self.route,
+                "http.response.status_code": status,
+            }
+        )
+        if status >= SERVER_ERRORS:
+            span.fail(str(status))
+        span.end()
 
     async def receive(self) -> Message:
         """Pass on a message; refuse bodies over the bound."""

@@ -13,6 +13,7 @@ from service.jobs.signing import signature
 from service.jobs.state import JobState
 from service.jobs.targets import Target, TargetError, Targets
 from service.logs import fields_of
+from service.tracing import current, stage
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,13 @@ class Postman:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _deliver(self, url: str, message_id: str, payload: bytes) -> None:
+        with stage("webhook") as span:
+            outcome = await self._try(url, message_id, payload)
+            if outcome != "delivered":
+                span.fail(outcome)
+        self._outcomes.labels(outcome).inc()
+
+    async def _try(self, url: str, message_id: str, payload: bytes) -> str:
         outcome = "failed"
         try:
             for delay in self._delays:
@@ -77,7 +85,7 @@ class Postman:
             outcome = "refused"
         except Exception as error:
             log.error("a webhook failed", extra=fields_of(error))
-        self._outcomes.labels(outcome).inc()
+        return outcome
 
     async def _attempt(self, url: str, message_id: str, payload: bytes) -> int:
         """Return the status of one attempt, 0 without an answer. Raises TargetError."""
@@ -103,6 +111,7 @@ class Postman:
             f"webhook-id: {message_id}",
             f"webhook-timestamp: {now}",
             f"webhook-signature: {signature(self._key, message_id, now, payload)}",
+            *(f"{name}: {value}" for name, value in current().headers().items()),
         )
         return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 

@@ -19,6 +19,7 @@ from service.engine.base import ImageArray
 from service.logs import fields_of
 from service.pictures import decode
 from service.safety.base import PictureFlaggedError, PictureUncheckedError, SafetyChecker, SafetyVerdict
+from service.tracing import stage
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +123,9 @@ class Guard:
         self, checker: SafetyChecker, image: Callable[[], ImageArray], prompt: str | None, where: Where
     ) -> None:
         try:
-            async with asyncio.timeout(self._patience):
-                verdict = await asyncio.wrap_future(self._worker.submit(lambda: checker.judge(image(), prompt)))
+            with stage("safety"):
+                async with asyncio.timeout(self._patience):
+                    verdict = await asyncio.wrap_future(self._worker.submit(lambda: checker.judge(image(), prompt)))
             flagged = _flagged(verdict, self.version)
         except Exception as error:  # whatever it is: without a verdict the picture stays here
             self._checks.labels(where, "failed").inc()

@@ -1,4 +1,4 @@
-"""What is read from the dashboard, the rules and the deployment files."""
+"""What is read from the dashboards, the rules and the deployment files."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
-DASHBOARD = ROOT / "dashboards" / "headstart.json"
+DASHBOARDS = sorted((ROOT / "dashboards").glob("*.json"))
 RULES = ROOT / "deploy" / "rules.yml"
 PROMETHEUS = ROOT / "deploy" / "prometheus.yml"
 COMPOSE = ROOT / "docker-compose.yml"
@@ -24,12 +24,12 @@ def read_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def dashboard() -> dict[str, Any]:
-    return dict(json.loads(DASHBOARD.read_text(encoding="utf-8")))
+def dashboards() -> list[dict[str, Any]]:
+    return [dict(json.loads(path.read_text(encoding="utf-8"))) for path in DASHBOARDS]
 
 
 def panels() -> list[dict[str, Any]]:
-    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
+    return [panel for board in dashboards() for panel in board["panels"] if panel["type"] != "row"]
 
 
 def dashboard_queries() -> Iterator[tuple[str, str]]:
@@ -54,3 +54,18 @@ def families(text: str) -> set[str]:
 
 def environment_of(text: str) -> set[str]:
     return set(re.findall(r"\bHEADSTART_[A-Z_]+", text))
+
+
+def sections(path: Path) -> dict[str, str]:
+    """The text under each heading of a document, by the heading's anchor."""
+    parts = re.split(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.M)
+    slugs = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in parts[1::2]]
+    return dict(zip(slugs, parts[2::2], strict=True))
+
+
+def documented_metrics(text: str) -> set[str]:
+    """Names in the first columns of a document's tables of metrics, as they are exported (`# TYPE`)."""
+    found = set()
+    for row in re.findall(r"^\| (`(?:headstart_|…)[^|]*) \|", text, flags=re.M):
+        found |= {re.sub(r"\{.*", "", name) for name in re.findall(r"`([^`]+)`", row)}
+    return found

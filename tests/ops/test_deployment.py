@@ -183,13 +183,16 @@ def test_cuda_overlay_changes_the_target_and_asks_for_a_gpu() -> None:
     assert service["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
 
 
-def test_grafana_is_provisioned_with_the_dashboard() -> None:
+def test_grafana_is_provisioned_with_the_dashboards() -> None:
     provisioning = ROOT / "deploy" / "grafana" / "provisioning"
     source = read_yaml(provisioning / "datasources" / "prometheus.yml")["datasources"][0]
     assert (source["type"], source["url"]) == ("prometheus", "http://prometheus:9090")
     provider = read_yaml(provisioning / "dashboards" / "headstart.yml")["providers"][0]
-    mounts = read_yaml(COMPOSE)["services"]["grafana"]["volumes"]
-    assert f"./dashboards:{provider['options']['path']}:ro" in mounts
+    grafana = read_yaml(COMPOSE)["services"]["grafana"]
+    assert f"./dashboards:{provider['options']['path']}:ro" in grafana["volumes"]
+    home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert home.parent == Path(provider["options"]["path"])
+    assert (ROOT / "dashboards" / home.name).is_file()
 
 
 def test_ci_script_is_sound_bash() -> None:

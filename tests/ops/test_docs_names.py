@@ -27,8 +27,8 @@ ROUTE = re.compile(r"/v1/[a-z{}_…0-9/-]*[a-z}…0-9]")
 
 
 @pytest.fixture(scope="module")
-def exported(live_client: Client) -> set[str]:
-    lines = live_client.http.get("/metrics").text.splitlines()
+def exported(watched_client: Client) -> set[str]:
+    lines = watched_client.http.get("/metrics").text.splitlines()
     return {line.split()[2] for line in lines if line.startswith("# TYPE ")}
 
 

@@ -122,6 +122,11 @@ class Provenance:
     hidden: bool = False
     diversity: float = 0.0  # records of before there was any hold none
 
+    @property
+    def source(self) -> int | None:
+        """The entry resumed from, or repeated."""
+        return self.repeats if self.entered is None else self.entered.entry_id
+
     def job(self, job_id: str, prompt: str, negative_prompt: str, resume: tuple[ResumePoint, ...]) -> JobSpec:
         """Return the job that draws it again.
 

@@ -68,12 +68,12 @@ function service(kind, text) {
   $("service").dataset.state = kind;
   $("service-text").textContent = text;
   show($("forget-key"), api.hasKey());
+  show($("elsewhere"), kind === "ready" && !api.hasKey()); // a link carries no key
 }
 
 // ---- the key ----
 
 function askForKey() {
-  service("down", "needs an API key");
   if (!$("key-form").hidden) return;
   closeSheet();
   const refused = api.hasKey();
@@ -82,8 +82,7 @@ function askForKey() {
   show($("key-note"), refused);
   show($("key-form"), true);
   announce(refused ? "This key is not in force." : "This service needs an API key.");
-  $("key").toggleAttribute("aria-invalid", refused);
-  if (refused) $("key").setAttribute("aria-invalid", "true");
+  $("key").setAttribute("aria-invalid", String(refused));
   $("key").focus();
 }
 

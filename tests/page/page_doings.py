@@ -23,6 +23,7 @@ def look_for(page: Page, prompt: str, *, near: bool = False) -> None:
     """Look for entries in the explorer."""
     if page.run("document.querySelector('#view-cache').hidden"):
         page.click("#to-cache")
+        page.wait("!document.querySelector('#view-cache').hidden")
     page.fill("#find", prompt)
     page.click("#find-near" if near else "#find-words")
     page.click("#find-form button")

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 from browser import Page, chromium, find_chromium
+from page_doings import look_for
+from PIL import Image
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 STOCK = (
@@ -32,11 +34,48 @@ SHOTS = {
 }
 
 
+NEAR = "a large white moon above a yellow star at night"
+COLOURS = 256  # a palette of its own for each picture keeps a file below 300 KB
+
+
 def draw(page: Page, prompt: str) -> None:
     page.fill("#prompt", prompt)
     page.click("#generate")
     page.wait("document.querySelector('#stage').dataset.state === 'done'", timeout=300)
     time.sleep(2)
+
+
+def shoot(page: Page, name: str) -> None:
+    page.run("document.activeElement.blur(); scrollTo(0, 0)")
+    page.send("Input.dispatchMouseEvent", type="mouseMoved", x=5, y=5)
+    time.sleep(0.5)
+    path = IMAGES / f"{name}.png"
+    page.screenshot(path)
+    with Image.open(path) as taken:
+        small = taken.convert("RGB").quantize(COLOURS, dither=Image.Dither.FLOYDSTEINBERG)
+    small.save(path, optimize=True)
+
+
+def shoot_views(page: Page) -> None:
+    """The other views, now that there is something to be seen in them."""
+    page.prefer(color_scheme="light")
+    look_for(page, NEAR, near=True)
+    time.sleep(2)
+    page.screen(1280, 620)
+    shoot(page, "headstart-cache")
+    page.screen(1280, 900)
+    page.click("#to-operations")
+    time.sleep(20)
+    for seed in ("3", "3", "4"):
+        url = page.run("location.origin")
+        body = f"{{prompt: '{STOCK[0]}', num_inference_steps: 8, seed: {seed}}}"
+        headers = "{'Content-Type': 'application/json'}"
+        page.run(
+            f"fetch('{url}/v1/images/generations', {{method: 'POST', headers: {headers}, body: JSON.stringify({body})}})"
+            ".then((answer) => answer.text()).then(() => null)"
+        )
+        time.sleep(5)
+    shoot(page, "headstart-operations")
 
 
 def main(url: str) -> None:
@@ -47,16 +86,15 @@ def main(url: str) -> None:
         page.send("Emulation.setScrollbarsHidden", hidden=True)
         page.screen(1280, 1000)
         page.open(url)
+        page.wait("document.querySelector('#service').dataset.state === 'ready'")
         for prompt in STOCK:
             draw(page, prompt)
         for name, (scheme, first, second) in SHOTS.items():
             page.prefer(color_scheme=scheme)
             draw(page, first)
             draw(page, second)
-            page.run("document.activeElement.blur(); scrollTo(0, 0)")
-            page.send("Input.dispatchMouseEvent", type="mouseMoved", x=5, y=5)
-            time.sleep(0.5)
-            page.screenshot(IMAGES / f"{name}.png")
+            shoot(page, name)
+        shoot_views(page)
 
 
 if __name__ == "__main__":

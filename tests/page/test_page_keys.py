@@ -23,6 +23,8 @@ class Keyed:
     server: LiveServer
     tenant: str
     operator: str
+    as_tenant: Client
+    as_operator: Client
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,11 @@ def keyed(resuming_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     server.data_dir.mkdir()
     tenant, _ = create_key(server.data_dir / "keys.json", "acme")
     operator, _ = create_key(server.data_dir / "keys.json", "desk", rights=Rights(operator=True))
-    yield Keyed(server.start(), tenant, operator)
+    server.start()
+    clients = (Client(server, tenant), Client(server, operator))
+    yield Keyed(server, tenant, operator, *clients)
+    for client in clients:
+        client.http.close()
     server.stop()
 
 
@@ -74,7 +80,7 @@ def test_a_key_is_asked_for_refused_taken_and_forgotten(locked: Page, keyed: Key
 
 
 def test_a_tenant_sees_its_own_figures_and_deletes_all_of_its_own(locked: Page, keyed: Keyed) -> None:
-    other, operator = Client(keyed.server, keyed.tenant), Client(keyed.server, keyed.operator)
+    operator = keyed.as_operator
     operator.draw("what the operator drew")
     give(locked, keyed.tenant)
     locked.wait(READY)
@@ -92,7 +98,7 @@ def test_a_tenant_sees_its_own_figures_and_deletes_all_of_its_own(locked: Page, 
     press_button(locked, "#sheet", "Delete everything")
     locked.wait(f"!document.querySelector('#sheet').open && {ENTRIES} === 0")
     assert "Nothing is remembered yet" in locked.text("#cache-sum")
-    assert other.http.get("/v1/cache/entries").json()["data"] == []
+    assert keyed.as_tenant.http.get("/v1/cache/entries").json()["data"] == []
     assert len(operator.http.get("/v1/cache/entries").json()["data"]) >= 1
 
 
@@ -108,7 +114,7 @@ def test_an_operator_sees_the_whole_service(locked: Page, keyed: Keyed) -> None:
 def test_a_picture_that_waits_says_where_it_stands(locked: Page, keyed: Keyed) -> None:
     give(locked, keyed.tenant)
     locked.wait(READY)
-    client = Client(keyed.server, keyed.tenant)
+    client = keyed.as_tenant
     body = {"prompt": "one before it", "num_inference_steps": 200, "cache": {"mode": "off"}}
     ahead = [client.http.post("/v1/jobs", json=body).json()["id"] for _ in range(3)]
     locked.fill("#prompt", "one that waits")

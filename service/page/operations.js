@@ -153,13 +153,13 @@ async function showAudit() {
 }
 
 function audited({ share, bound, bands, frozen, queued }) {
-  const hits = bands.reduce((sum, one) => sum + one.hits, 0);
-  const worse = bands.reduce((sum, one) => sum + one.bad - one.good, 0);
+  const whole = bands.find(({ similarity, skip }) => similarity === "all" && skip === "all"); // others are parts of it
   const about = `${words.percent(share)} of head starts are drawn again in full, in idle time, and judged. ${queued} wait${queued === 1 ? "s" : ""}.${frozen ? " Bounds are frozen." : ""}`;
-  const figure = hits ? `${words.percent(Math.max(0, worse / hits))} bad of ${words.count(hits)} audited` : "None audited yet";
+  const figure = whole ? `${words.percent(whole.bad_hit_rate)} bad of ${words.count(whole.hits)} audited` : "None audited yet";
+  const limits = whole ? ` 95% interval: ${words.percent(whole.lower)} to ${words.percent(whole.upper)}.` : "";
   return [
     make("p", { className: "figure", textContent: figure }),
-    make("p", { className: "soft", textContent: `${about} At most ${words.percent(bound)} may be worse than the full run.` }),
+    make("p", { className: "soft", textContent: `${about} At most ${words.percent(bound)} may be worse than the full run.${limits}` }),
     bands.length ? table(bands, bound) : null,
   ].filter(Boolean);
 }
@@ -172,7 +172,7 @@ function table(bands, bound) {
     return make("tr", {}, make("th", { scope: "row", textContent: similarity }), cell(skip), cell(words.count(hits)), cell(text),
       cell(interval({ lower, rate, upper, bound, most }, `Bad-hit rate ${text}, bound ${words.percent(bound)}`)));
   });
-  const head = ["Similarity", "Entered at", "Audited", "Bad-hit rate, 95% interval", "Against the bound"];
+  const head = ["Similarity", "Entered at", "Audited", "Bad ones less good ones, 95% interval", "Against the bound"];
   return make("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Audited head starts by band" },
     make("table", {}, make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { scope: "col", textContent: text })))), make("tbody", {}, ...rows)));
 }

@@ -66,7 +66,7 @@ function rows({ request, created, entered, judged, divergence, similarity, diver
     ["LoRA", request.lora.map(({ name, scale }) => `${name} ${scale}`).join(", ")],
     ["Feature caching", features && `${features.policy}, strength ${features.strength}`],
     ["A replay is", alone ? "the same bit for bit" : "the same but for rounding"],
-    ["SHA-256 of the pixels", `${sha256.slice(0, 16)}…`],
+    ["SHA-256 of the pixels", `${sha256.slice(0, 12)}…`],
   ];
 }
 

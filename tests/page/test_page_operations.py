@@ -67,7 +67,7 @@ def test_nothing_is_read_while_another_view_is_shown(fresh: Page, live_client: C
 
 def test_an_audit_is_shown_with_its_intervals(fresh: Page) -> None:
     band = (
-        '{similarity: "0.9", skip: "0.5", hits: 1200, bad: 30, good: 6, bad_hit_rate: 0.02, lower: 0.01, upper: 0.04}'
+        '{similarity: "all", skip: "all", hits: 1200, bad: 30, good: 6, bad_hit_rate: 0.02, lower: 0.01, upper: 0.04}'
     )
     body = f"{{enabled: true, share: 0.02, bound: 0.05, frozen: false, queued: 1, bands: [{band}]}}"
     fresh.run(f"""(() => {{
@@ -78,5 +78,6 @@ def test_an_audit_is_shown_with_its_intervals(fresh: Page) -> None:
     fresh.click("#to-operations")
     fresh.wait("!!document.querySelector('#audit table')")
     assert "2.0% bad of 1,200 audited" in fresh.text("#audit")
+    assert "95% interval: 1.0% to 4.0%" in fresh.text("#audit")
     assert "2.0% (1.0% to 4.0%)" in fresh.text("#audit tbody")
     assert "bound 5.0%" in fresh.run("document.querySelector('#audit .interval').ariaLabel")

@@ -30,6 +30,7 @@ class GenerationRecord:
         user: `user_digest` of whom it was drawn for, empty = nobody named.
         body: what the service says of it; nothing in here reads it.
         repeats: the entry whose stored picture was returned, None for a run.
+        source: the entry that was resumed from or repeated, None where there is none, or `tenant` may not know.
         noted: time.monotonic() of its answer.
         created: Unix seconds of the Redis host; 0 until it is written.
         entry_id: what the run is remembered as; None = it is not, or not yet.
@@ -43,6 +44,7 @@ class GenerationRecord:
     noted: float = 0.0
     created: float = 0.0
     entry_id: int | None = None
+    source: int | None = None
 
 
 class Generations:
@@ -71,7 +73,7 @@ class Generations:
         """Keep a record; False when none are kept, or it was forgotten while it waited to be written."""
         if not self.kept or self._forgotten_since(record):
             return False
-        about = (record.generation, record.tenant, record.user, record.repeats or "")
+        about = (record.generation, record.tenant, record.user, record.repeats or "", record.source or "")
         await self._link.script(_WRITE, PREFIX, *about, self._seconds, self._most, record.body)
         return True
 
@@ -104,6 +106,21 @@ class Generations:
         """Return the record of the generation that an entry remembers, whether or not the entry is still there."""
         generation = await self._link.call("GET", f"{PREFIX}maker:{entry_id}")
         return None if generation is None else await self.find(text_of(generation), tenant)
+
+    async def descendants(
+        self, entry_id: int, tenant: str, *, before: str | None, limit: int
+    ) -> tuple[list[GenerationRecord], str | None]:
+        """Return `tenant`'s records that came from an entry, newest first, and where to go on (None: the end).
+
+        A record that has just gone leaves a gap, so there may be fewer than `limit` though it is not the end.
+        """
+        highest = "+inf" if before is None else f"({before}"
+        bounds = (highest, "-inf", "WITHSCORES", "LIMIT", 0, limit + 1)
+        rows = await self._link.call("ZREVRANGEBYSCORE", f"{PREFIX}from:{tenant}:{entry_id}", *bounds)
+        names, scores = rows[::2][:limit], rows[1::2]
+        found = [await self.find(text_of(name), tenant) for name in names]
+        place = text_of(scores[limit - 1]) if len(scores) > limit else None
+        return [record for record in found if record is not None], place
 
     async def count(self) -> int:
         """Return how many records there are."""
@@ -181,11 +198,12 @@ _DROP = """
 local P = ARGV[1]
 local function drop(id)
   local key = P .. 'generation:' .. id
-  local f = redis.call('HMGET', key, 'tenant', 'repeats')
+  local f = redis.call('HMGET', key, 'tenant', 'repeats', 'source')
   local entry = redis.call('GET', P .. 'made:' .. id)
   if entry then redis.call('DEL', P .. 'maker:' .. entry, P .. 'made:' .. id) end
   if f[2] then redis.call('SREM', P .. 'repeats:' .. f[2], id) end
   if f[1] then redis.call('ZREM', P .. 'generations:' .. f[1], id) end
+  if f[3] then redis.call('ZREM', P .. 'from:' .. f[1] .. ':' .. f[3], id) end
   redis.call('ZREM', P .. 'generations', id)
   return redis.call('DEL', key)
 end
@@ -194,7 +212,7 @@ end
 _WRITE = (
     _DROP
     + """
-local id, tenant, user, repeats, ttl, most, body = unpack(ARGV, 2)
+local id, tenant, user, repeats, source, ttl, most, body = unpack(ARGV, 2)
 local key, t = P .. 'generation:' .. id, redis.call('TIME')
 local now = string.format('%.6f', t[1] + t[2] / 1000000)
 redis.call('HSET', key, 'tenant', tenant, 'user', user, 'created', now, 'body', body)
@@ -204,10 +222,16 @@ if repeats ~= '' then
   redis.call('SADD', P .. 'repeats:' .. repeats, id)
   redis.call('EXPIRE', P .. 'repeats:' .. repeats, ttl)
 end
-for _, list in ipairs({P .. 'generations', P .. 'generations:' .. tenant}) do
+local lists = {P .. 'generations', P .. 'generations:' .. tenant}
+if source ~= '' then
+  redis.call('HSET', key, 'source', source)
+  lists[3] = P .. 'from:' .. tenant .. ':' .. source
+end
+for _, list in ipairs(lists) do
   redis.call('ZREMRANGEBYSCORE', list, '-inf', string.format('(%.6f', now - ttl))
   redis.call('ZADD', list, now, id)
 end
+if lists[3] then redis.call('EXPIRE', lists[3], ttl) end
 local over = redis.call('ZCARD', P .. 'generations') - most
 if over > 0 then
   -- A bound that was lowered is reached in a few writes, none of which takes long.
@@ -216,7 +240,8 @@ end
 return 1
 """
 )
-"""ARGV: prefix, id, tenant, user digest or nothing, entry repeated or nothing, seconds to live, most records, body.
+"""ARGV: prefix, id, tenant, user digest or nothing, entry repeated or nothing, entry it came from or nothing, seconds
+to live, most records, body.
 """
 
 _LINK = """

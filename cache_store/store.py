@@ -432,6 +432,13 @@ class CacheStore:
         async with self._link.guard(self._deadline()):
             return await self._parts.generations.maker(entry_id, tenant)
 
+    async def descendants(
+        self, entry_id: int, tenant: str, *, before: str | None, limit: int
+    ) -> tuple[list[GenerationRecord], str | None]:
+        """Return records of what came from an entry; see `Generations.descendants`. Raises CacheUnavailable."""
+        async with self._link.guard(self._deadline()):
+            return await self._parts.generations.descendants(entry_id, tenant, before=before, limit=limit)
+
     async def clear(self, tenant: str | None = None) -> int:
         """Forget all entries of a tenant (None = of everybody); see `forget`."""
         return await self.forget(Selection(tenant=tenant, everybody=tenant is None))

@@ -83,7 +83,13 @@ class Chronicle:
                 lambda: provenance_of(plan, verdict, result, pixels(), self.versions),
             )
             record = GenerationRecord(
-                request.request_id, request.tenant, request.user, dump(found), found.repeats, noted
+                request.request_id,
+                request.tenant,
+                request.user,
+                dump(found),
+                found.repeats,
+                noted,
+                source=None if found.hidden else found.source,
             )
             await self._store.record_generation(record)
         except CacheUnavailable:

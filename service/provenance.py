@@ -143,6 +143,11 @@ class Provenance:
     diversity: float = 0.0
     reference: ReferenceUsed | None = None
 
+    @property
+    def source(self) -> int | None:
+        """The entry resumed from, or repeated."""
+        return self.repeats if self.entered is None else self.entered.entry_id
+
     def job(
         self,
         job_id: str,

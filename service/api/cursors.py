@@ -9,6 +9,7 @@ from service.api.errors import InvalidRequestError
 
 _JOB = re.compile(r"j(\d{1,18})", re.ASCII)
 _ENTRY = re.compile(r"e(\d{1,12}(?:\.\d{1,10})?):(\d{1,19})", re.ASCII)
+_DESCENT = re.compile(r"d(\d{1,12}(?:\.\d{1,10})?)", re.ASCII)
 
 
 def job_cursor(number: int) -> str:
@@ -32,6 +33,16 @@ def entry_place(cursor: str) -> Place | None:
         return None
     found = _match(_ENTRY, cursor)
     return Place(found[1], found[2])
+
+
+def descent_cursor(created: str) -> str:
+    """Return the cursor of the page after what came from an entry at this time."""
+    return _text(f"d{created}")
+
+
+def descent_place(cursor: str) -> str | None:
+    """Return the time before which a page begins; None for the first page. Raises InvalidRequestError."""
+    return _match(_DESCENT, cursor)[1] if cursor else None
 
 
 def _text(plain: str) -> str:

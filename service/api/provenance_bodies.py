@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from cache_store.generations import GenerationRecord
 from service.api.schema import LoraUsed
 from service.api.schema_generations import (
+    DescendantBody,
     FeaturesRunBody,
     GenerationBodyRecord,
     GenerationRequestBody,
@@ -66,6 +67,22 @@ def record_body(record: GenerationRecord, found: Provenance, lineage: Sequence[S
         batch_invariant=found.isolated if nearest is None or found.repeats is None else nearest.isolated,
         versions=dict(found.versions),
         sha256=found.sha256,
+    )
+
+
+def descendant_body(record: GenerationRecord, found: Provenance) -> DescendantBody:
+    """Return what an entry's page of descendants says of one."""
+    return DescendantBody(
+        id=found.generation,
+        created=record.created,
+        verdict=VerdictKind(found.verdict).value,
+        prompt=found.prompt,
+        entry=_name(record.entry_id),
+        seed=found.seed,
+        steps=found.steps,
+        skipped_steps=found.skipped,
+        wasted_steps=found.wasted,
+        similarity=found.similarity,
     )
 
 

@@ -7,11 +7,14 @@ from starlette.exceptions import HTTPException
 
 from cache_store.selection import Selection
 from cache_store.types import EntrySummary
-from service.api.cursors import entry_cursor, entry_place
+from service.api.cursors import descent_cursor, descent_place, entry_cursor, entry_place
 from service.api.deletions import filter_of, selection_of
 from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import LOOKUP_ERRORS
+from service.api.provenance_bodies import descendant_body
 from service.api.schema import DeletionQuery, EntriesDeleted, EntryBody, EntryDeleted, EntryList, EntryQuery
+from service.api.schema_generations import DescendantList
+from service.provenance import parse
 
 router = APIRouter()
 EntryId = Annotated[str, Path(pattern=r"^[0-9]{1,19}$")]
@@ -53,6 +56,28 @@ async def image(service: ServiceOf, identity: IdentityOf, entry_id: EntryId) -> 
         raise HTTPException(404)
     headers = {"Cache-Control": "private, max-age=86400, immutable"}
     return Response(found.data, media_type="image/png", headers=headers)
+
+
+@router.get("/v1/cache/entries/{entry_id}/generations", responses=LOOKUP_ERRORS, summary="What came from an entry")
+async def descendants(
+    service: ServiceOf,
+    identity: IdentityOf,
+    entry_id: EntryId,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str, Query(max_length=100)] = "",
+) -> DescendantList:
+    """Return the client's own generations that resumed from an entry or repeated its picture, newest first.
+
+    They are known as long as there are records of them; their entry itself may be gone.
+    """
+    number, before = _number(entry_id), descent_place(cursor)
+    found, place = await service.store.descendants(number, identity.tenant, before=before, limit=limit)
+    if not found and await service.store.entry(number, identity.tenant) is None:
+        raise HTTPException(404)
+    parsed = [(record, parse(record.body)) for record in found]
+    told = [descendant_body(record, made) for record, made in parsed if made is not None]
+    next_cursor = None if place is None else descent_cursor(place)
+    return DescendantList(data=told, has_more=place is not None, next_cursor=next_cursor)
 
 
 @router.delete("/v1/cache/entries/{entry_id}", responses=LOOKUP_ERRORS, summary="Delete one entry")

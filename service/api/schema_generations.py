@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.schema import LoraUsed, Text
+from service.api.schema import LoraUsed, Page, Text
 
 
 class ReplayBody(BaseModel):
@@ -103,6 +103,27 @@ class GenerationBodyRecord(BaseModel):
     )
     versions: dict[str, str]
     sha256: str = Field(description="Of the decoded pixels: RGB, 8 bits, row by row.")
+
+
+class DescendantBody(BaseModel):
+    """A generation that an entry gave a head start, or whose picture was returned again."""
+
+    id: str
+    created: float
+    verdict: Literal["EXACT", "APPROX", "MISS", "BYPASS", "REFRESH"]
+    prompt: str | None = Field(description="Null where the run was not to be remembered.")
+    entry: str | None = Field(description="What it is remembered as itself; null: not, or not yet.")
+    seed: int
+    steps: int
+    skipped_steps: int
+    wasted_steps: int
+    similarity: float | None
+
+
+class DescendantList(Page):
+    """What came from an entry, newest first, as far as there are records; a page may hold fewer than asked for."""
+
+    data: list[DescendantBody]
 
 
 class ReplayAnswer(BaseModel):

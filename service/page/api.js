@@ -10,7 +10,7 @@ export class ServiceError extends Error {
 }
 
 // Ids and seeds may exceed what a JavaScript number holds: keep the long ones as text.
-const LONG_INTEGER = /"(id|seed)":\s*(-?\d{16,})/g;
+const LONG_INTEGER = /"(id|seed|source_seed)":\s*(-?\d{16,})/g;
 const parse = (text) => JSON.parse(text.replace(LONG_INTEGER, '"$1":"$2"'));
 
 export function problem(body, status = 0) {
@@ -28,6 +28,7 @@ function plain(message, param) {
 const KEY = "headstart-key"; // gone with the tab
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 export const useKey = (key) => sessionStorage.setItem(KEY, key);
+export const forgetKey = () => sessionStorage.removeItem(KEY);
 
 async function answer(path, options = {}) {
   let response;
@@ -36,8 +37,7 @@ async function answer(path, options = {}) {
   try {
     response = await fetch(path, { ...options, headers });
   } catch (cause) {
-    if (cause.name === "AbortError") throw cause;
-    throw new ServiceError("The service cannot be reached. Is it still running?", { code: "unreachable" });
+    throw cause.name === "AbortError" ? cause : unreachable();
   }
   if (response.ok) return response;
   const text = await response.text();
@@ -47,32 +47,62 @@ async function answer(path, options = {}) {
   throw problem(body, response.status);
 }
 
-export const getJSON = async (path) => parse(await (await answer(path)).text());
+const unreachable = () => new ServiceError("The service cannot be reached. Is it still running?", { code: "unreachable" });
 
-export const entries = async (limit) => (await getJSON(`/v1/cache/entries?limit=${limit}`)).data;
-export const entryImage = (id) => `/v1/cache/entries/${encodeURIComponent(id)}/image`;
-export const entryBlob = async (id) => (await answer(entryImage(id))).blob();
+const getJSON = async (path) => parse(await (await answer(path)).text());
+const getBlob = async (path) => (await answer(path)).blob();
+const erase = async (path) => (await answer(path, { method: "DELETE" })).json();
+
+async function postJSON(path, body) {
+  const headers = { "Content-Type": "application/json" };
+  return parse(await (await answer(path, { method: "POST", headers, body })).text());
+}
+
+/** A seed may exceed what a JavaScript number holds: it goes out as the digits it was typed in. */
+function written({ seed, ...rest }) {
+  const body = JSON.stringify(rest);
+  return seed ? `${body.slice(0, -1)},"seed":${seed}}` : body;
+}
+
+const entryPath = (id) => `/v1/cache/entries/${encodeURIComponent(id)}`;
+
+export function entryPage({ limit = 24, cursor = "", prompt = "" } = {}) {
+  const query = new URLSearchParams({ limit, ...(cursor && { cursor }), ...(prompt && { prompt }) });
+  return getJSON(`/v1/cache/entries?${query}`);
+}
+
+export const entry = (id) => getJSON(entryPath(id));
+export const entryBlob = (id) => getBlob(`${entryPath(id)}/image`);
+export const descendants = (id, cursor = "") => getJSON(`${entryPath(id)}/generations${cursor && `?cursor=${cursor}`}`);
+export const deleteEntry = (id) => erase(entryPath(id));
+export const deleteAllEntries = () => erase("/v1/cache/entries?all=true");
+export const explain = (wish) => postJSON("/v1/cache/explain", written(wish));
+
+export const generation = (id) => getJSON(`/v1/generations/${id}`);
+export const heatmap = (id, of) => getBlob(`/v1/generations/${id}/heatmap?of=${of}`);
+export const replay = (id) => postJSON(`/v1/generations/${id}/replay`);
+
 export const stats = () => getJSON("/v1/stats");
+export const audit = () => getJSON("/v1/cache/audit");
+export const metrics = async () => (await answer("/metrics")).text();
 export const model = async () => (await getJSON("/v1/models")).data[0];
 
-/** One picture as a stream of {event, data}; closing the loop or aborting cancels it in the service. */
-export async function* generate(request, signal) {
-  const { seed, ...rest } = request;
-  const body = JSON.stringify(rest);
-  const response = await answer("/v1/generations/events", {
-    method: "POST",
-    signal,
-    headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
-    body: seed ? `${body.slice(0, -1)},"seed":${seed}}` : body,
-  });
-  yield* events(response.body.pipeThrough(new TextDecoderStream()).getReader());
+export const takeJob = (wish) => postJSON("/v1/jobs", written({ ...wish, response_format: "b64_json" }));
+export const cancelJob = (id) => postJSON(`/v1/jobs/${id}/cancel`);
+export const deleteJob = (id) => erase(`/v1/jobs/${id}`);
+
+/** A job as a stream of {event, data}, from what was not `seen` yet; leaving it changes nothing in the service. */
+export async function* jobEvents(id, seen) {
+  const headers = { Accept: "text/event-stream", ...(seen && { "Last-Event-ID": String(seen) }) };
+  const response = await answer(`/v1/jobs/${id}/events`, { headers });
+  if (response.body) yield* events(response.body.pipeThrough(new TextDecoderStream()).getReader());
 }
 
 async function* events(reader) {
   let buffer = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch(() => { throw unreachable(); });
       if (done) return;
       buffer = (buffer + value).replaceAll("\r\n", "\n");
       const blocks = buffer.split("\n\n");

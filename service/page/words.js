@@ -8,11 +8,33 @@ export function seconds(value) {
   return `${(value / 3600).toFixed(1)} h`;
 }
 
+/** Times well below a second. */
+export const fine = (value) => (value < 1 ? `${(1000 * value).toPrecision(value < 0.01 ? 2 : 3)} ms` : seconds(value));
 export const clock = (value) => `${value.toFixed(1)} s`;
 export const steps = (n) => `${n} ${n === 1 ? "step" : "steps"}`;
 export const count = (n) => new Intl.NumberFormat("en").format(n);
 export const percent = (share) => `${(100 * share).toFixed(share !== 0 && Math.abs(share) < 0.1 ? 1 : 0)}%`.replace("-", "−");
+export const signed = (value) => value.toFixed(2).replace("-", "−");
 export const similarity = (value) => value.toFixed(2);
+export const entries = (n) => `${count(n)} ${n === 1 ? "entry" : "entries"}`;
+export const times = (n) => (n === 1 ? "once" : n === 2 ? "twice" : `${count(n)} times`);
+export const moment = (unix) => new Date(unix * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+export function bytes(n) {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let power = 0;
+  while (n >= 999.5 && power < units.length - 1) { n /= 1000; power += 1; }
+  return `${power && n < 9.95 ? n.toFixed(1) : Math.round(n)} ${units[power]}`;
+}
+
+/** Where a picture stands in the line; 1 is next, null: not known, or about to begin. */
+export function waiting(place) {
+  if (place === null || place === undefined) return "Looking for a head start";
+  return place === 1 ? "Next in the queue" : `Number ${place} in the queue`;
+}
+
+/** "1, 2, 3 and 5". */
+export const listed = (items) => (items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} and ${items.at(-1)}`);
 
 /** The one sentence: [emphasised beginning, rest]. */
 export function verdictLine(cache) {
@@ -31,7 +53,7 @@ const WHY = {
   "no-candidates": () => "There was no earlier picture to start from yet.",
   "low-similarity": (near) => `The nearest earlier prompt${near} was too different.`,
   "no-states": (near) => `The nearest earlier picture${near} no longer keeps a usable noise state.`,
-  veto: (near) => `The nearest earlier prompt${near} differs in a word that matters: a number, a negation or a quote.`,
+  veto: (near) => `The nearest earlier prompt${near} differs in something that matters: a number, a colour, a side, a negation or a quote.`,
   gate: (near) => `An earlier prompt${near} looked close, but the model saw that it means another picture.`,
   "no-exact": () => "This prompt with this seed has not been drawn before.",
   "no-seed": () => "Exact repeats need a seed.",
@@ -49,6 +71,28 @@ export function verdictWhy(cache) {
   const finding = cache.verdict === "MISS" ? "Finding out cost" : "Judging how far it fits cost";
   const wasted = cache.wasted_steps ? `${finding} ${steps(cache.wasted_steps)}.` : "";
   return [why, wasted].filter(Boolean).join(" ");
+}
+
+/** What a dry run says would become of a prompt. */
+export function foreseen({ verdict, reason, steps: total, similarity: nearest, attempts }) {
+  if (verdict === "EXACT") return "Drawn now, it would be a stored picture returned again.";
+  if (verdict === "APPROX") {
+    const most = Math.max(...attempts.flatMap(({ outcomes }) => outcomes.map(({ skipped_steps: skipped }) => skipped)));
+    return `Drawn now, it could get a head start: up to ${most} of ${steps(total)} skipped, if the model finds that it fits.`;
+  }
+  return `Drawn now, it would start from pure noise. ${verdictWhy({ verdict, reason, similarity: nearest })}`.trim();
+}
+
+const CANDIDATE = {
+  match: "would give a head start",
+  "low-similarity": "too different",
+  "no-states": "holds no usable state",
+};
+
+/** Why a neighbour would do, or not. */
+export function candidate(reason, vetoes, states) {
+  if (reason === "veto") return `vetoed: ${vetoes.join(", ")}`;
+  return CANDIDATE[reason] ?? (states.length ? reason : CANDIDATE["no-states"]);
 }
 
 /** The words of `text`, each with whether it is new compared with `before`. */

@@ -110,3 +110,18 @@ async def test_a_repair_leaves_records_alone(store: CacheStore) -> None:
     assert await store.check_integrity() == []
     assert await store.repair() == []
     assert await store.generation("a", "acme") is not None
+
+
+async def test_what_came_from_an_entry_is_listed_newest_first_to_its_tenant_alone(store: CacheStore) -> None:
+    for name in "abcde":
+        await store.record_generation(_record(name, source=7))
+    await store.record_generation(_record("f", source=8))
+    await store.record_generation(_record("g", source=7, tenant="umbrella"))
+    first, place = await store.descendants(7, "acme", before=None, limit=3)
+    rest, end = await store.descendants(7, "acme", before=place, limit=3)
+    assert [record.generation for record in (*first, *rest)] == list("edcba")
+    assert (place is not None, end) == (True, None)
+    theirs, _ = await store.descendants(7, "umbrella", before=None, limit=3)
+    assert [record.generation for record in theirs] == ["g"]
+    await store.forget(Selection(tenant="acme", created_after=time.time() - 3600))
+    assert await store.descendants(7, "acme", before=None, limit=3) == ([], None)

@@ -157,7 +157,8 @@ def chromium(path: str) -> Iterator[Page]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        with connect(_tab_address(Path(profile), process), max_size=None) as connection:
+        # Events are read only with an answer: while a test waits for something else, pings would go unanswered.
+        with connect(_tab_address(Path(profile), process), max_size=None, ping_interval=None) as connection:
             yield Page(connection)
             with suppress(ConnectionClosed):
                 connection.send(json.dumps({"id": 0, "method": "Browser.close"}))

@@ -5,23 +5,15 @@ from pathlib import Path
 
 import pytest
 from browser import Page
+from page_checks import hangs_over, poor_contrast
+from page_doings import DONE, draw
 from service_live import Client, LiveServer
 
-DONE = "document.querySelector('#stage').dataset.state === 'done'"
 PICTURE = """(() => {
     const canvas = document.querySelector('#canvas'), image = document.querySelector('#picture');
     const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
     return { shown: image.naturalWidth, alt: image.alt, side: canvas.width, colours: new Set(pixels).size };
 })()"""
-
-
-def draw(page: Page, prompt: str, **fields: str) -> None:
-    for name, value in fields.items():
-        page.run("document.querySelector('#settings').open = true")
-        page.fill(f"#{name}", value)
-    page.fill("#prompt", prompt)
-    page.click("#generate")
-    page.wait(DONE, timeout=60)
 
 
 def cells(page: Page, kind: str) -> int:
@@ -137,6 +129,20 @@ def test_stop_cancels_and_leaves_the_page_usable(fresh: Page, live_service: Live
     draw(fresh, "a green box in the desert", steps="8")
 
 
+def test_reload_comes_back_to_the_picture_on_its_way(fresh: Page, live_service: LiveServer) -> None:
+    fresh.run("document.querySelector('#settings').open = true")
+    fresh.fill("#steps", "200")
+    fresh.fill("#prompt", "a green box on the moon")
+    fresh.click("#generate")
+    fresh.wait("document.querySelectorAll('.cell.done').length > 2")
+    fresh.send("Page.reload")
+    fresh.wait("document.querySelector('#stage')?.dataset.state === 'running'")
+    assert fresh.run("document.querySelector('#prompt').value") == "a green box on the moon"
+    fresh.wait(DONE, timeout=120)
+    assert "200" in fresh.text("#verdict-line")
+    fresh.wait("sessionStorage.getItem('headstart-drawing') === null")
+
+
 def test_unreachable_service_says_so(fresh: Page) -> None:
     offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     fresh.send("Network.emulateNetworkConditions", offline=True, **offline)
@@ -153,15 +159,14 @@ def test_unreachable_service_says_so(fresh: Page) -> None:
 def test_nothing_hangs_over_the_edge(fresh: Page, width: int) -> None:
     fresh.screen(width, 800, mobile=width < 500)
     draw(fresh, "a very-long-word-" + "o" * 120 + " and a ball")
-    assert fresh.run("document.documentElement.scrollWidth") <= width
+    assert not hangs_over(fresh, width)
 
 
 def test_text_contrast_in_both_schemes(fresh: Page) -> None:
     draw(fresh, "a red ball on a beach")
     for scheme in ("light", "dark"):
         fresh.prefer(color_scheme=scheme, reduced_motion="reduce")
-        poor = fresh.run(POOR_CONTRAST)
-        assert poor == [], f"{scheme}: {poor}"
+        assert poor_contrast(fresh) == [], scheme
 
 
 def test_reduced_motion_stills_everything(fresh: Page) -> None:
@@ -173,40 +178,16 @@ def test_reduced_motion_stills_everything(fresh: Page) -> None:
 def test_keyboard_alone_reaches_every_control_in_order(fresh: Page) -> None:
     fresh.run("document.activeElement.blur()")
     seen = []
-    for _ in range(9):
+    for _ in range(12):
         fresh.press("Tab")
         seen.append(fresh.run("document.activeElement.id || document.activeElement.className"))
-    assert seen[:3] == ["skip-link", "prompt", "generate"]
+    assert seen[:6] == ["skip-link", "to-draw", "to-cache", "to-operations", "prompt", "generate"]
     assert seen.count("chip") >= 4
 
 
 def test_page_loads_nothing_from_elsewhere(fresh: Page, live_service: LiveServer) -> None:
     origins = fresh.run("performance.getEntriesByType('resource').map(entry => new URL(entry.name).origin)")
     assert set(origins) == {live_service.url}
-
-
-POOR_CONTRAST = r"""(() => {
-    const rgb = (text) => { const [r, g, b, a = 1] = text.match(/[\d.]+/g).map(Number); return { r, g, b, a }; };
-    const light = ({ r, g, b }) => [r, g, b].map((v) => v / 255)
-        .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-    const behind = (element) => {
-        for (let at = element; at; at = at.parentElement) {
-            const colour = rgb(getComputedStyle(at).backgroundColor);
-            if (colour.a > 0.5) return colour;
-        }
-        return { r: 255, g: 255, b: 255 };
-    };
-    const poor = [];
-    for (const element of document.querySelectorAll('body *')) {
-        const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-        if (!own || !element.checkVisibility() || element.closest('.visually-hidden, .skip-link, noscript')) continue;
-        const [a, b] = [light(rgb(getComputedStyle(element).color)), light(behind(element))].sort((x, y) => y - x);
-        const ratio = (a + 0.05) / (b + 0.05);
-        if (ratio < 4.5) poor.push(`${element.id || element.className || element.tagName} ${ratio.toFixed(2)}`);
-    }
-    return poor;
-})()"""
 
 
 def test_feature_caching_is_chosen_by_name_and_its_work_is_told(fresh: Page) -> None:

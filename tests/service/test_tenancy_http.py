@@ -135,6 +135,7 @@ def test_missing_and_another_s_are_the_same_everywhere(parties: dict[str, Party]
     ways = (
         ("GET", f"{ENTRIES}/{{}}", entry, "7"),
         ("GET", f"{ENTRIES}/{{}}/image", entry, "7"),
+        ("GET", f"{ENTRIES}/{{}}/generations", entry, "7"),
         ("DELETE", f"{ENTRIES}/{{}}", entry, "7"),
         ("GET", "/v1/generations/{}", drawn["id"], "0" * 32),
         ("POST", "/v1/generations/{}/replay", drawn["id"], "0" * 32),
@@ -302,7 +303,7 @@ class Prying:
     def look_up(self, party: Party) -> httpx.Response:
         owner, method = self.dice.choice(self.parties), self.dice.choice(("GET", "GET", "GET", "DELETE"))
         one = self.dice.choice(sorted(owner.entries) or ["12345"])
-        path = f"{ENTRIES}/{one}" + (self.dice.choice(("", "/image")) if method == "GET" else "")
+        path = f"{ENTRIES}/{one}" + (self.dice.choice(("", "/image", "/generations")) if method == "GET" else "")
         answer = party.client.http.request(method, path)
         if owner is not party:
             assert answer.status_code == 404

@@ -1,0 +1,47 @@
+"""What a person does on the page."""
+
+from browser import Page
+
+DONE = "document.querySelector('#stage').dataset.state === 'done'"
+SHEET = (
+    "document.querySelector('#sheet').open && !document.querySelector('#sheet-body').innerText.includes('Loading')"
+)
+ENTRIES = "document.querySelectorAll('#cache-list li').length"
+
+
+def draw(page: Page, prompt: str, **fields: str) -> None:
+    """Have a picture drawn and wait for it."""
+    for name, value in fields.items():
+        page.run("document.querySelector('#settings').open = true")
+        page.fill(f"#{name}", value)
+    page.fill("#prompt", prompt)
+    page.click("#generate")
+    page.wait(DONE, timeout=60)
+
+
+def look_for(page: Page, prompt: str, *, near: bool = False) -> None:
+    """Look for entries in the explorer."""
+    if page.run("document.querySelector('#view-cache').hidden"):
+        page.click("#to-cache")
+        page.wait("!document.querySelector('#view-cache').hidden")
+    page.fill("#find", prompt)
+    page.click("#find-near" if near else "#find-words")
+    page.click("#find-form button")
+    page.wait("!document.querySelector('#cache-list').hasAttribute('aria-busy')")
+
+
+def open_entry(page: Page, prompt: str) -> None:
+    """Open the newest entry of a prompt."""
+    look_for(page, prompt)
+    page.wait(f"{ENTRIES} > 0")
+    page.click("#cache-list button")
+    page.wait(SHEET)
+
+
+def press_button(page: Page, inside: str, text: str) -> None:
+    """Click the button of this text."""
+    found = f"[...document.querySelectorAll('{inside} button')].find((one) => one.textContent === '{text}')"
+    page.wait(f"!!{found}")
+    page.run(f"{found}.setAttribute('data-pressed', '')")
+    page.click(f"{inside} button[data-pressed]")
+    page.run("document.querySelector('[data-pressed]')?.removeAttribute('data-pressed')")

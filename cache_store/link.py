@@ -51,8 +51,8 @@ class RedisLink:
 
     A lost connection, or three timeouts in a row, opens the circuit: every call then raises
     `CacheUnavailable` without waiting, until a background task has reached Redis again and `prepare` (which
-    rebuilds what this process keeps in memory) has succeeded. A call beyond as many as Redis is sent at once waits its
-    turn; that it waited too long opens nothing as long as Redis answers others.
+    rebuilds what this process keeps in memory) has succeeded. Calls beyond as many as Redis is sent at once wait
+    their turn; that one has waited too long opens nothing as long as Redis answers others.
     """
 
     def __init__(

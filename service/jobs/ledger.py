@@ -27,8 +27,10 @@ class Ledger:
         state = job.state
         body = state.model_dump_json()
         flag = await self._deposits.update("job", state.id, job.tenant, body)
-        if flag is None:  # new, or the catalogue has lost it
+        if flag is None and not job.dropped:  # new, or the catalogue has lost it
             await self._deposits.create("job", state.id, job.tenant, body, user=job.user)
+            if job.dropped:  # meanwhile
+                await self._deposits.drop("job", state.id, job.tenant)
         job.saved = state.version
         return flag or ""
 

@@ -15,6 +15,7 @@ NAMES = (
     "audit",
     "batching",
     "candidates",
+    "chaos",
     "codec",
     "crash",
     "diversity",
@@ -47,15 +48,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--json", action="store_true", help="print only the JSON object")
     parser.add_argument("--quick", action="store_true", help="fewer samples; ends within 5 minutes on two cores")
-    parser.add_argument("--requests", type=int, help="soak only: how many requests to send")
+    parser.add_argument("--requests", type=int, help="soak and chaos only: how many requests to send")
+    parser.add_argument("--keyed", action="store_true", help="soak only: the service asks for an API key")
     parser.add_argument("--litserve-python", help="api only: an interpreter that has LitServe (else null)")
     parser.add_argument("--out", type=Path, help="also write the JSON object, indented, to this file")
     args = parser.parse_args(argv)
-    if args.requests is not None and (args.name != "soak" or args.requests < 1):
-        parser.error("--requests: a number of at least 1, of soak only")
+    if args.requests is not None and (args.name not in ("soak", "chaos") or args.requests < 1):
+        parser.error("--requests: a number of at least 1, of soak and chaos only")
+    if args.keyed and args.name != "soak":
+        parser.error("--keyed: of soak only")
     if args.litserve_python is not None and args.name != "api":
         parser.error("--litserve-python: of api only")
-    given = {"requests": args.requests, "litserve_python": args.litserve_python}
+    given = {"requests": args.requests, "litserve_python": args.litserve_python, "keyed": args.keyed or None}
     extras = {name: value for name, value in given.items() if value is not None}
     started = time.perf_counter()
     module = importlib.import_module(f"benchmarks.{args.name}")

@@ -24,6 +24,7 @@ from cache_store import CacheStore, CacheUnavailable, StoreConfig
 KINDS = ("service", "engine", "redis")
 PROCESS = {"engine": "service.engine.child", "redis": "redis-server"}
 PATIENCE_SECONDS = 600.0
+STOP_SECONDS = 240.0
 POLL_SECONDS = 0.05
 LEAST_BUSY, MOST_BUSY = 1.0, 4.0
 # Room for some 25 generations and 30 pictures: eviction never rests.
@@ -81,10 +82,10 @@ class Service:
         raise RuntimeError(f"the service has no {name}")
 
     def stop(self) -> int:
-        """End it in order; return its exit status."""
+        """End it in order; return its exit status, -9 if it did not end."""
         self.running.send_signal(signal.SIGTERM)
         try:
-            return self.running.wait(60)
+            return self.running.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.running.kill()
             return self.running.wait()

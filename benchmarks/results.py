@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.candidates_table import candidates_summary, candidates_table
+from benchmarks.chaos_table import chaos_summary, chaos_table
 from benchmarks.code_blocks import FROM_CODE
 from benchmarks.codec_table import codec_table
 from benchmarks.crash_table import crash_summary, crash_table
@@ -245,6 +246,7 @@ INSIDE = ("resume_30pct", "full_nstar", "scratch_70pct", "full_50", "neighbour")
 OUTSIDE_README = (
     "adversarial",
     "candidates",
+    "chaos",
     "codec",
     "diversity",
     "eviction",
@@ -271,6 +273,7 @@ OUTSIDE_README = (
 )
 SUMMARIES: dict[str, Callable[[Report], list[str]]] = {
     "batching": batching_summary,
+    "chaos": chaos_summary,
     "crash": crash_summary,
     "eviction": eviction_summary,
     "features": features_summary,
@@ -304,6 +307,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "overload": ("Is a busy service still in time?", overload_table),
     "api": ("What does the HTTP path cost?", api_table),
     "crash": ("Is anything lost or mistaken when processes are killed?", crash_table),
+    "chaos": ("Does it live through anything?", chaos_table),
     "store": ("What does keeping a state cost, and getting it back?", store_table),
     "tenancy": ("Does anything cross from one tenant to another?", tenancy_table),
     "solver_resume": ("How should a multistep solver resume?", solver_resume_table),

@@ -12,7 +12,7 @@ import itertools
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from benchmarks.live import Running, running_service
 from benchmarks.soak_audit import Exposition, check_log, check_metrics
 from benchmarks.soak_client import LIMIT_SECONDS, Drawn, Outcome, send
 from benchmarks.soak_mix import Mix, probe, repeat_of
+from service.access import create_key
+from service.access.identity import Rights
 
 SEED = 11
 CLIENTS = 24
@@ -153,8 +155,8 @@ def _repeatable(outcome: Outcome) -> bool:
     return any(drawn.verdict in FULL_RUNS for drawn in outcome.drawn)
 
 
-def run(*, quick: bool, quiet: bool, requests: int | None = None) -> dict[str, Any]:
-    """Soak and return the report; `requests` says how many, else `quick` does."""
+def run(*, quick: bool, quiet: bool, requests: int | None = None, keyed: bool = False) -> dict[str, Any]:
+    """Soak and return the report; `requests` says how many, else `quick` does; with `keyed` clients need a key."""
     count = requests or (QUICK_REQUESTS if quick else REQUESTS)
     settings = {
         "queue_limit": str(QUEUE_LIMIT),
@@ -164,23 +166,43 @@ def run(*, quick: bool, quiet: bool, requests: int | None = None) -> dict[str, A
     }
     kills = max(1, min(KILLS, count // REQUESTS_PER_KILL))
     with tempfile.TemporaryDirectory(prefix="headstart-soak-") as folder:
+        headers = key_header(Path(folder) / "data" / "keys.json") if keyed else {}
         with (
             running_service(Path(folder), settings, patience_seconds=START_SECONDS) as running,
             tqdm(total=count, disable=quiet) as bar,
         ):
-            report = asyncio.run(_soak(running, count, kills, bar))
+            report = asyncio.run(_soak(running, count, kills, bar, headers))
         report["log"] = check_log(running.log)
         report["exit_status"] = running.process.returncode
     report["settings"] = settings
     return {"headline": soak_report.headline(report), "passed": soak_report.passed(report), **report}
 
 
-async def _soak(running: Running, requests: int, kills: int, bar: tqdm) -> dict[str, Any]:
+def key_header(path: Path) -> dict[str, str]:
+    """Make an operator's key, which the service will ask for, and return the header that carries it."""
+    key, _ = create_key(path, "soak", "", Rights(operator=True))
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def solvers_of(client: httpx.AsyncClient) -> tuple[str, ...]:
+    """Return the served model's solvers.
+
+    Raises:
+        RuntimeError: the service asks for a key that the client does not have.
+    """
+    answer = await client.get("/v1/models")
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        raise RuntimeError(
+            "the service asks for an API key: is HEADSTART_KEYS_FILE set? --keyed makes keys of its own"
+        )
+    return tuple(answer.json()["data"][0]["solvers"])
+
+
+async def _soak(running: Running, requests: int, kills: int, bar: tqdm, headers: Mapping[str, str]) -> dict[str, Any]:
     limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)
     timeout = httpx.Timeout(LIMIT_SECONDS * 2)
-    async with httpx.AsyncClient(base_url=running.url, limits=limits, timeout=timeout) as client:
-        solvers = (await client.get("/v1/models")).json()["data"][0]["solvers"]
-        soak = Soak(running, client, Mix(SEED, tuple(solvers)), requests, bar)
+    async with httpx.AsyncClient(base_url=running.url, limits=limits, timeout=timeout, headers=headers) as client:
+        soak = Soak(running, client, Mix(SEED, await solvers_of(client)), requests, bar)
         started = time.perf_counter()
         faults = await soak.go(kills)
         seconds = time.perf_counter() - started

@@ -30,6 +30,7 @@ class Drawn:
     seed: int
     verdict: str
     reason: str
+    generation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ async def _chunks(body: bytes) -> AsyncIterator[bytes]:
 
 
 def _refused(shot: Shot, answer: httpx.Response, data: bytes) -> Outcome:
-    code = _code(json.loads(data))
+    code = error_code(json.loads(data))
     if answer.headers["x-should-retry"] != ("true" if answer.status_code in (429, 503) else "false"):
         raise WrongAnswer("x-should-retry")
     if answer.status_code == 503 and (code != "cache_unavailable" or not shot.path.startswith("/v1/cache")):
@@ -111,8 +112,12 @@ def _refused(shot: Shot, answer: httpx.Response, data: bytes) -> Outcome:
     return Outcome(shot, "refused", answer.status_code, code, retry_after=wait)
 
 
-def _code(body: dict[str, Any]) -> str:
-    """Return the code of an error, if it is written as documented."""
+def error_code(body: dict[str, Any]) -> str:
+    """Return the code of an error.
+
+    Raises:
+        WrongAnswer: it is not written as documented.
+    """
     error = body["error"]
     if set(body) != {"error"} or set(error) != ENVELOPE or not (error["message"] and error["type"]):
         raise WrongAnswer(f"envelope {sorted(error)}")
@@ -122,7 +127,7 @@ def _code(body: dict[str, Any]) -> str:
 def _pictures(shot: Shot, data: bytes) -> Outcome:
     items = json.loads(data)["data"] if not shot.streamed else [_last_event(data)]
     if "error" in items[0]:
-        code = _code(items[0])
+        code = error_code(items[0])
         if code != "not_cached" or 504 not in shot.accepts:
             raise WrongAnswer(f"the stream ended with {code}")
         return Outcome(shot, "refused", 200, code)
@@ -145,7 +150,8 @@ def _last_event(data: bytes) -> dict[str, Any]:
 
 def _drawn(item: dict[str, Any]) -> Drawn:
     cache = item["cache"]
-    return Drawn(base64.b64decode(item["b64_json"]), item["seed"], cache["verdict"], cache["reason"])
+    data = base64.b64decode(item["b64_json"])
+    return Drawn(data, item["seed"], cache["verdict"], cache["reason"], item["id"])
 
 
 def pixels(data: bytes) -> NDArray[np.int16]:

@@ -44,13 +44,14 @@ async def watch(
     started = time.monotonic()
     while True:
         cache = (await client.get("/v1/stats")).json()["cache"]
-        found = {part: measure(process) for part, process in _processes(running).items()}
+        found = {part: measure(process) for part, process in processes(running).items()}
         parts = {part: figures for part, figures in found.items() if figures is not None}
         samples.append(Sample(finished(), time.monotonic() - started, cache.get("entries", -1), parts))
         await asyncio.sleep(every)
 
 
-def _processes(running: Running) -> dict[str, psutil.Process]:
+def processes(running: Running) -> dict[str, psutil.Process]:
+    """Return the service's processes by part; one that is away is missing."""
     found = {"api": psutil.Process(running.process.pid)}
     for part, name in (("engine", ENGINE), ("redis", REDIS)):
         if (process := child_of(running, name)) is not None:

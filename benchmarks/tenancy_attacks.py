@@ -25,6 +25,7 @@ SIGNATURE = Signature("", "m", "w", "e", 128, 128, "v_prediction", "s", "2", "")
 SKIPS = (0.1, 0.2, 0.3, 0.4, 0.5)
 LOGO = "with a green Globex logo"
 PINS = 200
+CROWD_TENANTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class Setting:
     name: str
     tenants: tuple[str, str, str]
     public: bool = False
+
+    @property
+    def own_witness(self) -> bool:
+        """Whether the attacker holds the tenant that vouches for its texts."""
+        return self.public and self.tenants[2] not in self.tenants[:2]
 
 
 SETTINGS = (
@@ -115,19 +121,39 @@ def prompt_pairs(path: Path) -> list[tuple[str, str]]:
     return [(row["source"], row["target"]) for row in rows if row["kind"] == "wording"]
 
 
-async def covert_channel(bench: Bench, setting: Setting, bits: int) -> dict[str, Any]:
-    """A sender draws a text for 1 and nothing for 0; a receiver asks for it and takes a hit for 1."""
+async def covert_channel(bench: Bench, setting: Setting, bits: int, *, crowd: int = 0) -> dict[str, Any]:
+    """A sender draws a text for 1 and nothing for 0; a receiver asks for it and takes a hit for 1.
+
+    Where tenants share, every 1 is a public entry of the sender's and one of the helper's, and what one tenant may
+    add there is bounded (`SharingRules.author_share`, at least `FREE_ENTRIES`): beyond that a 1 is read as 0. So
+    accuracy falls with the number of bits although the first ones all come through; `ones_read` tells how many did.
+
+    Args:
+        bench: store and matching.
+        setting: who the parties are.
+        bits: how many are sent.
+        crowd: texts that other tenants have drawn publicly before; the more there are, the wider the bound.
+    """
     sender, receiver, helper = setting.tenants
-    right = 0
+    for number in range(crowd):
+        await bench.draw(setting, f"other {number % CROWD_TENANTS}", f"something else {number}")
+    right, ones = 0, []
     for source, _ in bench.dice.sample(list(bench.pairs), bits):
         bit = bench.dice.random() < 0.5
         text = f"{source} {bench.dice.randrange(10**6)} zorb"
         if bit:
             await bench.draw(setting, sender, text)
-            if helper != receiver and setting.public:
+            if setting.own_witness:
                 await bench.draw(setting, helper, text)
-        right += (await bench.ask(setting, receiver, text) is not None) == bit
-    return {"accuracy": right / bits, "bits": bits, "chance": 0.5}
+        read = await bench.ask(setting, receiver, text) is not None
+        right += read == bit
+        ones += [read] if bit else []
+    counts = {
+        "ones": len(ones),
+        "ones_read": sum(ones),
+        "ones_read_before_the_first_lost": (*ones, False).index(False),
+    }
+    return {"accuracy": right / bits, "bits": bits, "chance": 0.5, "crowd": crowd, **counts}
 
 
 async def stealing(bench: Bench, setting: Setting, victims: int, probes: int) -> dict[str, Any]:

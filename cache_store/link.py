@@ -24,6 +24,10 @@ _HEARTBEAT_SECONDS = 1.0
 _FIRST_BACKOFF = 0.05
 _LAST_BACKOFF = 1.0
 _PING_SECONDS = 2.0
+# Redis does one thing at a time: more connections would not make it faster, and each costs a descriptor.
+_MOST_CALLS = 64
+# The client's own bound fails instead of waiting.
+_NO_BOUND = 2**31
 
 
 def connect(url: str | None, socket_path: str | None) -> Redis:
@@ -33,9 +37,10 @@ def connect(url: str | None, socket_path: str | None) -> Redis:
         ValueError: `url` is not a Redis URL.
     """
     retry = Retry(NoBackoff(), 0)
+    options: dict[str, Any] = {"protocol": 2, "retry": retry, "socket_timeout": None, "max_connections": _NO_BOUND}
     if url is not None:
-        return Redis.from_url(url, protocol=2, retry=retry, socket_connect_timeout=_PING_SECONDS, socket_timeout=None)
-    return Redis(unix_socket_path=socket_path, protocol=2, retry=retry, socket_timeout=None)
+        return Redis.from_url(url, socket_connect_timeout=_PING_SECONDS, **options)
+    return Redis(unix_socket_path=socket_path, **options)
 
 
 class RedisLink:
@@ -46,7 +51,8 @@ class RedisLink:
 
     A lost connection, or three timeouts in a row, opens the circuit: every call then raises
     `CacheUnavailable` without waiting, until a background task has reached Redis again and `prepare` (which
-    rebuilds what this process keeps in memory) has succeeded.
+    rebuilds what this process keeps in memory) has succeeded. Calls beyond as many as Redis is sent at once wait
+    their turn; that one has waited too long opens nothing as long as Redis answers others.
     """
 
     def __init__(
@@ -70,6 +76,8 @@ class RedisLink:
         self._down.set()
         self._down_since = time.monotonic()
         self._timeouts = 0
+        self._replies = 0
+        self._turn = asyncio.Semaphore(_MOST_CALLS)
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -108,13 +116,14 @@ class RedisLink:
         """Bound what is inside by `deadline` (loop time) and turn every fault into `CacheUnavailable`."""
         if not self.available:
             raise CacheUnavailable("redis is away")
+        replies = self._replies
         try:
             async with asyncio.timeout_at(deadline):
                 yield
         except CacheUnavailable:
             raise
         except TimeoutError as error:
-            self._timeouts += 1
+            self._timeouts += self._replies == replies
             if self._timeouts >= _TRIP_AFTER_TIMEOUTS:
                 self._trip("it does not answer in time")
             raise CacheUnavailable("redis did not answer in time") from error
@@ -124,23 +133,25 @@ class RedisLink:
 
     async def call(self, *command: Argument) -> Any:
         """Run one command; only inside `guard` or `prepare`."""
-        return self._answered(await self._execute(*command))
+        async with self._turn:
+            return self._answered(await self._execute(*command))
 
     async def batch(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Run several commands in one round trip (not atomic); only inside `guard` or `prepare`."""
         if not commands:
             return []
-        async with self._client.pipeline(transaction=False) as pipe:
+        async with self._turn, self._client.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
             return self._answered(list(await pipe.execute()))
 
     async def script(self, source: str, *arguments: Argument) -> Any:
         """Run a Lua script, atomically; only inside `guard` or `prepare`."""
-        return self._answered(await self._execute("EVAL", source, 0, *arguments))
+        return await self.call("EVAL", source, 0, *arguments)
 
     def _answered(self, reply: T) -> T:
         self._timeouts = 0
+        self._replies += 1
         return reply
 
     def renew(self, why: str) -> None:

@@ -78,7 +78,11 @@ class Leading:
 
     def _lead(self) -> None:
         begun = datetime.now(UTC).isoformat(timespec="seconds")
-        self._facts = {"begun": begun, **self._sender.facts()}
+        self._facts = {"begun": begun}
+        if (complaint := self._sender.complaint()) is not None:
+            self._end(complaint)
+            return
+        self._facts |= self._sender.facts()
         self._conductor.conduct()
 
     def _end(self, stopped: str | None) -> None:

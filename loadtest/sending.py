@@ -16,6 +16,7 @@ from loadtest.tenants import Tenant
 ROUTE = "/v1/images/generations"
 REFUSED = f"{ROUTE} (refused, comes back)"
 SPENT_HEADERS = ("X-Denoise-Time", "X-Decode-Time")
+UNAUTHORIZED = 401
 RETRIES = ("never", "honour", "ignore")
 
 
@@ -93,10 +94,22 @@ class Sender:
             gevent.sleep(came)
             attempts += 1
 
+    def complaint(self) -> str | None:
+        """Return why the service would turn these clients away, None if it would not."""
+        for tenant in self._tenants or (None,):
+            headers = {} if tenant is None else _authorised(tenant)
+            with self._client.get("/v1/models", headers=headers, catch_response=True) as response:
+                response.success()
+                if response.status_code != UNAUTHORIZED:
+                    continue
+            if tenant is None:
+                return "the service asks for an API key; give it a file of them with --keys"
+            return f"the service does not accept the key of {tenant.name}"
+        return None
+
     def facts(self) -> dict[str, Any]:
         """What the service says of itself before the replay; empty where it does not say."""
-        key = self._tenants[0].key if self._tenants else None
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        headers = _authorised(self._tenants[0]) if self._tenants else {}
         with self._client.get("/v1/stats", headers=headers, catch_response=True) as response:
             response.success()  # no request of the replay: not to be counted against the service
             try:
@@ -121,9 +134,7 @@ class Sender:
             return self._outcome(request, sent, finished, response)
 
     def _post(self, request: Request, name: str) -> Any:
-        headers = {}
-        if request.tenant is not None:
-            headers["Authorization"] = f"Bearer {self._tenants[request.tenant].key}"
+        headers = {} if request.tenant is None else _authorised(self._tenants[request.tenant])
         body = request.body(self._cache_mode)
         return self._client.post(ROUTE, json=body, headers=headers, catch_response=True, name=name)
 
@@ -173,6 +184,10 @@ class Sender:
         name = f"{line:06d}.png"
         (self._pictures / name).write_bytes(picture)
         return name
+
+
+def _authorised(tenant: Tenant) -> dict[str, str]:
+    return {"Authorization": f"Bearer {tenant.key}"}
 
 
 def _checked(response: Any) -> Answer | BadAnswer:

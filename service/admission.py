@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from policies.admission import AdmissionPolicy, Ask, Decision, Load, Work
 from policies.admission.forecast import Finish, forecast
@@ -115,18 +115,35 @@ class Admission:
         if plan.job is None:
             yield None
             return
-        work = self._pace.work(plan.job)
-        booked = self._pace.device_seconds(work)
-        span = await self._quota.book(plan.request.tenant, booked)
-        place: Place | None = None
-        try:
-            place = self._let_in(plan.request, plan.job, work)
-            yield place
-        finally:
-            spent = self._spent(place)
-            if place is not None:
+        async with self._charged(plan.job, plan.request.tenant) as charge:
+            place = charge.place = self._let_in(plan.request, plan.job, charge.work)
+            try:
+                yield place
+            finally:
                 del self._places[plan.job.job_id]
-                self._count(plan.request.tenant, place, spent)
+
+    @asynccontextmanager
+    async def charge(self, spec: JobSpec) -> AsyncIterator[Place]:
+        """Let its tenant's quota pay for a run that no policy decides on; it pays for what the place hears of.
+
+        Raises:
+            RefusedError: the quota is used up.
+        """
+        async with self._charged(spec, spec.tenant) as charge:
+            charge.place = Place(spec, charge.work, 0.0, math.inf)
+            yield charge.place
+
+    @asynccontextmanager
+    async def _charged(self, spec: JobSpec, tenant: str) -> AsyncIterator["_Charge"]:
+        charge = _Charge(self._pace.work(spec))
+        booked = self._pace.device_seconds(charge.work)
+        span = await self._quota.book(tenant, booked)
+        try:
+            yield charge
+        finally:
+            spent = self._spent(charge.place)
+            if charge.place is not None:
+                self._count(tenant, charge.place, spent)
             if span is not None:
                 await self._quota.correct(span, spent - booked)
 
@@ -196,6 +213,14 @@ class Admission:
             return place.result.denoise_seconds + place.result.decode_seconds
         done = replace(place.work, steps=max(0.0, place.work.steps - place.left.steps), decode_seconds=0.0)
         return self._pace.device_seconds(done)
+
+
+@dataclass
+class _Charge:
+    """What a run takes, as predicted, and where it is heard of; None = it was not let in."""
+
+    work: Work
+    place: Place | None = None
 
 
 def wish_key(request: GenerationRequest) -> bytes:

@@ -158,6 +158,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack, mak
         store,
         chronicle,
         metrics,
+        admission,
         seconds=settings.deadline_seconds,
         max_depth=settings.max_depth,
         judged_at=None if table is None else table.judged_at,

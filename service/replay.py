@@ -17,6 +17,7 @@ from cache_store.renoise import held
 from cache_store.states import CorruptState
 from cache_store.store import CacheStore
 from cache_store.types import FinalState, NoiseState
+from service.admission import Admission
 from service.chronicle import Chronicle
 from service.engine.base import CapturedState, Engine, ImageArray, JobFailed, JobResult, ResumePoint
 from service.engine.lora import CHANGED
@@ -113,13 +114,14 @@ class _Errand:
 
 
 class Replayer:
-    """Runs recorded generations again; stores nothing, and counts nothing but the device time.
+    """Runs recorded generations again; stores nothing, and counts nothing but the device time, which a quota pays.
 
     Args:
         engine: draws.
         store: holds records, and perhaps the states.
         chronicle: knows the versions now, and which records are being written.
         metrics: where device time is counted.
+        admission: charges the tenant's quota.
         seconds: time a replay may take, sources included.
         max_depth: longest chain of resumes whose states are kept, see `forms.kept`.
         judged_at: level of the threshold table, see `forms.kept`.
@@ -131,6 +133,7 @@ class Replayer:
         store: CacheStore,
         chronicle: Chronicle,
         metrics: Metrics,
+        admission: Admission,
         *,
         seconds: float,
         max_depth: int,
@@ -140,6 +143,7 @@ class Replayer:
         self._store = store
         self._chronicle = chronicle
         self._metrics = metrics
+        self._admission = admission
         self._seconds = seconds
         self._max_depth = max_depth
         self._judged_at = judged_at
@@ -160,6 +164,7 @@ class Replayer:
             NotReplayableError: the picture cannot be had.
             TextNeededError: the texts are missing or wrong.
             GenerationFailedError: the engine gave up.
+            RefusedError: the quota of its tenant is used up.
             CacheUnavailable: the store cannot answer now.
         """
         own = _parsed(record)
@@ -190,10 +195,11 @@ class Replayer:
         job = source.job(uuid.uuid4().hex, source.prompt, source.negative_prompt, resume, errand.reference)
         errand.runs += 1
         asked = replace(job, deadline=errand.deadline, tenant=errand.tenant)
-        async with aclosing(self._engine.run(asked)) as events:
+        async with self._admission.charge(asked) as place, aclosing(self._engine.run(asked)) as events:
             async for event in events:
                 if isinstance(event, JobFailed):
                     raise _failure(event)
+                place.note(event)
                 if isinstance(event, JobResult):
                     self._metrics.steps.inc(event.steps_run)
                     self._metrics.gpu.inc(event.denoise_seconds + event.decode_seconds)

@@ -5,7 +5,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,14 +120,20 @@ class JobDesk:
 
     async def find(self, job_id: str, tenant: str) -> JobState | None:
         """Return `tenant`'s job; none and not yours look the same. Raises CacheUnavailable."""
-        job = self._mine(job_id, tenant)
-        return job.state if job is not None else await self._ledger.find(job_id, tenant)
+        job = self._jobs.get(job_id)
+        if job is not None and job.tenant == tenant:
+            return None if job.dropped else job.state
+        return await self._ledger.find(job_id, tenant)
 
     async def page(self, tenant: str, *, below: int | None, limit: int) -> list[tuple[int, JobState]]:
         """Return `tenant`'s jobs, newest first, each with a number to go on below. Raises CacheUnavailable."""
         found = await self._ledger.page(tenant, below=below, limit=limit)
-        mine = {state.id: self._mine(state.id, tenant) for _, state in found}
-        return [(number, state if (job := mine[state.id]) is None else job.state) for number, state in found]
+        mine = {state.id: self._jobs.get(state.id) for _, state in found}
+        return [
+            (number, state if (job := mine[state.id]) is None else job.state)
+            for number, state in found
+            if (job := mine[state.id]) is None or not job.dropped
+        ]
 
     async def cancel(self, job_id: str, tenant: str) -> JobState | None:
         """Cancel a job, which takes effect at its next step; one that is final stays as it is.
@@ -136,7 +142,7 @@ class JobDesk:
         """
         job = self._mine(job_id, tenant)
         if job is None:
-            state = await self._ledger.find(job_id, tenant)
+            state = await self.find(job_id, tenant)
             if state is not None and not state.status.final:
                 await self._ledger.ask(job_id, tenant, "cancel")
             return state
@@ -144,13 +150,14 @@ class JobDesk:
         return job.state
 
     async def delete(self, job_id: str, tenant: str) -> bool:
-        """Cancel and forget a job and its pictures; return whether it was there. Raises CacheUnavailable."""
-        job = self._mine(job_id, tenant)
-        if job is not None:
-            job.dropped = True
-            await self._stop(job)
-            del self._jobs[job_id]
-            await self._ledger.drop(job.state, tenant)
+        """Cancel and forget a job and its pictures; return whether it was there.
+
+        Raises:
+            CacheUnavailable: it is gone for whoever asks here, and from the catalogue as soon as that is back.
+        """
+        job = self._jobs.get(job_id)
+        if job is not None and job.tenant == tenant:
+            await self._drop(job)
             return True
         state = await self._ledger.find(job_id, tenant)
         if state is None:
@@ -177,6 +184,23 @@ class JobDesk:
                 return
             version = state.version
             await asyncio.sleep(_PACE_SECONDS)
+
+    async def _drop(self, job: LiveJob) -> None:
+        first, job.dropped = not job.dropped, True
+        await self._stop(job)
+        try:
+            await self._ledger.drop(job.state, job.tenant)
+        except CacheUnavailable:
+            if first:
+                self._spawn(self._drop_later(job))
+            raise
+        self._jobs.pop(job.state.id, None)
+
+    async def _drop_later(self, job: LiveJob) -> None:
+        while job.state.id in self._jobs:
+            await asyncio.sleep(_PACE_SECONDS)
+            with suppress(CacheUnavailable):
+                await self._drop(job)
 
     def _mine(self, job_id: str, tenant: str) -> LiveJob | None:
         job = self._jobs.get(job_id)
@@ -236,8 +260,8 @@ class JobDesk:
             if wish and job.task is not None:
                 job.task.cancel()
             if wish == "drop":
-                await self._stop(job)
-                await self.delete(job.state.id, job.tenant)
+                with suppress(CacheUnavailable):
+                    await self._drop(job)
                 return
             if job.state.status.final and job.saved == job.state.version:
                 self._jobs.pop(job.state.id, None)
@@ -271,7 +295,7 @@ class JobDesk:
 
     def _bound(self) -> None:
         """Forget the oldest finished jobs that the catalogue, away for long, has not taken."""
-        finished = [job_id for job_id, job in self._jobs.items() if job.state.status.final]
+        finished = [job_id for job_id, job in self._jobs.items() if job.state.status.final and not job.dropped]
         for job_id in finished[: -self._most]:
             self._jobs.pop(job_id).dropped = True
 

@@ -27,10 +27,15 @@ class Ledger:
         state = job.state
         body = state.model_dump_json()
         flag = await self._deposits.update("job", state.id, job.tenant, body)
-        if flag is None:  # new, or the catalogue has lost it
-            await self._deposits.create("job", state.id, job.tenant, body, user=job.user)
+        if flag is None and not job.dropped:  # new, or the catalogue has lost it
+            await self._create(job, body)
         job.saved = state.version
         return flag or ""
+
+    async def _create(self, job: LiveJob, body: str) -> None:
+        await self._deposits.create("job", job.state.id, job.tenant, body, user=job.user)
+        if job.dropped:  # meanwhile
+            await self._deposits.drop("job", job.state.id, job.tenant)
 
     async def find(self, job_id: str, tenant: str) -> JobState | None:
         """Return `tenant`'s job as last written; one whose process is gone has failed by that."""

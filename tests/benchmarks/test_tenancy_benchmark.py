@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 
 from benchmarks import tenancy
-from benchmarks.tenancy_attacks import SETTINGS
+from benchmarks.tenancy_attacks import SETTINGS, Bench, covert_channel, prompt_pairs
 from benchmarks.tenancy_table import tenancy_table
 from benchmarks.tenancy_timing import _compared
+from cache_store.sharing import FREE_ENTRIES
+from policies.matching import ThresholdTable, make_matching
+from service.embedder import Embedder
+from service.settings import DEFAULT_MODEL
 
 SIZES = {"bits": 16, "victims": 4, "probes": 6, "texts": 8, "planted": 3, "honest": 24, "rounds": 120}
 APART = {setting.name: number for number, setting in enumerate(SETTINGS)}
@@ -43,6 +47,27 @@ def test_attacks_work_in_one_cache_and_fail_across_tenants(report: dict[str, Any
 def test_an_attacker_with_two_tenants_is_its_own_witness(report: dict[str, Any]) -> None:
     two = report["attacks"][APART["tenants that share, attacker holds two"]]
     assert two["covert_channel"]["accuracy"] == 1.0
+    assert two["covert_channel"]["ones_read"] == two["covert_channel"]["ones"] <= FREE_ENTRIES
+    assert two["covert_channel_in_a_crowd"]["accuracy"] == 1.0
+
+
+def test_their_channel_ends_at_what_one_tenant_may_publish() -> None:
+    channel = asyncio.run(_channel_of_two(100))
+    assert channel["ones_read"] == channel["ones_read_before_the_first_lost"] == FREE_ENTRIES < channel["ones"]
+    assert channel["accuracy"] == (channel["bits"] - channel["ones"] + FREE_ENTRIES) / channel["bits"]
+
+
+async def _channel_of_two(bits: int) -> dict[str, Any]:
+    embedder = Embedder()
+    await embedder.start()
+    try:
+        async with tenancy.opened() as store:
+            table = ThresholdTable.load(DEFAULT_MODEL / "matching.json")
+            pairs = prompt_pairs(DEFAULT_MODEL / "matching_pairs.jsonl")
+            bench = Bench(store, embedder, make_matching("gated", table), pairs)
+            return await covert_channel(bench, SETTINGS[3], bits)
+    finally:
+        await embedder.close()
 
 
 def test_using_one_s_own_public_entries_buys_them_nothing(report: dict[str, Any]) -> None:

@@ -1,13 +1,12 @@
 """Stores whose right contents are known beforehand, and small disks that can be full or read-only."""
 
-import os
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from disks import Disk, Open
+from disks import Open
 
+from benchmarks.small_disk import Disk, NoDiskError, small_disk
 from cache_store import CacheStore, StoreConfig
 
 
@@ -30,14 +29,10 @@ async def open_store(tmp_path: Path) -> AsyncIterator[Open]:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
     """A disk of 2 MB of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small disk")
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
-    yield Disk(folder)
-    subprocess.run(["umount", "-l", folder], check=True)
+    try:
+        with small_disk(folder, 2) as mounted:
+            yield mounted
+    except NoDiskError as error:
+        pytest.skip(str(error))

@@ -1,11 +1,9 @@
 """What the chaos tests do to a store, and what they ask of it afterwards."""
 
 import asyncio
-import subprocess
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from benchmarks import crash_mend
 from benchmarks import crash_world as world
@@ -15,30 +13,6 @@ from cache_store import CacheStore, CacheUnavailable
 FIRST_ID = 2**40
 LIMIT_SECONDS = 30.0
 Open = Callable[..., Awaitable[CacheStore]]
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A small disk mounted at `folder`."""
-
-    folder: Path
-
-    def fill(self) -> None:
-        """Leave no room on it."""
-        with (self.folder / "filler").open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(b"x" * 1024)
-            except OSError:
-                pass
-
-    def clear(self) -> None:
-        """Take away what filled it."""
-        (self.folder / "filler").unlink()
-
-    def remount(self, how: str) -> None:
-        """Make it "ro" or "rw"."""
-        subprocess.run(["mount", "-o", f"remount,{how}", self.folder], check=True)
 
 
 async def remember(store: CacheStore, numbers: Iterable[int]) -> None:

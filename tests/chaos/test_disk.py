@@ -10,10 +10,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from disks import Disk, Open, look, recovered, remember, until
+from disks import Open, look, recovered, remember, until
 
 from benchmarks.crash_mend import mend
 from benchmarks.crash_store import Victim
+from benchmarks.small_disk import Disk
 from cache_store import CacheStore, StoreConfigError
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")

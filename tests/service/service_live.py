@@ -39,7 +39,11 @@ class LiveServer:
         command = [sys.executable, "-W", "ignore", "-m", "service.cli", "serve", "--port", str(self.port)]
         with self.log.open("ab") as sink:
             self._process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink)
-        self.wait(lambda: self._ready(), "ready")
+        try:
+            self.wait(lambda: self._ready(), "ready")
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     @property

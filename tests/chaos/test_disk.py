@@ -175,7 +175,11 @@ async def test_a_redis_that_comes_back_as_an_older_copy_of_itself(open_store: Op
 async def test_a_redis_that_comes_back_empty(open_store: Open, tmp_path: Path) -> None:
     store = await open_store()
     await remember(store, MANY)
-    _log_of(tmp_path).unlink()
+    log = _log_of(tmp_path)
+    if log.parent.name == "appendonlydir":  # from Redis 7 on; without a part that its manifest names it would not start
+        shutil.rmtree(log.parent)
+    else:
+        log.unlink()
     os.kill(store._server.pid, signal.SIGKILL)
     await look(store, MANY)
     await until(lambda: _available(store))

@@ -25,6 +25,7 @@ from benchmarks.chaos_client import ChaosClient
 from benchmarks.chaos_faults import FAULTS, QUICK_FAULTS, Storms, plan_of
 from benchmarks.chaos_ledger import ChaosLedger
 from benchmarks.chaos_mix import ChaosMix
+from benchmarks.crash_mend import until
 from benchmarks.crash_service import Service
 from benchmarks.live import Running
 from benchmarks.small_disk import Disk, NoDiskError, small_disk
@@ -144,9 +145,11 @@ class Chaos:
         started = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
+                dying = group.create_task(self._raise_dead())
                 done = group.create_task(self._storms.inflict(plan, lambda: self._finished))
-                for _ in range(clients):
-                    group.create_task(self._work(client, mix, numbers))
+                work = [group.create_task(self._work(client, mix, numbers)) for _ in range(clients)]
+                await asyncio.wait([done, *work])
+                dying.cancel()
         finally:
             for task in aside:
                 task.cancel()
@@ -161,6 +164,15 @@ class Chaos:
             await client.run(mix.errand(number))
             self._finished += 1
             self._bar.update()
+
+    async def _raise_dead(self) -> None:
+        """Raise RuntimeError when the service ends: nothing may do that to it."""
+        await until(self._dead)
+        end = self._service.log.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"the service ended with status {self._service.running.returncode}: {end}")
+
+    async def _dead(self) -> bool:
+        return self._service.running.poll() is not None
 
     async def _probe(self) -> None:
         """Ask /livez, each time on a connection of its own; note whether it answered, and when."""

@@ -60,7 +60,11 @@ class ChaosClient:
 
     async def _send_raw(self, errand: Errand) -> None:
         """Send bytes, wait a moment, and cut the connection."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError as error:
+            self._wrong(errand, type(error).__name__)
+            return
         answer = b""
         with suppress(ConnectionError):
             writer.write(errand.raw)

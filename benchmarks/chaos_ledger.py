@@ -9,6 +9,8 @@ from benchmarks.chaos_faults import Weather
 from benchmarks.soak_client import Drawn, Outcome
 
 SAMPLE = 400
+TOO_LATE = ("deadline_exceeded", "overloaded")
+"""Of a job that its deadline leaves no time: given up, or, once its turn is foreseen, refused."""
 FULL_RUNS = ("MISS", "BYPASS", "REFRESH", "EXACT")
 
 
@@ -43,7 +45,7 @@ class JobNote:
                 return None
             case "cancelled" if self.then in ("cancel", "delete"):
                 return None
-            case "failed" if self.code == "engine_lost" or (self.code == "deadline_exceeded" and self.deadline):
+            case "failed" if self.code == "engine_lost" or (self.deadline and self.code in TOO_LATE):
                 return None
         return f"the job ended as {self.end or 'nothing known'} {self.code}".rstrip()
 

@@ -68,6 +68,8 @@ def test_only_a_fault_excuses_an_answer_that_the_cache_is_away() -> None:
         ("events", False, "deleted", "", False),
         ("poll", False, "failed", "deadline_exceeded", False),
         ("poll", True, "failed", "deadline_exceeded", True),
+        ("poll", True, "failed", "overloaded", True),
+        ("poll", False, "failed", "overloaded", False),
         ("poll", False, "failed", "engine_lost", True),
         ("poll", False, "failed", "interrupted", False),
         ("poll", False, "failed", "internal_error", False),

@@ -176,7 +176,9 @@ async def test_a_redis_that_comes_back_empty(open_store: Open, tmp_path: Path) -
     store = await open_store()
     await remember(store, MANY)
     log = _log_of(tmp_path)
-    if log.parent.name == "appendonlydir":  # from Redis 7 on; without a part that its manifest names it would not start
+    if (
+        log.parent.name == "appendonlydir"
+    ):  # from Redis 7 on; without a part that its manifest names it would not start
         shutil.rmtree(log.parent)
     else:
         log.unlink()

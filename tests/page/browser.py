@@ -96,14 +96,29 @@ class Page:
 
     def click(self, selector: str) -> None:
         """A real mouse click in the middle of the first match."""
-        where = self.run(f"""(() => {{
-            const element = document.querySelector({json.dumps(selector)});
-            element.scrollIntoView({{block: "center"}});
-            const box = element.getBoundingClientRect();
-            return [box.x + box.width / 2, box.y + box.height / 2];
-        }})()""")
+        where = self._resting_place(selector)
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1)
+
+    def _resting_place(self, selector: str) -> list[float]:
+        """Return the middle of the first match once it lies still on top: pictures that come in move the rest."""
+        find = f"""(() => {{
+            const element = document.querySelector({json.dumps(selector)});
+            element.scrollIntoView({{block: "center", behavior: "instant"}});
+            const box = element.getBoundingClientRect();
+            const middle = [box.x + box.width / 2, box.y + box.height / 2];
+            const top = document.elementFromPoint(...middle);
+            return [...middle, !!top && (element.contains(top) || top.contains(element))];
+        }})()"""
+        deadline = time.monotonic() + 5.0
+        seen = self.run(find)
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            before, seen = seen, self.run(find)
+            if seen[2] and seen == before:
+                break
+        middle: list[float] = seen[:2]
+        return middle
 
     def fill(self, selector: str, text: str) -> None:
         """Replace a field's text by typing into it."""

@@ -229,7 +229,7 @@ class Generator:
         await self._guard.pass_entry(self._planner.store, *entry, plan.image, request.prompt)
         data = await self._encoded(request, lambda: transcode(image, wish.output_format, wish.compression))
         self._memory.note_repeat(plan)
-        verdict = exact_verdict(plan, self._totals.step_seconds)
+        verdict = exact_verdict(plan)
         self._chronicle.note_repeat(plan, verdict, image)
         picture = Picture(data, request.seed, verdict, False, 0.0, 0.0, 0.0, way.elapsed, request.request_id)
         return self._answer(plan.request, picture)

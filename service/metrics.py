@@ -103,9 +103,9 @@ class Metrics:
 
     def _count_work(self) -> None:
         self.steps = self._counter("headstart_denoise_steps", "Denoising steps run, wasted ones included.")
-        self.gpu = self._counter("headstart_gpu_seconds", "Device seconds spent on denoising and decoding.")
+        self.gpu = self._counter("headstart_gpu_seconds", "Device seconds of finished pictures: steps and decoding.")
         self.given_up = self._counter(
-            "headstart_given_up_gpu_seconds", "Device seconds of pictures given up, by measured step times."
+            "headstart_given_up_gpu_seconds", "Device seconds of pictures given up, steps thrown away included."
         )
         self.stage = self._histogram("headstart_stage_seconds", "Time per stage of a picture.", SECONDS, ("stage",))
         self.step = self._histogram(

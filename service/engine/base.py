@@ -205,6 +205,8 @@ class Progress:
         steps: N.
         first_step: K, where the job entered (0 = pure noise).
         preview: uint8 [H, W, 3] or None.
+        denoise_seconds: this job's share of the device time so far, as in `JobResult`: steps thrown away are in it,
+            those before a death of the engine are not.
     """
 
     job_id: str
@@ -212,6 +214,7 @@ class Progress:
     steps: int
     first_step: int
     preview: ImageArray | None = None
+    denoise_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

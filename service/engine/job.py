@@ -511,10 +511,11 @@ class Job:
         self.tick_seconds += seconds
         self.tick_pixels += pixels
 
-    def progress(self, preview: ImageArray | None = None) -> Progress:
+    def progress(self) -> Progress:
         """Describe where the job stands."""
-        skipped = self.route.skipped
-        return Progress(self.spec.job_id, skipped + self.steps_done, self.spec.steps, skipped, preview)
+        skipped, spec = self.route.skipped, self.spec
+        step = skipped + self.steps_done
+        return Progress(spec.job_id, step, spec.steps, skipped, denoise_seconds=self.denoise_seconds)
 
     def wants_preview(self) -> bool:
         """Whether the step just made is one to show."""

@@ -98,7 +98,7 @@ async def _chaos(
         start = await chaos.look()
         seconds, faults = await chaos.go(requests, clients, plan)
         await chaos_check.settle(http)
-        checks = await chaos_check.everything(service, http, chaos.ledger)
+        checks = await chaos_check.everything(service, http, chaos.ledger, requests)
         end = await chaos.look()
     return {
         "requests": requests,

@@ -18,7 +18,7 @@ from benchmarks.soak_mix import IMAGES
 from cache_store import CacheStore, StoreConfig
 
 SETTLE_SECONDS = 120.0
-COMPARED = 200
+MOST_COMPARED, COMPARED_SHARE = 200, 0.1
 HURRY = 8
 
 
@@ -31,8 +31,9 @@ async def settle(http: httpx.AsyncClient) -> None:
         await asyncio.sleep(0.2)
 
 
-async def everything(service: Service, http: httpx.AsyncClient, ledger: ChaosLedger) -> dict[str, Any]:
-    """Check all of it; what is wrong goes into the ledger, too."""
+async def everything(service: Service, http: httpx.AsyncClient, ledger: ChaosLedger, requests: int) -> dict[str, Any]:
+    """Check all of it after so many requests; what is wrong goes into the ledger, too."""
+    compared = min(MOST_COMPARED, int(COMPARED_SHARE * requests))
     ledger.judge()
     metrics = Exposition((await http.get("/metrics")).text)
     if not metrics.at_rest:
@@ -40,8 +41,8 @@ async def everything(service: Service, http: httpx.AsyncClient, ledger: ChaosLed
     return {
         "at_rest": metrics.at_rest,
         "jobs_asked_again": await _jobs_again(http, ledger),
-        "pictures": await _pictures(http, ledger),
-        "replays": await _replays(http, ledger),
+        "pictures": await _pictures(http, ledger, compared),
+        "replays": await _replays(http, ledger, compared),
         "store": await _integrity(service, ledger),
     }
 
@@ -62,10 +63,10 @@ async def _jobs_again(http: httpx.AsyncClient, ledger: ChaosLedger) -> dict[str,
     return dict(found)
 
 
-async def _pictures(http: httpx.AsyncClient, ledger: ChaosLedger) -> dict[str, int]:
+async def _pictures(http: httpx.AsyncClient, ledger: ChaosLedger, most: int) -> dict[str, int]:
     """Draw a sample of the full runs and exact repeats again, past the cache."""
     found: Counter[str] = Counter()
-    for made in ledger.full[:COMPARED]:
+    for made in ledger.full[:most]:
         wish = {name: value for name, value in made.wish.items() if name in PICTURE_FIELDS}
         again = wish | {"seed": made.drawn.seed, "cache": {"mode": "off"}}
         answer = await http.post(IMAGES, json=again)
@@ -76,10 +77,10 @@ async def _pictures(http: httpx.AsyncClient, ledger: ChaosLedger) -> dict[str, i
     return dict(found)
 
 
-async def _replays(http: httpx.AsyncClient, ledger: ChaosLedger) -> dict[str, int]:
+async def _replays(http: httpx.AsyncClient, ledger: ChaosLedger, most: int) -> dict[str, int]:
     """Replay a sample of the resumed runs; one whose state, or record, is gone cannot be compared."""
     found: Counter[str] = Counter()
-    for made in ledger.resumed[:COMPARED]:
+    for made in ledger.resumed[:most]:
         end = await _replayed(http, made)
         found[end] += 1
         if end not in ("identical", "404 not_found", "410 state_gone"):

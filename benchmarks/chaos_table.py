@@ -3,6 +3,8 @@
 from collections import Counter
 from typing import Any
 
+from benchmarks.facts import interval
+
 
 def chaos_summary(report: dict[str, Any]) -> list[str]:
     """The answer, for the README."""
@@ -35,23 +37,27 @@ def chaos_table(report: dict[str, Any]) -> list[str]:
 def _findings(report: dict[str, Any]) -> list[str]:
     checks, livez, log = report["checks"], report["livez"], report["log"]
     jobs = ", ".join(f"{end} {count}" for end, count in sorted(report["jobs"].items()))
+    why = ", ".join(f"{code} {count}" for code, count in sorted(report["job_codes"].items())) or "none"
+    grown = interval(report["growth"]["api"]["rss_kb"], digits=0)
     pictures, store = checks["pictures"], checks["store"]
     replays = ", ".join(f"{end} {count}" for end, count in sorted(checks["replays"].items())) or "none"
     start, end = (report["processes"][when]["api"] for when in ("start", "end"))
     return [
-        f"Jobs: {jobs}; asked for again when all was over, {checks['jobs_asked_again'].get('same', 0)} stood as they "
-        f"had ended. /livez: {livez['unanswered']} of {livez['asked']} unanswered, the slowest after "
+        f"Jobs: {jobs} (failed, by code: {why}); asked for again when all was over, "
+        f"{checks['jobs_asked_again'].get('same', 0)} stood as they had ended. "
+        f"/livez: {livez['unanswered']} of {livez['asked']} unanswered, the slowest after "
         f"{livez['slowest_seconds']:.1f} s. Full runs and exact repeats drawn again undisturbed: "
         f"{pictures.get('identical', 0)} of {sum(pictures.values())} the same to the bit. Resumed runs replayed: "
         f"{replays}. Store: {store['problems_before_repair']} → {store['problems_after_repair']} disagreements "
         f"before and after the repair. API process from start to end: {start['rss_kb'] // 1024} → "
-        f"{end['rss_kb'] // 1024} MB, {start['descriptors']} → {end['descriptors']} descriptors. "
+        f"{end['rss_kb'] // 1024} MB, {start['descriptors']} → {end['descriptors']} descriptors; "
+        f"{grown} kB per 1000 requests over the second half. "
         f"Log: {log['tracebacks']} tracebacks, {log['leaked_prompts']} prompts.",
     ]
 
 
 def _recoveries(report: dict[str, Any]) -> list[str]:
-    lines = ["| fault | times | recovery, median / worst, s |", "|---|---|---|"]
+    lines = ["| fault | times | recovery once over or noticed, median / worst, s |", "|---|---|---|"]
     for kind in sorted({fault["kind"] for fault in report["faults"]}):
         seconds = sorted(fault["recovery_seconds"] for fault in report["faults"] if fault["kind"] == kind)
         lines.append(f"| {kind} | {len(seconds)} | {seconds[len(seconds) // 2]:.1f} / {seconds[-1]:.1f} |")

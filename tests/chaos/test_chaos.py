@@ -23,7 +23,7 @@ def test_whatever_happens_every_accepted_job_ends_and_nothing_else_is_answered_t
     done = {fault["kind"] for fault in report["faults"]}
     assert done == set(FAULTS) or (report["disk"].startswith("never full") and done == {"engine-kill", "redis-kill"})
     assert report["headline"]["jobs_accepted"] > 20
-    assert report["headline"]["pictures_compared"] > 50
+    assert report["headline"]["pictures_compared"] > 20
     assert report["checks"]["jobs_asked_again"] == {"same": report["headline"]["jobs_accepted"]}
     assert any("without a known end" in line for line in chaos_table(report))
 

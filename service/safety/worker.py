@@ -99,14 +99,14 @@ class Worker:
 
     @property
     def busy_seconds(self) -> float:
-        """When the running verdict will be there, in seconds: one that takes longer than usual may hang."""
+        """When the running verdict will be there, in seconds; one that takes longer than usual is thought to take as long again."""
         usual = self.verdict_seconds
         with self._lock:
             since = None if self._hand is None else self._hand.since
             if since is None:
                 return 0.0
-            soon = usual - (time.monotonic() - since)
-            return soon if soon > 0 else max(0.0, self._left(since))
+            so_far = time.monotonic() - since
+            return usual - so_far if so_far < usual else max(0.0, min(so_far, self._left(since)))
 
     def _left(self, since: float) -> float:
         return since + self._patience - time.monotonic()

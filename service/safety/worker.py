@@ -99,7 +99,7 @@ class Worker:
 
     @property
     def busy_seconds(self) -> float:
-        """When the running verdict will be there, in seconds; one that takes longer than usual is thought to take as long again."""
+        """When the running verdict will be there, in seconds; one late by its kind may take as long again."""
         usual = self.verdict_seconds
         with self._lock:
             since = None if self._hand is None else self._hand.since

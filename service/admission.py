@@ -168,6 +168,10 @@ class Admission:
         """Predicted time until everything inside is finished."""
         return max((finish.done for finish in self._forecast()), default=0.0)
 
+    def drawn(self) -> list[float]:
+        """Return when each picture inside will be drawn, as predicted, in seconds."""
+        return [finish.done for finish in self._forecast()]
+
     def _forecast(self) -> list[Finish]:
         return forecast(self._load(()))
 

@@ -131,7 +131,7 @@ class Metrics:
     def _count_checks(self) -> None:
         self.safety = self._counter(
             "headstart_safety_checks",
-            "Pictures shown to the safety checker, and what it said.",
+            "Pictures shown to the safety checker, and what it said; or refused before they were drawn.",
             ("picture", "outcome"),
         )
         for picture in ("drawn", "stored"):

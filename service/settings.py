@@ -322,6 +322,12 @@ class Settings(BaseSettings):
         description="What looks at every picture before it is shown: `module:function` of one's own, or a folder of "
         "Stable Diffusion's safety checker (or of a model that has one); unset or `none` = nothing does.",
     )
+    safety_seconds: float = Field(
+        30.0,
+        ge=1,
+        le=600,
+        description="Longest time a picture waits for the safety checker's verdict, and a verdict may take.",
+    )
     upload_bytes: int = Field(
         16 * MIB,
         ge=1_000_000,

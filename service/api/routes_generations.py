@@ -51,7 +51,7 @@ async def replay(
     """Draw a picture again exactly as it was drawn; nothing of it is remembered, nor counted as a hit or a saving."""
     found, provenance = await _found(service, identity, generation_id)
     texts = Texts() if body is None else await _texts(service, body, provenance)
-    with service.generator.turnstile.enter(1):
+    with service.generator.turnstile.enter(1), service.guard.expecting(service.generator.admission.drawn):
         made = await unless_gone(request, service.replayer.replay(found, texts))
         # The record's own text, or the one that was held to its digest: never another.
         await service.guard.pass_drawn(made.image, texts.prompt if provenance.prompt is None else provenance.prompt)

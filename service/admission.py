@@ -43,6 +43,7 @@ class Place:
         self._allowed = allowed
         self.since = time.monotonic()
         self.predicted = predicted
+        self.encode_seconds = 0.0
         self.result: JobResult | None = None
 
     def note(self, event: Progress | JobResult) -> None:
@@ -50,6 +51,7 @@ class Place:
         if isinstance(event, JobResult):
             self.result = event
             return
+        self.encode_seconds = event.encode_seconds
         per_step = self.work.steps / max(1, self.spec.foreseen_steps)
         self._left = replace(self.work, steps=(event.steps - event.step) * per_step, entered=True)
 
@@ -210,9 +212,9 @@ class Admission:
         if place is None:
             return 0.0
         if place.result is not None:
-            return place.result.denoise_seconds + place.result.decode_seconds
+            return place.result.device_seconds
         done = replace(place.work, steps=max(0.0, place.work.steps - place.left.steps), decode_seconds=0.0)
-        return self._pace.device_seconds(done)
+        return self._pace.device_seconds(done) + place.encode_seconds
 
 
 @dataclass

@@ -205,6 +205,7 @@ class Progress:
         steps: N.
         first_step: K, where the job entered (0 = pure noise).
         preview: uint8 [H, W, 3] or None.
+        encode_seconds: see `JobResult`.
     """
 
     job_id: str
@@ -212,6 +213,7 @@ class Progress:
     steps: int
     first_step: int
     preview: ImageArray | None = None
+    encode_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +247,7 @@ class JobResult:
         tick_seconds: mean time of the joint steps it took part in, everything around the network included.
         tick_pixels: mean pixels they worked on, see `admission.step_pixels`.
         begin: the step of N that its full run begins at, see `JobSpec.begin`.
+        encode_seconds: device time of encoding the picture it was drawn over; 0 where another job's was of use.
     """
 
     job_id: str
@@ -270,6 +273,12 @@ class JobResult:
     tick_seconds: float = 0.0
     tick_pixels: float = 0.0
     begin: int = 0
+    encode_seconds: float = 0.0
+
+    @property
+    def device_seconds(self) -> float:
+        """Device time it took, all in all."""
+        return self.encode_seconds + self.denoise_seconds + self.decode_seconds
 
     @property
     def head_start(self) -> int:

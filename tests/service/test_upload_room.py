@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from service_live import Client, LiveServer, live
+from service_live import Client, live
 
 from service import uploads
 from service.access import create_key
@@ -122,24 +122,26 @@ async def test_a_picture_that_waits_too_long_is_too_late(slow: Slow) -> None:
 
 
 @pytest.fixture(scope="module")
-def cramped(resuming_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServer, str, str]]:
-    """A service with room for four uploads, and the keys of two tenants."""
+def cramped(resuming_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, Client]]:
+    """Two tenants of a service with room for four uploads and one picture."""
     folder = tmp_path_factory.mktemp("cramped")
     settings = {"upload_bytes": "1000000", "upload_room_bytes": str(4 * LEAST_BYTES), "queue_limit": "1"}
     path, rights = folder / "data" / "keys.json", Rights(operator=True)
     keys = [create_key(path, name, rights=rights)[0] for name in ("crowd", "other")]
     with live(folder, model=str(resuming_model), threads="1", **settings) as running:
-        yield running, keys[0], keys[1]
+        crowd, other = (Client(running, key) for key in keys)
+        with crowd.http, other.http:
+            yield crowd, other
 
 
 @contextmanager
-def _unfinished(server: LiveServer, key: str, path: str = "/v1/images/edits") -> Iterator[socket.socket]:
+def _unfinished(client: Client, path: str = "/v1/images/edits") -> Iterator[socket.socket]:
     """Begin an upload and send no more of it than its head."""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: 900000\r\n"
-        "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {client.http.headers['Authorization']}\r\n"
+        "Content-Length: 900000\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+    with socket.create_connection(("127.0.0.1", client.server.port)) as connection:
         connection.sendall(head.encode())
         yield connection
 
@@ -153,32 +155,44 @@ def _edit(client: Client, pad: int = 0, **fields: str) -> tuple[int, str]:
     return answer.status_code, answer.json().get("error", {}).get("code", "")
 
 
-def test_a_tenant_that_fills_its_share_is_told_and_keeps_nobody_out(cramped: tuple[LiveServer, str, str]) -> None:
-    server, *keys = cramped
-    crowd, other = (Client(server, key) for key in keys)
+def test_a_tenant_that_fills_its_share_is_told_and_keeps_nobody_out(cramped: tuple[Client, Client]) -> None:
+    crowd, other = cramped
+    server = crowd.server
     with ExitStack() as stack:
         for path in ("/v1/images/edits", f"/v1/generations/{'0' * 32}/replay"):
-            stack.enter_context(_unfinished(server, keys[0], path))
+            stack.enter_context(_unfinished(crowd, path))
         server.wait(lambda: _edit(crowd, pad=900_000) == (429, "uploads_full"), "full")
         assert _edit(other) == (200, "")
         assert crowd.metric("headstart_rejected_total", reason="uploads_full") >= 1
     server.wait(lambda: _edit(crowd) == (200, ""), "free again")
 
 
-def test_a_full_queue_refuses_an_upload_before_it_is_read(cramped: tuple[LiveServer, str, str]) -> None:
-    server, key, _ = cramped
-    client = Client(server, key)
-    body = {"prompt": "a long cube", "num_inference_steps": 200, "cache": {"mode": "off"}}
+def test_a_full_queue_refuses_an_upload_before_it_is_read(cramped: tuple[Client, Client]) -> None:
+    client, _ = cramped
+    body = {"prompt": "a long cube", "n": 10, "num_inference_steps": 100, "cache": {"mode": "off"}}
     holder = threading.Thread(target=client.post, args=(body,))
     holder.start()
-    server.wait(lambda: client.metric("headstart_pictures_in_work") >= 1, "busy")
-    with _unfinished(server, key) as connection:
+    client.server.wait(lambda: client.metric("headstart_pictures_in_work") >= 1, "busy")
+    with _unfinished(client) as connection:
         connection.settimeout(60)
         answer = connection.recv(4096)
     holder.join()
     assert answer.startswith(b"HTTP/1.1 429")
 
 
-def test_the_deadline_counts_from_arrival(cramped: tuple[LiveServer, str, str]) -> None:
-    server, key, _ = cramped
-    assert _edit(Client(server, key), deadline_seconds="0.000001") == (504, "deadline_exceeded")
+def test_the_deadline_counts_from_arrival(cramped: tuple[Client, Client]) -> None:
+    client, _ = cramped
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(buffer, "PNG")
+    texts = {"prompt": "a late cube", "num_inference_steps": "2", "deadline_seconds": "3"}
+    named = '--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    head = '--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+
+    def slowly() -> Iterator[bytes]:
+        yield "".join(named % field for field in texts.items()).encode()
+        time.sleep(4)
+        yield head.encode() + buffer.getvalue() + b"\r\n--b--\r\n"
+
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    answer = client.http.post("/v1/images/edits", content=slowly(), headers=kind)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")

@@ -53,9 +53,9 @@ class Place:
         """Note how far the picture is."""
         if isinstance(event, JobResult):
             self.result = event
-            self.spent = event.denoise_seconds + event.decode_seconds
+            self.spent = event.device_seconds
             return
-        self.spent = event.denoise_seconds
+        self.spent = event.encode_seconds + event.denoise_seconds
         per_step = self.work.steps / max(1, self.spec.foreseen_steps)
         self._left = replace(self.work, steps=(event.steps - event.step) * per_step, entered=True)
 

@@ -20,7 +20,7 @@ from service.logs import frames_of
 from service.refusals import RefusedError
 from service.replay import NotReplayableError, PictureNeededError, TextNeededError
 from service.safety import CheckerBehindError, PictureFlaggedError, PictureUncheckedError
-from service.uploads import UploadError
+from service.uploads import TooLateError, UploadError
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +101,7 @@ REFUSALS = {
     "denoise_busy": _BUSY,
     "decode_busy": _BUSY,
     "quota": ("the quota of device time is used up", "quota_exceeded"),
+    "uploads_full": ("too many pictures are being sent", "uploads_full"),
 }
 
 
@@ -127,6 +128,8 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             return UNCHECKED_DRAWN if error.drawn else UNCHECKED
         case CheckerBehindError():
             return _behind(error)
+        case TooLateError():
+            return ENGINE_PROBLEMS["deadline"]
         case UploadError():
             return Problem(400, str(error), INVALID, error.field, error.code)
         case PictureNeededError():
@@ -224,6 +227,7 @@ def install(app: FastAPI) -> None:
         NotReplayableError,
         TextNeededError,
         UploadError,
+        TooLateError,
         PictureFlaggedError,
         PictureUncheckedError,
         CheckerBehindError,

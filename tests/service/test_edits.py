@@ -142,6 +142,18 @@ def test_an_identical_edit_is_an_exact_hit_and_nothing_else_is(client: Client) -
     assert text["cache"]["verdict"] == "MISS"
 
 
+def test_what_came_from_an_edit_counts_the_steps_it_asked_for(client: Client) -> None:
+    wish: dict[str, Any] = {"prompt": "an edit to be repeated", "seed": 19, "strength": 0.5}
+    first = _edit(client, **wish)
+    client.settle()
+    again = _edit(client, **wish)
+    assert again["cache"]["verdict"] == "EXACT"
+    client.settle()
+    entry = client.http.get(f"/v1/generations/{first['id']}").json()["entry"]
+    (found,) = client.http.get(f"/v1/cache/entries/{entry}/generations").json()["data"]
+    assert (found["id"], found["steps"], found["skipped_steps"]) == (again["id"], 4, 4)
+
+
 def test_partitions_hold_one_picture_each(client: Client) -> None:
     wish: dict[str, Any] = {"cache[mode]": "approximate", "strength": 0.9}
     text = client.draw("an amber bowl on a white table")

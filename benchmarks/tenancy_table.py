@@ -13,8 +13,8 @@ def tenancy_table(report: dict[str, Any]) -> list[str]:
         "",
         "Attacks, the quarantine over. Covert channel: bits read right (chance 50 %); "
         "an attacker that holds two tenants is read to the bit until the bound on what one tenant may publish stops "
-        "it, and a 1 beyond that is read as 0: told are the ones that came through, and the accuracy where others "
-        "have published enough to widen the bound. Stealing: texts found to "
+        "it, and a 1 beyond that is read as 0; where it was measured, in brackets how many ones came through, and the "
+        "accuracy where others have published enough to widen the bound. Stealing: texts found to "
         "within a cosine of 0.75, in brackets the same guesses without being told anything. Poisoning: requests that "
         "would start from a planted entry. Pinning: planted entries that outlast the cache. Timing: how often the "
         "slower or faster of two lookups tells which text another holds (chance 50 %), and whether either test tells "
@@ -36,7 +36,7 @@ def tenancy_table(report: dict[str, Any]) -> list[str]:
 
 def _covert(row: dict[str, Any]) -> str:
     alone, crowded = row["covert_channel"], row.get("covert_channel_in_a_crowd")
-    if crowded is None:
+    if crowded is None:  # or a report of before it was measured
         return f"{alone['accuracy']:.0%}"
     through = f"{alone['ones_read']} of {alone['ones']} ones"
     return f"{alone['accuracy']:.0%} ({through}); among {crowded['crowd']} texts of others {crowded['accuracy']:.0%}"

@@ -13,8 +13,8 @@ def tenancy_table(report: dict[str, Any]) -> list[str]:
         "",
         "Attacks, the quarantine over. Covert channel: bits read right (chance 50 %); "
         "an attacker that holds two tenants is read to the bit until the bound on what one tenant may publish stops "
-        "it, and a 1 beyond that is read as 0; where it was measured, in brackets how many ones came through, and the "
-        "accuracy where others have published enough to widen the bound. Stealing: texts found to "
+        "it, and a 1 beyond that is read as 0; where it was measured, in brackets how many ones came through, and "
+        "the accuracy where others have published enough to widen the bound. Stealing: texts found to "
         "within a cosine of 0.75, in brackets the same guesses without being told anything. Poisoning: requests that "
         "would start from a planted entry. Pinning: planted entries that outlast the cache. Timing: how often the "
         "slower or faster of two lookups tells which text another holds (chance 50 %), and whether either test tells "

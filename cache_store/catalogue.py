@@ -18,6 +18,7 @@ from cache_store.records import (
     entry_fields,
     parse_embedding,
     parse_member,
+    parse_seconds,
     parse_summary,
     try_number,
 )
@@ -52,6 +53,7 @@ class ImageRecord:
     sha256: str
     age: float = 0.0
     safety_version: str = ""
+    full_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ class Catalogue:
         found = await self._link.script(scripts.FIND_EXACT, PREFIX, exact_key, self._ttl)
         if not found or found[3] is None or found[3].decode() != exact_key:
             return None
-        entry_id, age, prompt, _, nbytes, width, height, sha256, safety = found
+        entry_id, age, prompt, _, nbytes, width, height, sha256, safety, full_seconds = found
         if int(nbytes) == 0:
             return None
         return ImageRecord(
@@ -172,6 +174,7 @@ class Catalogue:
             sha256.decode("utf-8", "replace"),
             float(age),
             _text(safety),
+            parse_seconds(full_seconds),
         )
 
     async def image_of(self, entry_id: int, tenant: str) -> ImageRecord | None:

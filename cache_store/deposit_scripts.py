@@ -2,6 +2,8 @@
 
 `deposit:<kind>:<name>` is a hash; `deposits` orders all by the end of their life, `deposits:<kind>:<tenant>` a
 tenant's by their number, `deposits:sized` those with bytes by their number; `deposits:bytes` counts these.
+`forgotten:job:<name>` names, for a while, the tenant of a job that was deleted on purpose: whoever still draws it
+learns by it that the job is not merely lost.
 """
 
 from cache_store.scripts import CLOCK
@@ -26,6 +28,7 @@ local function live(member, tenant, now)
   local f = redis.call('HMGET', P .. 'deposit:' .. member, 'tenant', 'expires')
   return f[1] == tenant and tonumber(f[2]) > now
 end
+local function forgotten(member) return P .. 'forgotten:' .. member end
 local function write(member, seconds, body, size, sha256, now)
   local key, expires = P .. 'deposit:' .. member, string.format('%.6f', now + seconds)
   redis.call('HSET', key, 'body', body, 'expires', expires, 'written', string.format('%.6f', now))
@@ -80,7 +83,10 @@ UPDATE = (
     + """
 local kind, name, tenant, seconds, body, size, sha256, most_bytes = unpack(ARGV, 2)
 local member, now = kind .. ':' .. name, clock()
-if not live(member, tenant, now) then return false end
+if not live(member, tenant, now) then
+  if redis.call('GET', forgotten(member)) == tenant then return 'forgotten' end
+  return false
+end
 write(member, seconds, body, size, sha256, now)
 local out = {redis.call('HGET', P .. 'deposit:' .. member, 'flag')}
 shed_bytes(out, member, most_bytes)
@@ -89,7 +95,8 @@ return out
 )
 """ARGV: prefix, kind, name, tenant, seconds, body, size (0 = as it is), sha256, most bytes.
 
-Returns the flag, then what was dropped with bytes; nothing when it is not there."""
+Returns the flag, then what was dropped with bytes; the word "forgotten" when `DROP` left a mark of it; nothing when
+it is not there."""
 
 FIND = (
     _COMMON
@@ -124,11 +131,17 @@ DROP = (
     _COMMON
     + """
 local out = {}
-for i = 2, #ARGV do if drop(ARGV[i]) then out[#out + 1] = ARGV[i] end end
+for i = 3, #ARGV do
+  local tenant = redis.call('HGET', P .. 'deposit:' .. ARGV[i], 'tenant')
+  if tenant and tonumber(ARGV[2]) > 0 and string.sub(ARGV[i], 1, 4) == 'job:' then
+    redis.call('SET', forgotten(ARGV[i]), tenant, 'EX', ARGV[2])
+  end
+  if drop(ARGV[i]) then out[#out + 1] = ARGV[i] end
+end
 return out
 """
 )
-"""ARGV: prefix, members. Returns those that had bytes."""
+"""ARGV: prefix, seconds for which a mark of each job is left (0 = none), members. Returns those that had bytes."""
 
 EXPIRED = (
     CLOCK

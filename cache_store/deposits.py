@@ -31,6 +31,10 @@ _PERIOD_SECONDS = 5.0
 _BUSY_SECONDS = 0.1
 _BATCH = 100
 _BACKGROUND_SECONDS = 10.0
+_FORGOTTEN_SECONDS = 3600
+
+DELETED = "deleted"
+"""The flag of a job that is not there because somebody deleted it, rather than being lost or pushed out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,7 @@ class Deposits:
     async def update(
         self, kind: Kind, name: str, tenant: str, body: str, *, data: bytes = b"", seconds: float | None = None
     ) -> str | None:
-        """Write a deposit anew; return its flag, or None when it is not there.
+        """Write a deposit anew; return its flag, `DELETED` for a job that was deleted, or None when it is not there.
 
         Args:
             kind: what it is.
@@ -153,6 +157,8 @@ class Deposits:
             reply = await self._link.script(UPDATE, PREFIX, *about, self.bounds.most_bytes)
         if reply is None:
             return None
+        if isinstance(reply, bytes):
+            return DELETED
         flag, *shed = (text_of(part) for part in reply)
         await self._delete(shed)
         return flag
@@ -185,7 +191,7 @@ class Deposits:
         """Delete a deposit; return whether it was there and `tenant`'s."""
         if await self.find(kind, name, tenant) is None:
             return False
-        await self._drop([f"{kind}:{name}"], self._timeout)
+        await self._drop([f"{kind}:{name}"], self._timeout, _FORGOTTEN_SECONDS)
         return True
 
     async def all_jobs(self) -> list[tuple[str, str]]:
@@ -206,7 +212,7 @@ class Deposits:
             return
         members = [f"{kind}:{name}" for kind, name, _ in await self._owners(selection)]
         for start in range(0, len(members), _BATCH):
-            await self._drop(members[start : start + _BATCH], _BACKGROUND_SECONDS)
+            await self._drop(members[start : start + _BATCH], _BACKGROUND_SECONDS, _FORGOTTEN_SECONDS)
 
     async def _owners(self, selection: Selection | None = None) -> list[tuple[str, str, str]]:
         """Return kind, name and tenant of all deposits, or of those a selection means."""
@@ -246,9 +252,9 @@ class Deposits:
             await self._drop([text_of(member) for member in members], _BACKGROUND_SECONDS)
         return len(members)
 
-    async def _drop(self, members: Sequence[str], seconds: float) -> None:
+    async def _drop(self, members: Sequence[str], seconds: float, mark_seconds: int = 0) -> None:
         async with self._link.guard(asyncio.get_running_loop().time() + seconds):
-            with_bytes = await self._link.script(DROP, PREFIX, *members)
+            with_bytes = await self._link.script(DROP, PREFIX, mark_seconds, *members)
         await self._delete([text_of(member) for member in with_bytes])
 
     async def _delete(self, members: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -178,6 +179,7 @@ def entry_fields(entry: CacheEntry, image: StoredImage) -> list[str | bytes | in
         "created": repr(entry.created),
         "depth": entry.depth,
         "gpu_seconds": repr(entry.gpu_seconds),
+        "full_seconds": repr(entry.full_seconds or entry.gpu_seconds),
         "uses": 0,
         "image_bytes": len(image.data),
         "image_width": image.width,
@@ -231,6 +233,15 @@ def parse_summary(
         noise_seed=int(seed) if int(depth) == 0 else None if noise_seed is None else int(noise_seed),
         public=text is not None,
     )
+
+
+def parse_seconds(raw: bytes | None) -> float:
+    """Return a stored duration; 0 where there is none, as in entries of before it was noted, or where it is none."""
+    try:
+        seconds = float(raw or 0.0)
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) and seconds > 0.0 else 0.0
 
 
 def parse_embedding(raw: bytes | None) -> Float32Array | None:

@@ -256,11 +256,13 @@ local id, ttl = redis.call('GET', P .. 'exact:' .. ARGV[2]), tonumber(ARGV[3])
 if not id then return false end
 if ttl > 0 and seconds_left(id, ttl, clock()) <= 0 then return false end
 local f = redis.call('HMGET', P .. 'entry:' .. id,
-                     'prompt', 'exact_key', 'image_bytes', 'image_width', 'image_height', 'image_sha256', 'safety')
+                     'prompt', 'exact_key', 'image_bytes', 'image_width', 'image_height', 'image_sha256', 'safety',
+                     'full_seconds')
 return {id, tostring(seconds_old(id, clock())), unpack(f)}
 """
 )
-"""ARGV: prefix, exact key, TTL (0 = none). Returns the entry's id, age and what its picture needs, or nothing."""
+"""ARGV: prefix, exact key, TTL (0 = none). Returns the entry's id, age, what its picture needs
+and took, or nothing."""
 
 NOTE_SAFETY = """
 local key = ARGV[1] .. 'entry:' .. ARGV[2]

@@ -206,7 +206,7 @@ class CacheStore:
         if record is None or image is None:
             return None
         left = self._config.ttl_seconds - record.age if self._config.ttl_seconds else float("inf")
-        return ExactHit(record.entry_id, record.prompt, image, record.age, left)
+        return ExactHit(record.entry_id, record.prompt, image, record.age, left, record.full_seconds)
 
     async def search(
         self,

@@ -202,6 +202,7 @@ class ExactHit:
         image: the stored picture.
         age: seconds since it was stored.
         seconds_left: to live; infinite without a lifetime.
+        full_seconds: device time of a full run, as in `CacheEntry`; 0 in entries of before it was kept.
     """
 
     entry_id: int
@@ -209,6 +210,7 @@ class ExactHit:
     image: StoredImage
     age: float = 0.0
     seconds_left: float = float("inf")
+    full_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,9 @@ class Place:
         work: what it takes, as predicted.
         predicted: seconds until its finish, as predicted on arrival; 0 = unknown.
         allowed: seconds it may take.
+
+    Attributes:
+        spent: device seconds it took so far, as measured; steps thrown away are among them.
     """
 
     def __init__(self, spec: JobSpec, work: Work, predicted: float, allowed: float) -> None:
@@ -43,13 +46,16 @@ class Place:
         self._allowed = allowed
         self.since = time.monotonic()
         self.predicted = predicted
+        self.spent = 0.0
         self.result: JobResult | None = None
 
     def note(self, event: Progress | JobResult) -> None:
         """Note how far the picture is."""
         if isinstance(event, JobResult):
             self.result = event
+            self.spent = event.device_seconds
             return
+        self.spent = event.encode_seconds + event.denoise_seconds
         per_step = self.work.steps / max(1, self.spec.foreseen_steps)
         self._left = replace(self.work, steps=(event.steps - event.step) * per_step, entered=True)
 
@@ -141,9 +147,9 @@ class Admission:
         try:
             yield charge
         finally:
-            spent = self._spent(charge.place)
+            spent = 0.0 if charge.place is None else charge.place.spent
             if charge.place is not None:
-                self._count(tenant, charge.place, spent)
+                self._count(tenant, charge.place)
             if span is not None:
                 await self._quota.correct(span, spent - booked)
 
@@ -161,6 +167,10 @@ class Admission:
     def backlog_seconds(self) -> float:
         """Predicted time until everything inside is finished."""
         return max((finish.done for finish in self._forecast()), default=0.0)
+
+    def drawn(self) -> list[float]:
+        """Return when each picture inside will be drawn, as predicted, in seconds."""
+        return [finish.done for finish in self._forecast()]
 
     def _forecast(self) -> list[Finish]:
         return forecast(self._load(()))
@@ -200,19 +210,10 @@ class Admission:
         jobs = tuple(place.left for place in self._places.values())
         return Load(jobs, self._slots, self._pace.step, self._pixels, self._beside, promised)
 
-    def _count(self, tenant: str, place: Place, spent: float) -> None:
-        self._metrics.tenants.spend(tenant, spent)
+    def _count(self, tenant: str, place: Place) -> None:
+        self._metrics.tenants.spend(tenant, place.spent)
         if place.result is None:
-            self._metrics.given_up.inc(max(0.0, spent))
-
-    def _spent(self, place: Place | None) -> float:
-        """Device seconds a picture took; of one that was given up, for the steps it got."""
-        if place is None:
-            return 0.0
-        if place.result is not None:
-            return place.result.denoise_seconds + place.result.decode_seconds
-        done = replace(place.work, steps=max(0.0, place.work.steps - place.left.steps), decode_seconds=0.0)
-        return self._pace.device_seconds(done)
+            self._metrics.given_up.inc(place.spent)
 
 
 @dataclass

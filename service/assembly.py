@@ -185,7 +185,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack, mak
 
 async def _guard(settings: Settings, metrics: Metrics) -> Guard:
     checker = None if settings.safety is None else await asyncio.to_thread(load_checker, settings.safety)
-    return Guard(checker, metrics.safety)
+    return Guard(checker, metrics.safety, patience=settings.safety_seconds)
 
 
 def open_admission(settings: Settings, info: ModelInfo, store: CacheStore, metrics: Metrics) -> Admission:

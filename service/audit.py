@@ -220,7 +220,7 @@ class ShadowAudit:
                     if isinstance(event, Progress):
                         done = event.step
                     elif isinstance(event, JobResult):
-                        self._metrics.gpu.inc(event.denoise_seconds + event.decode_seconds)
+                        self._metrics.gpu.inc(event.device_seconds)
                         return event
                     else:
                         raise _FailedError(event.code)

@@ -124,6 +124,7 @@ class Generator:
             GenerationFailedError: the engine gave up.
             NotCachedError: `only-if-cached`, and nothing fits.
             RefusedError: there is no room for it now.
+            CheckerBehindError: the safety checker has no room for it now.
             PictureFlaggedError: the safety checker does not let it pass.
             PictureUncheckedError: nor does it say that it may not.
         """
@@ -147,6 +148,8 @@ class Generator:
             plan = self.admission.mark(paced(await self._plan(request, way), wish.previews))
             _refuse_if_uncached(request, hit=plan.kind in (VerdictKind.EXACT, VerdictKind.APPROX))
             async with AsyncExitStack() as inside:
+                if plan.job is not None:  # what cannot be judged in time is not drawn
+                    inside.enter_context(self._guard.expecting(self.admission.drawn))
                 with within(way.span), stage("admission"):
                     place = await inside.enter_async_context(self.admission.enter(plan))
                 yield foretold(plan)
@@ -229,7 +232,7 @@ class Generator:
         await self._guard.pass_entry(self._planner.store, *entry, plan.image, request.prompt)
         data = await self._encoded(request, lambda: transcode(image, wish.output_format, wish.compression))
         self._memory.note_repeat(plan)
-        verdict = exact_verdict(plan, self._totals.step_seconds)
+        verdict = exact_verdict(plan)
         self._chronicle.note_repeat(plan, verdict, image)
         picture = Picture(data, request.seed, verdict, False, 0.0, 0.0, 0.0, way.elapsed, request.request_id)
         return self._answer(plan.request, picture)

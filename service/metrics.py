@@ -103,9 +103,9 @@ class Metrics:
 
     def _count_work(self) -> None:
         self.steps = self._counter("headstart_denoise_steps", "Denoising steps run, wasted ones included.")
-        self.gpu = self._counter("headstart_gpu_seconds", "Device seconds spent on denoising and decoding.")
+        self.gpu = self._counter("headstart_gpu_seconds", "Device seconds spent on pictures that were finished.")
         self.given_up = self._counter(
-            "headstart_given_up_gpu_seconds", "Device seconds of pictures given up, by measured step times."
+            "headstart_given_up_gpu_seconds", "Device seconds of pictures given up, steps thrown away included."
         )
         self.stage = self._histogram("headstart_stage_seconds", "Time per stage of a picture.", SECONDS, ("stage",))
         self.step = self._histogram(
@@ -131,7 +131,7 @@ class Metrics:
     def _count_checks(self) -> None:
         self.safety = self._counter(
             "headstart_safety_checks",
-            "Pictures shown to the safety checker, and what it said.",
+            "Pictures shown to the safety checker, and what it said; or refused before they were drawn.",
             ("picture", "outcome"),
         )
         for picture in ("drawn", "stored"):
@@ -141,7 +141,7 @@ class Metrics:
     def note_run(self, result: JobResult) -> None:
         """Count what a finished run cost."""
         self.steps.inc(result.steps_run)
-        self.gpu.inc(result.denoise_seconds + result.decode_seconds)
+        self.gpu.inc(result.device_seconds)
         self.queue_wait.observe(result.queue_seconds)
         self.step.observe(result.step_seconds)
         self.saved_by_features.inc(saved_by_features(result))

@@ -33,6 +33,7 @@ class RunPace:
         self._info = info
         self._meter = PaceMeter()
         self._evaluations: dict[Hashable, _Mean] = {}
+        self._encode = _Mean()
         self._decode = _Mean()
         self._device = _Mean()
 
@@ -48,11 +49,15 @@ class RunPace:
         return Work(
             steps=steps * (known.value if known else 1.0),
             pixels=step_pixels(spec, self._info),
-            decode_seconds=self._decode.value * spec.width * spec.height,
+            decode_seconds=self._coding(spec) * spec.width * spec.height,
             group=spec.group,
             tenant=spec.tenant,
             weight=spec.weight,
         )
+
+    def _coding(self, spec: JobSpec) -> float:
+        """Return the device time a pixel takes outside the steps, that of a picture to draw over included."""
+        return self._decode.value + (0.0 if spec.reference is None else self._encode.value)
 
     def device_seconds(self, work: Work) -> float:
         """Return the device time booked for a job."""
@@ -64,7 +69,10 @@ class RunPace:
         kind = _kind(spec, resumes=bool(spec.resume))
         # A refused head start and a solver that looks twice take more than the steps foreseen.
         self._evaluations.setdefault(kind, _Mean()).note(result.evaluations / max(1, spec.foreseen_steps))
-        self._decode.note(result.decode_seconds / (spec.width * spec.height))
+        pixels = spec.width * spec.height
+        self._decode.note(result.decode_seconds / pixels)
+        if spec.reference is not None:
+            self._encode.note(result.encode_seconds / pixels)
         rows = max(1, result.evaluations) * step_pixels(spec, self._info)
         self._device.note(result.denoise_seconds / rows)
 

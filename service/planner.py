@@ -200,6 +200,7 @@ class Planner:
             reason="exact",
             job=None,
             image=hit.image,
+            full_seconds=hit.full_seconds,
             source=source,
             similarity=1.0,
             seconds={"search": seconds},

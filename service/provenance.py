@@ -144,6 +144,11 @@ class Provenance:
     reference: ReferenceUsed | None = None
 
     @property
+    def steps_in_full(self) -> int:
+        """Steps that a run without a head start takes: of an edit those from where its picture is entered."""
+        return self.steps - (0 if self.reference is None else self.reference.begin)
+
+    @property
     def source(self) -> int | None:
         """The entry resumed from, or repeated."""
         return self.repeats if self.entered is None else self.entered.entry_id

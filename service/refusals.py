@@ -2,7 +2,7 @@
 
 import math
 
-REASONS = ("queue_full", "late", "denoise_busy", "decode_busy", "quota")
+REASONS = ("queue_full", "late", "denoise_busy", "decode_busy", "quota", "uploads_full")
 """Why a request may be refused."""
 
 

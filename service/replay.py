@@ -202,7 +202,7 @@ class Replayer:
                 place.note(event)
                 if isinstance(event, JobResult):
                     self._metrics.steps.inc(event.steps_run)
-                    self._metrics.gpu.inc(event.denoise_seconds + event.decode_seconds)
+                    self._metrics.gpu.inc(event.device_seconds)
                     if resume and event.resumed is None:
                         raise _gone()
                     return event

@@ -322,11 +322,24 @@ class Settings(BaseSettings):
         description="What looks at every picture before it is shown: `module:function` of one's own, or a folder of "
         "Stable Diffusion's safety checker (or of a model that has one); unset or `none` = nothing does.",
     )
+    safety_seconds: float = Field(
+        30.0,
+        ge=1,
+        le=600,
+        description="Longest time a picture waits for the safety checker's verdict, and a verdict may take.",
+    )
     upload_bytes: int = Field(
         16 * MIB,
         ge=1_000_000,
         le=1024 * MIB,
         description="Most bytes of a request that holds pictures: of an edit or a variation, or of its replay.",
+    )
+    upload_room_bytes: int = Field(
+        256 * MIB,
+        ge=1_000_000,
+        le=1024 * 1024 * MIB,
+        description="Most bytes of such requests in memory before they are drawn; a tenant may hold as much as is "
+        "free: half of it alone. Beyond it requests get 429.",
     )
     max_prompt_chars: int = Field(4000, ge=1, le=100_000, description="Longest prompt accepted, in characters.")
     drain_seconds: float = Field(

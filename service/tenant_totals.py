@@ -13,11 +13,6 @@ class TenantTotals:
         self.everybody = Totals()
         self._tenants: dict[str, Totals] = {}
 
-    @property
-    def step_seconds(self) -> float:
-        """Mean device time of one step of one picture; 0 until something ran."""
-        return self.everybody.step_seconds
-
     def of(self, tenant: str) -> Totals:
         """Return a tenant's totals, without what it may not be told of hits across tenants."""
         return self._tenants.setdefault(tenant, Totals())

@@ -40,7 +40,7 @@ class Totals:
         """Learn from a finished run."""
         self._step_seconds += result.step_seconds
         self._measured += 1
-        self.gpu_seconds += result.denoise_seconds + result.decode_seconds
+        self.gpu_seconds += result.device_seconds
         self.saved_feature_seconds += saved_by_features(result)
 
     def note_verdict(self, verdict: Verdict) -> None:

@@ -38,6 +38,15 @@ class Turnstile:
         """Pictures accepted and not yet answered."""
         return self._inside
 
+    def check(self, pictures: int) -> None:
+        """Tell, without taking them, that so many places are free.
+
+        Raises:
+            QueueFullError: they are not.
+        """
+        if self._inside and self._inside + pictures > self._limit:
+            raise QueueFullError(self._wait_for(self._inside + pictures - self._limit))
+
     @contextmanager
     def enter(self, pictures: int) -> Iterator[None]:
         """Hold `pictures` places.
@@ -45,8 +54,7 @@ class Turnstile:
         Raises:
             QueueFullError: they are not free. A request larger than the bound enters when nothing else is inside.
         """
-        if self._inside and self._inside + pictures > self._limit:
-            raise QueueFullError(self._wait_for(self._inside + pictures - self._limit))
+        self.check(pictures)
         self._move(pictures)
         try:
             yield

@@ -247,6 +247,7 @@ class Plan:
         attempts: parallel to `job.resume`.
         neighbours: parallel to `attempts`.
         image: EXACT only: the stored lossless picture.
+        full_seconds: EXACT only: device time of the run that drew it, wasted steps left out; 0 = not known.
         source: the entry returned (EXACT), or the one tried first (APPROX).
         similarity: of the best candidate, None without candidates.
         seconds: time spent per stage ("embed", "search", "load").
@@ -265,6 +266,7 @@ class Plan:
     attempts: tuple[Attempt, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     image: StoredImage | None = None
+    full_seconds: float = 0.0
     source: Neighbour | None = None
     similarity: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)

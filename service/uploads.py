@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import io
+import time
 import warnings
+from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -35,11 +37,19 @@ class UploadError(Exception):
         self.code = code
 
 
+class TooLateError(Exception):
+    """A picture was not decoded by its request's deadline."""
+
+
 class Darkroom:
-    """Decodes pictures in worker threads, few at a time: each may take a hundred megabytes while it is at it."""
+    """Decodes pictures in worker threads, few at a time: each may take a hundred megabytes while it is at it.
+
+    Tenants take turns, however many pictures each of them sends.
+    """
 
     def __init__(self) -> None:
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._free = _AT_ONCE
+        self._lines: dict[str, deque[asyncio.Future[None]]] = {}
 
     async def reference(
         self,
@@ -47,6 +57,9 @@ class Darkroom:
         mask: bytes | None,
         strength: float,
         size_of: Callable[[int, int], tuple[int, int]],
+        *,
+        tenant: str,
+        deadline: float,
     ) -> Reference:
         """Return what clients sent as a picture to begin from.
 
@@ -55,12 +68,53 @@ class Darkroom:
             mask: an encoded picture, transparent where the first is to be drawn anew; None = everywhere.
             strength: see `Reference`.
             size_of: the size to draw, by the size of the picture.
+            tenant: whose turn it takes.
+            deadline: time.monotonic() after which nobody waits for it.
 
         Raises:
             UploadError: one of them cannot be used.
+            TooLateError: it took too long.
         """
-        async with self._turns:
-            return await asyncio.to_thread(_reference, image, mask, strength, size_of)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await self._turn(tenant)
+                work = asyncio.get_running_loop().run_in_executor(None, _reference, image, mask, strength, size_of)
+                # A thread cannot be stopped: its turn ends when it does, whether anybody still waits or not.
+                work.add_done_callback(self._done)
+                return await asyncio.shield(work)
+        except TimeoutError:
+            raise TooLateError from None
+
+    async def _turn(self, tenant: str) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        mine = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(tenant, deque()).append(mine)
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if mine.done() and not mine.cancelled():
+                self._pass_on()
+            raise
+
+    def _done(self, work: asyncio.Future[Reference]) -> None:
+        if not work.cancelled():
+            work.exception()  # looked at, though nobody may wait for it any more
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give a turn to the next tenant in line, which then goes to the end."""
+        while self._lines:
+            tenant = next(iter(self._lines))
+            line = self._lines.pop(tenant)
+            waiting = line.popleft()
+            if line:
+                self._lines[tenant] = line
+            if not waiting.done():
+                waiting.set_result(None)
+                return
+        self._free += 1
 
 
 def own_size(info: ModelInfo) -> Callable[[int, int], tuple[int, int]]:

@@ -10,8 +10,8 @@ ACROSS_TENANTS = "public"
 """The reason of every verdict after a search that took in other tenants' generations."""
 
 
-def exact_verdict(plan: Plan, step_seconds: float) -> Verdict:
-    """Return the verdict of a stored picture; `step_seconds` is the usual device time of one step."""
+def exact_verdict(plan: Plan) -> Verdict:
+    """Return the verdict of a stored picture; it saved what its own run took, and nothing else moves that."""
     steps = plan.request.steps - plan.request.begin
     return Verdict(
         kind=VerdictKind.EXACT,
@@ -21,7 +21,7 @@ def exact_verdict(plan: Plan, step_seconds: float) -> Verdict:
         similarity=plan.similarity,
         source_id=plan.source.entry_id if plan.source else None,
         source_prompt=plan.source.prompt if plan.source else None,
-        saved_gpu_seconds=steps * step_seconds,
+        saved_gpu_seconds=plan.full_seconds,
         features=_features_of_stored(plan),
     )
 

@@ -23,7 +23,7 @@ class Work:
     Attributes:
         steps: denoising steps to run, as far as known; a head start has fewer. 0 = it is being decoded.
         pixels: what each of its steps works on, network rows counted.
-        decode_seconds: device time of its decoding.
+        decode_seconds: device time of its decoding, and of encoding what it is drawn over.
         group: pictures of one group share a forward, up to `Load.slots` of them.
         tenant: whose it is.
         weight: of its tenant's share of the device.

@@ -25,12 +25,14 @@ from service.api import (
 from service.api.gate import Gate
 from service.api.middleware import Envelope
 from service.api.openapi import describe
+from service.api.upload_gate import UploadGate
 from service.assembly import MakeEngine, StartError, open_service
 from service.engine import make_engine
 from service.metrics import Metrics
 from service.savings_metrics import price_of
 from service.settings import Settings
 from service.tracing import open_tracing
+from service.upload_room import UploadRoom
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,8 @@ def create_app(settings: Settings, engine: MakeEngine = make_engine) -> FastAPI:
     for routes in (*pictures, routes_cache, routes_explain, routes_audit, routes_status):
         app.include_router(routes.router)
     errors.install(app)
+    room = UploadRoom(settings.upload_room_bytes)
+    app.add_middleware(UploadGate, room=room, most_bytes=settings.upload_bytes)
     app.add_middleware(Gate, keyring=keyring, open_metrics=settings.open_metrics)
     app.add_middleware(Envelope, metrics=metrics, tracing=tracing, upload_bytes=settings.upload_bytes)
     page.install(app)

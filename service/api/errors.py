@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,8 +19,8 @@ from service.heatmaps import NoHeatmapError
 from service.logs import frames_of
 from service.refusals import RefusedError
 from service.replay import NotReplayableError, PictureNeededError, TextNeededError
-from service.safety import PictureFlaggedError, PictureUncheckedError
-from service.uploads import UploadError
+from service.safety import CheckerBehindError, PictureFlaggedError, PictureUncheckedError
+from service.uploads import TooLateError, UploadError
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ FLAGGED = Problem(
 UNCHECKED = Problem(
     503, "the picture could not be checked for safety", code="safety_unavailable", headers={"Retry-After": "5"}
 )
+# A client that came back by itself would have it drawn again, and perhaps for nothing again.
+UNCHECKED_DRAWN = replace(UNCHECKED, headers={"x-should-retry": "false"})
 
 HTTP_MESSAGES = {
     403: ("this key may not do that", "not_permitted"),
@@ -98,6 +101,7 @@ REFUSALS = {
     "denoise_busy": _BUSY,
     "decode_busy": _BUSY,
     "quota": ("the quota of device time is used up", "quota_exceeded"),
+    "uploads_full": ("too many pictures are being sent", "uploads_full"),
 }
 
 
@@ -121,7 +125,11 @@ def problem_of(error: Exception, request_id: str) -> Problem:
         case PictureFlaggedError():
             return FLAGGED
         case PictureUncheckedError():
-            return UNCHECKED
+            return UNCHECKED_DRAWN if error.drawn else UNCHECKED
+        case CheckerBehindError():
+            return _behind(error)
+        case TooLateError():
+            return ENGINE_PROBLEMS["deadline"]
         case UploadError():
             return Problem(400, str(error), INVALID, error.field, error.code)
         case PictureNeededError():
@@ -148,6 +156,12 @@ def _refusal(error: RefusedError) -> Problem:
     wait = str(error.retry_after)
     message = f"{why}; try again in {wait} s"
     return Problem(429, message, "rate_limit_error", code=code, headers={"Retry-After": wait})
+
+
+def _behind(error: CheckerBehindError) -> Problem:
+    wait = str(error.retry_after)
+    message = f"the safety checker is behind, and nothing was drawn; try again in {wait} s"
+    return Problem(503, message, code="safety_busy", headers={"Retry-After": wait})
 
 
 def _validation_problem(error: RequestValidationError) -> Problem:
@@ -213,8 +227,10 @@ def install(app: FastAPI) -> None:
         NotReplayableError,
         TextNeededError,
         UploadError,
+        TooLateError,
         PictureFlaggedError,
         PictureUncheckedError,
+        CheckerBehindError,
         NoHeatmapError,
         CacheUnavailable,
         ClientGoneError,

@@ -7,10 +7,10 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from cache_store.deposits import Deposits
+from cache_store.store import CacheStore
 from service.api.bodies import answer_of, text_of
 from service.api.errors import InvalidRequestError, log_unexpected, problem_of
-from service.api.picture_urls import absolute, keep_all, kept_data
+from service.api.picture_urls import absolute, keep_all, kept_data, prompt_of
 from service.api.schema import ErrorDetail, PictureBody
 from service.api.schema_jobs import JobBody, JobResult, ProgressBody, WebhookBody
 from service.api.wishes import Order
@@ -55,13 +55,13 @@ async def job_body(
     state: JobState, request: Request, service: Service, tenant: str, *, with_result: bool = True
 ) -> JobBody:
     """Return `tenant`'s job as clients see it."""
-    deposits, guard = service.store.deposits, service.guard
+    store, guard = service.store, service.guard
     result = None
     if with_result and state.result is not None:
         result = JobResult.model_validate(state.result)
         items = await asyncio.gather(
             *(
-                _inline(item, deposits, guard, tenant) if state.inline else _linked(item, request, guard)
+                _inline(item, store, guard, tenant) if state.inline else _linked(item, request, store, guard, tenant)
                 for item in result.data
             )
         )
@@ -73,7 +73,7 @@ async def job_body(
         created=state.created,
         started=state.started,
         finished=state.finished,
-        expires=(state.finished or time.time()) + deposits.bounds.seconds,
+        expires=(state.finished or time.time()) + store.deposits.bounds.seconds,
         queue_position=state.queue_position,
         progress=[ProgressBody(**picture.model_dump()) for picture in state.progress],
         result=result,
@@ -103,28 +103,30 @@ def _without_prompts(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-async def _linked(item: PictureBody, request: Request, guard: Guard) -> PictureBody:
-    return item.model_copy(update={"url": absolute(request, await _may_be_shown(item.url or "", guard))})
+async def _linked(item: PictureBody, request: Request, store: CacheStore, guard: Guard, tenant: str) -> PictureBody:
+    return item.model_copy(update={"url": absolute(request, await _may_be_shown(item, store, guard, tenant))})
 
 
-async def _may_be_shown(url: str, guard: Guard) -> str:
+async def _may_be_shown(item: PictureBody, store: CacheStore, guard: Guard, tenant: str) -> str:
     """Return a picture's URL; of one that holds the picture itself nothing is left where that may not be shown."""
-    if not url.startswith("data:"):
+    url = item.url or ""
+    if not url.startswith("data:") or not guard.version:
         return url
     try:
-        await guard.pass_stored(base64.b64decode(url.partition("base64,")[2]), None, "")
+        prompt = await prompt_of(store, item.id, tenant)
+        await guard.pass_stored(base64.b64decode(url.partition("base64,")[2]), prompt, "")
     except (PictureFlaggedError, PictureUncheckedError):
         return "data:,"
     return url
 
 
-async def _inline(item: PictureBody, deposits: Deposits, guard: Guard, tenant: str) -> PictureBody:
-    url = await _may_be_shown(item.url or "", guard)
+async def _inline(item: PictureBody, store: CacheStore, guard: Guard, tenant: str) -> PictureBody:
+    url = await _may_be_shown(item, store, guard, tenant)
     if url.startswith("data:"):
         return item.model_copy(update={"url": None, "b64_json": url.partition("base64,")[2]})
-    found = await deposits.find("image", item.id, tenant)
+    found = await store.deposits.find("image", item.id, tenant)
     try:
-        data = None if found is None else await kept_data(deposits, found, guard)
+        data = None if found is None else await kept_data(store, found, guard, tenant)
     except (PictureFlaggedError, PictureUncheckedError):
         data = None
     return item.model_copy(update={"url": None, "b64_json": None if data is None else text_of(data)})

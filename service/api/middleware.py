@@ -5,6 +5,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -23,8 +24,11 @@ SERVER_ERRORS = 500
 MAX_BODY_BYTES = 1_000_000
 # A client that sends its body drop by drop holds a connection and little else, but not for ever.
 BODY_SECONDS = 15.0
+# Pictures take their time over a slow line: each part of them buys more.
+LEAST_BYTES_PER_SECOND = 16_384
 # Reading on a little lets a client that is still sending see the answer instead of a reset connection.
 MAX_DISCARDED_BYTES = 32_000_000
+DISCARD_SECONDS = 5.0
 # Routes that take pictures.
 UPLOADS = re.compile(r"/v1/images/(edits|variations)|/v1/generations/[0-9a-f]{32}/replay")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -173,17 +177,21 @@ class _Exchange:
         await problem.response(accept, self.request_id)(self.scope, self.receive, self.send)
 
     async def _body_part(self) -> Message:
+        now = time.perf_counter()
+        earned = self._bytes / LEAST_BYTES_PER_SECOND if self._most_bytes > MAX_BODY_BYTES else 0.0
         try:
-            async with asyncio.timeout(self._started + BODY_SECONDS - time.perf_counter()):
+            async with asyncio.timeout(min(BODY_SECONDS, self._started + BODY_SECONDS + earned - now)):
                 return await self._receive()
         except TimeoutError:
             raise HTTPException(408, headers={"Connection": "close"}) from None
 
     async def _discard(self, message: Message) -> None:
         most = self._most_bytes + MAX_DISCARDED_BYTES
-        while message.get("more_body", False) and self._bytes < most:
-            message = await self._receive()
-            self._bytes += len(message.get("body", b""))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_SECONDS):
+                while message.get("more_body", False) and self._bytes < most:
+                    message = await self._receive()
+                    self._bytes += len(message.get("body", b""))
 
 
 def _request_id(given: str | None) -> str:

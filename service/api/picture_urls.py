@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from fastapi import Request
 
 from cache_store.deposits import Deposit, Deposits
+from cache_store.store import CacheStore
 from cache_store.types import CacheUnavailable
 from service.api.wishes import Order
 from service.generator import Picture
 from service.pictures import OutputFormat
+from service.provenance import parse
 from service.safety import Guard
 
 PATH = "/v1/images/"
@@ -40,12 +42,20 @@ async def _keep(deposits: Deposits, picture: Picture, order: Order, safety_versi
     return PATH + picture.generation
 
 
-async def kept_data(deposits: Deposits, found: Deposit, guard: Guard) -> bytes | None:
-    """Return a kept picture that may be shown, None where it is gone; raises as `Guard.pass_stored`."""
-    data = await deposits.data(found)
-    if data is not None:
-        await guard.pass_stored(data, None, json.loads(found.body).get("safety", ""))
+async def kept_data(store: CacheStore, found: Deposit, guard: Guard, tenant: str) -> bytes | None:
+    """Return `tenant`'s kept picture that may be shown, None where it is gone; raises as `Guard.pass_stored`."""
+    data = await store.deposits.data(found)
+    version = json.loads(found.body).get("safety", "")
+    if data is not None and version != guard.version:
+        await guard.pass_stored(data, await prompt_of(store, found.name, tenant), version)
     return data
+
+
+async def prompt_of(store: CacheStore, generation: str, tenant: str) -> str | None:
+    """Return what was to be drawn, None where no record tells it any more."""
+    record = await store.generation(generation, tenant)
+    made = None if record is None else parse(record.body)
+    return None if made is None else made.prompt
 
 
 def absolute(request: Request, url: str) -> str:

@@ -79,7 +79,7 @@ def descendant_body(record: GenerationRecord, found: Provenance) -> DescendantBo
         prompt=found.prompt,
         entry=_name(record.entry_id),
         seed=found.seed,
-        steps=found.steps,
+        steps=found.steps_in_full,
         skipped_steps=found.skipped,
         wasted_steps=found.wasted,
         similarity=found.similarity,

@@ -95,10 +95,12 @@ async def delete_many(
 ) -> EntriesDeleted:
     """Forget the generations that meet every criterion given; at least one is needed, or `all=true`.
 
+    Jobs that meet them are cancelled and forgotten, too, with their pictures.
     Returns once none of them can be found any more, which may take a while for many.
     """
     names = [name for name, _ in request.query_params.multi_items()]
     selection = selection_of(query, names, identity.tenant)
+    await service.jobs.forget(selection)  # first: what still runs would leave more to forget
     return EntriesDeleted(deleted=await service.store.forget(selection))
 
 

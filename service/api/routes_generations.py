@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -50,8 +51,8 @@ async def replay(
 ) -> ReplayAnswer:
     """Draw a picture again exactly as it was drawn; nothing of it is remembered, nor counted as a hit or a saving."""
     found, provenance = await _found(service, identity, generation_id)
-    texts = Texts() if body is None else await _texts(service, body, provenance)
-    with service.generator.turnstile.enter(1):
+    texts = Texts() if body is None else await unless_gone(request, _texts(service, body, provenance))
+    with service.generator.turnstile.enter(1), service.guard.expecting(service.generator.admission.drawn):
         made = await unless_gone(request, service.replayer.replay(found, texts))
         # The record's own text, or the one that was held to its digest: never another.
         await service.guard.pass_drawn(made.image, texts.prompt if provenance.prompt is None else provenance.prompt)
@@ -99,7 +100,11 @@ async def _texts(service: Service, body: ReplayBody, provenance: Provenance) -> 
     image, mask = _bytes("image", body.image), None if body.mask is None else _bytes("mask", body.mask)
     size = (provenance.width, provenance.height)
     strength = provenance.reference.strength
-    reference = await service.darkroom.reference(image, mask, strength, lambda width, height: size)
+    deadline = time.monotonic() + service.settings.deadline_seconds
+    tenant = provenance.tenant
+    reference = await service.darkroom.reference(
+        image, mask, strength, lambda width, height: size, tenant=tenant, deadline=deadline
+    )
     return Texts(body.prompt, body.negative_prompt, reference)
 
 

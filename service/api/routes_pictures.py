@@ -41,7 +41,7 @@ async def picture(
     headers = {"ETag": tag, "Cache-Control": f"private, max-age={int(found.seconds_left)}, immutable"}
     if _matches(if_none_match, tag):
         return Response(status_code=304, headers=headers)
-    data = await kept_data(service.store.deposits, found, service.guard)
+    data = await kept_data(service.store, found, service.guard, identity.tenant)
     if data is None:
         raise HTTPException(404)
     return Response(data, media_type=json.loads(found.body)["media_type"], headers=headers)

@@ -28,14 +28,17 @@ async def livez() -> dict[str, str]:
     "/readyz",
     response_model=ReadyBody,
     summary="Can it draw?",
-    responses={503: {"model": ReadyBody, "description": "The engine is not ready."}},
+    responses={503: {"model": ReadyBody, "description": "The engine is not ready, or the safety checker hangs."}},
 )
 async def readyz(service: ServiceOf) -> JSONResponse:
-    """Ready means the engine takes jobs; the cache is reported but not required."""
-    ready = service.engine.stats.ready
+    """Ready means the engine takes jobs and the safety checker judges; the cache is reported but not required."""
+    engine = service.engine.stats.ready
+    safety = service.guard.state(service.generator.admission.drawn)
+    ready = engine and safety != "unavailable"
     stats = await service.store.stats()
     cache = "ok" if stats.available else "unavailable"
-    body = {"status": "ok" if ready else "unavailable", "engine": "ok" if ready else "unavailable", "cache": cache}
+    status, drawing = ("ok" if up else "unavailable" for up in (ready, engine))
+    body = {"status": status, "engine": drawing, "cache": cache, "safety": safety}
     return JSONResponse(body, 200 if ready else 503)
 
 

@@ -475,11 +475,15 @@ class EntryQuery(BaseModel):
 
 
 class ReadyBody(BaseModel):
-    """Whether it can draw; the cache is not needed for that."""
+    """Whether it can draw; the cache is not needed for that.
+
+    `safety` is the checker: `off` there is none, `busy` it is behind, `unavailable` it hangs.
+    """
 
     status: Literal["ok", "unavailable"]
     engine: Literal["ok", "unavailable"]
     cache: Literal["ok", "unavailable"]
+    safety: Literal["off", "ok", "busy", "unavailable"]
 
 
 class VersionBody(BaseModel):

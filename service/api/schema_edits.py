@@ -1,14 +1,20 @@
 """What clients send to have a picture drawn over: the text fields of multipart bodies, and how OpenAPI shows them."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from service.api.schema import GenerationBody, LoraBody, Share, Text
 
 EDIT_STRENGTH = 0.8
 VARIATION_STRENGTH = 0.6
 _NOT_HERE = ("lora", "stream", "partial_images")
+
+
+def _no_streaming(asked: bool) -> bool:
+    if asked:
+        raise ValueError("edits are not streamed")
+    return asked
 
 
 class EditBody(GenerationBody):
@@ -26,8 +32,9 @@ class EditBody(GenerationBody):
     )
     input_fidelity: Literal["high", "low"] | None = Field(default=None, description="Ignored.")
     lora: list[LoraBody] | None = Field(default=None, max_length=0)
-    stream: Literal[False] | None = None
-    partial_images: Literal[0] | None = None
+    # A form's "false" and "0" are texts, which a literal would not take.
+    stream: Annotated[bool, AfterValidator(_no_streaming)] | None = None
+    partial_images: Annotated[int, Field(ge=0, le=0)] | None = None
 
 
 class VariationBody(EditBody):

@@ -114,7 +114,7 @@ class DescendantBody(BaseModel):
     prompt: str | None = Field(description="Null where the run was not to be remembered.")
     entry: str | None = Field(description="What it is remembered as itself; null: not, or not yet.")
     seed: int
-    steps: int
+    steps: int = Field(description="Without a head start: N, or of an edit those from where its picture is entered.")
     skipped_steps: int
     wasted_steps: int
     similarity: float | None

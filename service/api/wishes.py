@@ -62,6 +62,7 @@ def order_of(
     previews: int = 0,
     loras: tuple[Lora, ...] = (),
     reference: Reference | None = None,
+    since: float | None = None,
 ) -> Order:
     """Check what the schema alone cannot, and fill in the model's defaults.
 
@@ -74,6 +75,7 @@ def order_of(
         previews: most pictures in progress to show.
         loras: what `lora_set` makes of the body's.
         reference: a picture to begin from, of the size to draw.
+        since: time.monotonic() when the request came in; None = now.
 
     Raises:
         InvalidRequestError: a field does not fit the served model; it is named.
@@ -97,7 +99,7 @@ def order_of(
         cache=cache_options(body.cache, cache_control, identity.rights, has_user=bool(body.user)),
         user=user_digest(identity.tenant, body.user),
         reference=reference,
-        deadline=time.monotonic() + min(body.deadline_seconds or math.inf, settings.deadline_seconds),
+        deadline=deadline_of(body, settings, time.monotonic() if since is None else since),
     )
     count = body.n or 1
     requests = tuple(
@@ -105,6 +107,11 @@ def order_of(
     )
     wish = Wish(body.output_format or "png", body.output_compression, previews)
     return Order(requests, wish, _quality(body.quality), body.response_format == "url")
+
+
+def deadline_of(body: GenerationBody, settings: Settings, since: float) -> float:
+    """Return the time.monotonic() by which a request that came in at `since` must be answered."""
+    return since + min(body.deadline_seconds or math.inf, settings.deadline_seconds)
 
 
 async def lora_set(body: GenerationBody, info: ModelInfo, files: LoraFiles) -> tuple[Lora, ...]:

@@ -205,6 +205,9 @@ class Progress:
         steps: N.
         first_step: K, where the job entered (0 = pure noise).
         preview: uint8 [H, W, 3] or None.
+        denoise_seconds: this job's share of the device time so far, as in `JobResult`: steps thrown away are in it,
+            those before a death of the engine are not.
+        encode_seconds: see `JobResult`.
     """
 
     job_id: str
@@ -212,6 +215,8 @@ class Progress:
     steps: int
     first_step: int
     preview: ImageArray | None = None
+    denoise_seconds: float = 0.0
+    encode_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +250,7 @@ class JobResult:
         tick_seconds: mean time of the joint steps it took part in, everything around the network included.
         tick_pixels: mean pixels they worked on, see `admission.step_pixels`.
         begin: the step of N that its full run begins at, see `JobSpec.begin`.
+        encode_seconds: device time of encoding the picture it was drawn over; 0 where another job's was of use.
     """
 
     job_id: str
@@ -270,6 +276,12 @@ class JobResult:
     tick_seconds: float = 0.0
     tick_pixels: float = 0.0
     begin: int = 0
+    encode_seconds: float = 0.0
+
+    @property
+    def device_seconds(self) -> float:
+        """Device time it took, all in all."""
+        return self.encode_seconds + self.denoise_seconds + self.decode_seconds
 
     @property
     def head_start(self) -> int:

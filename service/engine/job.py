@@ -29,7 +29,7 @@ from service.engine.features.run import FeatureRun
 from service.engine.foreign import FOREIGN, METHODS, ForeignRun
 from service.engine.gate import divergence, passes
 from service.engine.levels import SAME_TIME, Level
-from service.engine.reference import Canvas
+from service.engine.reference import Canvas, Easel
 from service.engine.solvers import SOLVERS, Memory, Solver, Update, plan_step
 
 # A stored log-SNR further than this from the model's own at that time belongs to another noise schedule.
@@ -180,6 +180,7 @@ class Job:
     evaluations: int = 0
     retried: bool = False
     queue_seconds: float = 0.0
+    encode_seconds: float = 0.0
     denoise_seconds: float = 0.0
     decode_seconds: float = 0.0
     held: list[Held] = field(default_factory=list)
@@ -192,7 +193,12 @@ class Job:
 
     @classmethod
     def create(
-        cls, spec: JobSpec, submitted: float, pipeline: Pipeline, caches: FeatureCaches | None = None
+        cls,
+        spec: JobSpec,
+        submitted: float,
+        pipeline: Pipeline,
+        caches: FeatureCaches | None = None,
+        easel: Easel | None = None,
     ) -> "Job":
         """Encode the prompts and enter the first attempt.
 
@@ -201,6 +207,7 @@ class Job:
             submitted: time.monotonic() at submission.
             pipeline: the loaded model.
             caches: opens feature caching; None = there is none.
+            easel: encodes a given picture; None = one of its own.
 
         Raises:
             ValueError: the spec names a solver the model does not have.
@@ -217,9 +224,10 @@ class Job:
         noise = pipeline.initial_noise(spec.seed, spec.width, spec.height)
         route = plan_route(pipeline, spec)
         solver = FOREIGN if route.foreign else SOLVERS[spec.solver]
-        canvas = None if spec.reference is None else Canvas.of(spec.reference, pipeline)
+        canvas, encode_seconds = (easel or Easel(pipeline)).canvas(spec, noise)
         caching = JobFeatures(spec, caches)
         job = cls(spec, submitted, condition, negative, guided, solver, route, noise, caching, canvas)
+        job.encode_seconds = encode_seconds
         job.next_attempt(pipeline)
         return job
 
@@ -511,10 +519,17 @@ class Job:
         self.tick_seconds += seconds
         self.tick_pixels += pixels
 
-    def progress(self, preview: ImageArray | None = None) -> Progress:
+    def progress(self) -> Progress:
         """Describe where the job stands."""
         skipped = self.route.skipped
-        return Progress(self.spec.job_id, skipped + self.steps_done, self.spec.steps, skipped, preview)
+        return Progress(
+            job_id=self.spec.job_id,
+            step=skipped + self.steps_done,
+            steps=self.spec.steps,
+            first_step=skipped,
+            denoise_seconds=self.denoise_seconds,
+            encode_seconds=self.encode_seconds,
+        )
 
     def wants_preview(self) -> bool:
         """Whether the step just made is one to show."""
@@ -536,6 +551,7 @@ class Job:
             divergences=tuple(self.divergences),
             captured=tuple(self.captured),
             queue_seconds=self.queue_seconds,
+            encode_seconds=self.encode_seconds,
             denoise_seconds=self.denoise_seconds,
             step_seconds=self.denoise_seconds / max(steps_run, 1),
             decode_seconds=self.decode_seconds,

@@ -3,7 +3,6 @@
 import logging
 import time
 from dataclasses import dataclass, replace
-from typing import Self
 
 import numpy as np
 import torch
@@ -20,7 +19,9 @@ from service.engine.gate import influence, pool_prediction
 from service.engine.job import Held, Job
 from service.engine.lora import MAX_LORAS, LoraError
 from service.engine.peak import Meter, PeakMemory
+from service.engine.reference import Easel
 from service.engine.stepping import step_rows
+from service.engine.stopwatch import Stopwatch
 from service.logs import fields_of
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class StepLoop:
         self._forward = Evaluator(max_batch)
         self._decoder = Decoder(pipeline, max_batch, beside=decode_beside)
         self._caches = caches or FeatureCaches(pipeline)
+        self._easel = Easel(pipeline)
         budget = budget_for(pipeline.info, max_batch, max_pixels, self._caches.budget)
         self._waiting = WaitingRoom(budget, pipeline.info, max_loras, self._caches.bytes_of)
         self._peak = PeakMemory(meter)
@@ -133,11 +135,12 @@ class StepLoop:
                 self._drop(job, "deadline")
 
     def _admit(self) -> None:
+        before = len(self._active)
         self._forward.forget({job.spec.group for job in self._active})
         for entering in self._waiting.admit([job.spec for job in self._active]):
             spec, submitted = entering.spec, entering.submitted
             try:
-                job = Job.create(spec, submitted, self._pipeline, self._caches)
+                job = Job.create(spec, submitted, self._pipeline, self._caches, self._easel)
             except torch.AcceleratorError:
                 raise
             except LoraError as error:
@@ -150,9 +153,16 @@ class StepLoop:
                 logger.error("job %s could not be admitted", spec.job_id, extra=fields_of(error))
                 self._fail(spec.job_id, failure_code(error))
                 continue
-            job.queue_seconds = time.monotonic() - submitted
+            job.queue_seconds = max(0.0, time.monotonic() - submitted - job.encode_seconds)
             self._active.append(job)
             self._tell(job)
+        self._charge_encoding(self._active[before:])
+
+    def _charge_encoding(self, entered: list[Job]) -> None:
+        """Let the groups of jobs that have just entered pay for encoding their pictures."""
+        self._fairness.keep(job.spec.group for job in self._active)
+        for job in entered:
+            self._fairness.charge(job.spec.group, job.encode_seconds)
 
     def _next_group(self) -> list[Job]:
         chosen = self._fairness.pick(job.spec.group for job in self._active)
@@ -207,7 +217,7 @@ class StepLoop:
         # Beside a decoder at work, a peak would not be the denoiser's own; rows that reuse take less than others.
         alike = not self._decoder.pending and not rows.features
         network_rows = sum(1 + job.guided for job in jobs) if alike else 0
-        with self._peak.watch(_size(jobs[0]), network_rows), _Stopwatch(rows.latents) as watch:
+        with self._peak.watch(_size(jobs[0]), network_rows), Stopwatch(rows.latents) as watch:
             denoised = _with_kept(jobs, self._pipeline.predict(rows))
         for job in jobs:
             self._commit(job)
@@ -339,7 +349,7 @@ class StepLoop:
 
     def _leave(self, job: Job) -> None:
         job.gone = True
-        self._waiting.settle(job.spec, job.denoise_seconds + job.decode_seconds)
+        self._waiting.settle(job.spec, job.encode_seconds + job.denoise_seconds + job.decode_seconds)
         job.caching.close()
         self._active = [other for other in self._active if other is not job]
         self._decoding = [other for other in self._decoding if other is not job]
@@ -383,25 +393,3 @@ def _by_shape(jobs: list[Job]) -> list[list[Job]]:
     for job in jobs:
         groups.setdefault(job.latent.shape, []).append(job)
     return list(groups.values())
-
-
-class _Stopwatch:
-    """Wall-clock seconds of device work; waits for the device only where there is one."""
-
-    def __init__(self, on: Tensor) -> None:
-        self._device = on.device
-        self.seconds = 0.0
-
-    def __enter__(self) -> Self:
-        self._wait()
-        self._started = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._wait()
-        self.seconds = time.perf_counter() - self._started
-
-    def _wait(self) -> None:
-        if self._device.type == "cuda":
-            # Not the whole device: the decoder has a stream of its own there.
-            torch.cuda.current_stream(self._device).synchronize()

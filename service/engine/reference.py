@@ -4,6 +4,7 @@ Image-to-image is a resume: SDEdit (Meng et al. 2021, arXiv 2108.01073) noises t
 steps begin, and the loop goes on from there as from any noise state.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -14,9 +15,13 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from service.engine.levels import Level
+from service.engine.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from service.engine.base import Pipeline
+    from service.engine.base import JobSpec, Pipeline
+
+# Clean latents of pictures kept; a request of many pictures needs one of them.
+MOST_CANVASES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +92,36 @@ class Canvas:
         the picture anew after every step would give, with the run's own noise, whatever the solver remembers.
         """
         return denoised if self.mask is None else self.mask * denoised + (1 - self.mask) * self.latent
+
+
+class Easel:
+    """Encodes pictures to draw over, and keeps the last ones: all of a request begin from the same.
+
+    A tenant has its own, or the time an edit takes would tell what others have sent.
+
+    Args:
+        pipeline: the loaded model.
+    """
+
+    def __init__(self, pipeline: "Pipeline") -> None:
+        self._pipeline = pipeline
+        self._kept: OrderedDict[tuple[str, str], Canvas] = OrderedDict()
+
+    def canvas(self, spec: "JobSpec", on: Tensor) -> tuple[Canvas | None, float]:
+        """Return what a job is drawn over, None = nothing, and the device seconds that encoding it took.
+
+        Args:
+            spec: the job.
+            on: a tensor of the device.
+        """
+        if spec.reference is None:
+            return None, 0.0
+        name = (spec.tenant, spec.reference.digest)
+        if name in self._kept:
+            self._kept.move_to_end(name)
+            return self._kept[name], 0.0
+        with Stopwatch(on) as watch:
+            canvas = self._kept[name] = Canvas.of(spec.reference, self._pipeline)
+        if len(self._kept) > MOST_CANVASES:
+            self._kept.popitem(last=False)
+        return canvas, watch.seconds

@@ -11,6 +11,7 @@ from typing import Any
 
 from prometheus_client import Counter
 
+from cache_store.selection import Selection
 from cache_store.types import CacheUnavailable
 from service.engine.base import Progress
 from service.generator import Generator, Picture, Wish
@@ -18,6 +19,7 @@ from service.jobs.ledger import SILENT_SECONDS, Ledger
 from service.jobs.live import LiveJob, Preview
 from service.jobs.postman import Postman
 from service.jobs.state import INTERRUPTED, JobError, JobState, JobStatus, PictureProgress
+from service.jobs.whole import whole
 from service.logs import fields_of
 from service.pictures import encode_preview
 from service.types import GenerationRequest
@@ -88,8 +90,10 @@ class JobDesk:
         for task in drawing:
             task.cancel()
         await asyncio.gather(*drawing, return_exceptions=True)
-        for job in self._jobs.values():
-            await self._try_save(job)
+        for job in list(self._jobs.values()):
+            if await self._try_save(job) == "drop":
+                with suppress(CacheUnavailable):
+                    await self._drop(job)
         for other in self._tasks:
             other.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -107,6 +111,7 @@ class JobDesk:
             id=uuid.uuid4().hex,
             created=time.time(),
             progress=tuple(PictureProgress(steps=one.steps) for one in order.requests),
+            pictures=tuple(one.request_id for one in order.requests),
             inline=order.inline,
             webhook=order.webhook,
         )
@@ -115,6 +120,8 @@ class JobDesk:
         await self._try_save(job)
         job.task = asyncio.create_task(self._draw(job, order, places))
         await asyncio.sleep(0)  # a task that is cancelled before it has begun would never give its places back
+        if job.dropped:  # forgotten while it was written
+            job.task.cancel()
         self._spawn(self._keep(job))
         return job.state
 
@@ -162,10 +169,28 @@ class JobDesk:
         state = await self._ledger.find(job_id, tenant)
         if state is None:
             return False
+        there = True
         if not state.status.final:
-            return await self._ledger.ask(job_id, tenant, "drop")
-        await self._ledger.drop(state, tenant)
-        return True
+            there = await self._ledger.ask(job_id, tenant, "drop")
+            state = await self._ledger.find(job_id, tenant)  # it may have ended before it could be asked
+        if state is not None and state.status.final:
+            await self._ledger.drop(state, tenant)
+        return there
+
+    async def forget(self, selection: Selection) -> None:
+        """Cancel and forget the jobs drawn here that a selection names by tenant, user and time.
+
+        Those that other services draw are dropped there once the store has forgotten the selection.
+
+        Raises:
+            CacheUnavailable: as `delete`.
+        """
+        if selection.entry_ids is not None:
+            return
+        meant = [job for job in self._jobs.values() if selection.matches(job.tenant, job.user, job.state.created)]
+        for end in await asyncio.gather(*map(self._drop, meant), return_exceptions=True):
+            if end is not None:
+                raise end
 
     async def follow(self, job_id: str, tenant: str) -> AsyncGenerator[tuple[JobState, Preview | None] | None, None]:
         """Yield a job's state and preview now and after every change, to the final one; None while nothing changes.
@@ -213,18 +238,36 @@ class JobDesk:
 
     async def _draw(self, job: LiveJob, order: JobOrder, places: ExitStack) -> None:
         with places:
-            try:
-                pictures = await self._pictures(job, order)
-                end: dict[str, Any] = {"status": JobStatus.SUCCEEDED, "result": await order.finish(pictures)}
-            except asyncio.CancelledError:
-                end = {"status": JobStatus.CANCELLED}
-                if self._closing:
-                    end = {"status": JobStatus.FAILED, "error": INTERRUPTED}
-            except Exception as error:
-                end = {"status": JobStatus.FAILED, "error": order.explain(error)}
+            end = await self._end(job, order)
+            if job.keeping and (job.dropped or end["status"] is not JobStatus.SUCCEEDED):
+                with suppress(asyncio.CancelledError):
+                    await whole(self._clear(job))
         job.change(**end, finished=time.time(), queue_position=None)
         self._ended.labels(job.state.status.value).inc()
         self.postman.report(job.state)
+
+    async def _end(self, job: LiveJob, order: JobOrder) -> dict[str, Any]:
+        try:
+            pictures = await self._pictures(job, order)
+            job.keeping = True
+            return {"status": JobStatus.SUCCEEDED, "result": await whole(order.finish(pictures))}
+        except asyncio.CancelledError:
+            if self._closing:
+                return {"status": JobStatus.FAILED, "error": INTERRUPTED}
+            return {"status": JobStatus.CANCELLED}
+        except Exception as error:
+            return {"status": JobStatus.FAILED, "error": order.explain(error)}
+
+    async def _clear(self, job: LiveJob) -> None:
+        """Delete pictures that nobody was told of, later if it cannot be done now."""
+        try:
+            await self._ledger.clear(job.state, job.tenant)
+        except CacheUnavailable:
+            self._spawn(self._clear_later(job))
+
+    async def _clear_later(self, job: LiveJob) -> None:
+        await asyncio.sleep(_PACE_SECONDS)
+        await self._clear(job)
 
     async def _pictures(self, job: LiveJob, order: JobOrder) -> list[Picture]:
         """Draw all pictures in one joint batch; the first failure cancels the rest."""

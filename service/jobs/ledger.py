@@ -4,7 +4,7 @@ import time
 
 from pydantic import ValidationError
 
-from cache_store.deposits import Deposit, Deposits
+from cache_store.deposits import DELETED, Deposit, Deposits
 from service.jobs.live import LiveJob
 from service.jobs.state import INTERRUPTED, JobState, JobStatus
 
@@ -23,10 +23,15 @@ class Ledger:
         self._deposits = deposits
 
     async def save(self, job: LiveJob) -> str:
-        """Write a job as it is now; return what another service asks of it: "cancel", "drop" or nothing."""
+        """Write a job as it is now; return what another service asks of it: "cancel", "drop" or nothing.
+
+        One that was deleted on purpose is not written again: it is to be dropped.
+        """
         state = job.state
         body = state.model_dump_json()
         flag = await self._deposits.update("job", state.id, job.tenant, body)
+        if flag == DELETED:
+            return "drop"
         if flag is None and not job.dropped:  # new, or the catalogue has lost it
             await self._create(job, body)
         job.saved = state.version
@@ -55,10 +60,15 @@ class Ledger:
         return await self._deposits.flag("job", job_id, tenant, wish)
 
     async def drop(self, state: JobState, tenant: str) -> None:
-        """Delete a job, and the pictures of its answer."""
+        """Delete a job and its pictures; the job goes last, so that after a fault it can be deleted again."""
+        await self.clear(state, tenant)
         await self._deposits.drop("job", state.id, tenant)
-        for item in (state.result or {}).get("data", ()):
-            await self._deposits.drop("image", item["id"], tenant)
+
+    async def clear(self, state: JobState, tenant: str) -> None:
+        """Delete what was deposited of a job's pictures, told in an answer or not."""
+        told = [item["id"] for item in (state.result or {}).get("data", ())]
+        for picture in dict.fromkeys([*state.pictures, *told]):
+            await self._deposits.drop("image", picture, tenant)
 
     async def interrupt(self, state: JobState, tenant: str) -> JobState:
         """Note that a job's process is gone, and return how it stands now."""

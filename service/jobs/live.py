@@ -28,6 +28,7 @@ class LiveJob:
         preview: the newest.
         task: draws it.
         saved: version of the state that the catalogue has.
+        keeping: whether its pictures are deposited, or are about to be.
         dropped: whether it was deleted.
     """
 
@@ -38,6 +39,7 @@ class LiveJob:
     preview: Preview | None = None
     task: "asyncio.Task[None] | None" = None
     saved: int = 0
+    keeping: bool = False
     dropped: bool = False
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 

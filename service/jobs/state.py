@@ -67,6 +67,7 @@ class JobState(BaseModel):
         finished: when it became final.
         queue_position: pictures up to and including its first in the line; None once that has begun.
         progress: of each picture.
+        pictures: their ids; what was deposited under them goes with the job, however it ended.
         result: the answer, without the pictures' bytes and without any prompt; only once it has succeeded.
         error: only once it has failed.
         inline: whether the answer shall carry the pictures themselves rather than their URLs.
@@ -83,6 +84,7 @@ class JobState(BaseModel):
     finished: float | None = None
     queue_position: int | None = None
     progress: tuple[PictureProgress, ...]
+    pictures: tuple[str, ...] = ()
     result: dict[str, Any] | None = None
     error: JobError | None = None
     inline: bool = False

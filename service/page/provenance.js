@@ -34,27 +34,30 @@ export const openProvenance = (id) => openLoading("How it came about", async () 
   ].filter(Boolean);
 });
 
-function summary({ verdict, request, skipped_steps: skipped, reason, similarity, wasted_steps: wasted }) {
-  const cache = { verdict, steps: request.num_inference_steps, skipped_steps: skipped, similarity, reason, wasted_steps: wasted };
+function summary({ verdict, request, skipped_steps: skipped, reason, similarity, wasted_steps: wasted, reference }) {
+  const full = request.num_inference_steps - (reference?.first_step ?? 0);
+  const cache = { verdict, steps: full, skipped_steps: skipped, similarity, reason, wasted_steps: wasted, over: reference !== null };
   return [words.verdictLine(cache).join(""), words.verdictWhy(cache)].filter(Boolean).join(" ");
 }
 
-/** From pure noise to this picture, oldest first. */
-function lineage({ lineage: sources, request, entry }) {
+/** From pure noise, or a given picture, to this one, oldest first. */
+function lineage({ lineage: sources, request, entry, reference }) {
   const item = (blob, name, text) => make("li", {}, picture(blob, ""), make("div", {}, make("b", { textContent: name }), make("span", { textContent: text })));
   const left = (skip) => (skip === 1 ? "whole" : `left after ${words.percent(skip)} of its steps`);
   const runs = [...sources].reverse().map(({ entry, seed, skip }, i) =>
-    item(api.entryBlob(entry), i ? "Head start" : "From pure noise", `${seed === null ? "seed no longer known" : `seed ${seed}`}, ${left(skip)}`));
+    item(api.entryBlob(entry), i ? "Head start" : reference ? "Over the given picture" : "From pure noise", `${seed === null ? "seed no longer known" : `seed ${seed}`}, ${left(skip)}`));
   const end = make("li", {}, entry && picture(api.entryBlob(entry), ""), make("div", {}, make("b", { textContent: "This picture" }), make("span", { textContent: request.prompt ?? "the prompt was not to be remembered" })));
   return make("ol", { className: "descent", ariaLabel: "What it descends from" }, ...runs, end);
 }
 
-function rows({ request, created, entered, judged, divergence, similarity, diversity, feature_cache: features, batch_invariant: alone, sha256 }) {
+function rows({ request, created, entered, judged, divergence, similarity, diversity, feature_cache: features, batch_invariant: alone, sha256, reference }) {
   const bound = entered?.max_divergence ?? null;
   return [
     ["Drawn", words.moment(created)],
     ["Seed", String(request.seed)],
-    ["Steps", String(request.num_inference_steps)],
+    ["Steps", reference ? `the last ${request.num_inference_steps - reference.first_step} of ${request.num_inference_steps}` : String(request.num_inference_steps)],
+    ["Drawn over", reference && `a given picture, strength ${words.percent(reference.strength)}${reference.masked ? ", in part" : ""}`],
+    ["SHA-256 of that picture", reference && `${reference.sha256.slice(0, 12)}…`],
     ["Solver", request.scheduler],
     ["Guidance", String(request.guidance_scale)],
     ["Size", request.size],
@@ -74,7 +77,8 @@ function details(title, content) {
   return make("details", { className: "more" }, make("summary", { textContent: title }), content);
 }
 
-function again({ id, request }) {
+function again({ id, request, reference }) {
+  if (reference) return make("p", { className: "soft", textContent: "The picture it was drawn over is not kept. To draw it again, send that picture to the service's replay route." });
   const result = make("div", { className: "replayed" });
   const act = button("Draw it again, exactly so", async () => {
     act.disabled = true;

@@ -38,15 +38,15 @@ export const listed = (items) => (items.length < 2 ? items.join("") : `${items.s
 
 /** The one sentence: [emphasised beginning, rest]. */
 export function verdictLine(cache) {
-  const { verdict, steps: total, skipped_steps: skipped } = cache;
+  const { verdict, steps: total, skipped_steps: skipped, over } = cache;
   if (verdict === "APPROX") {
     const near = cache.similarity === null ? "" : `, similarity ${similarity(cache.similarity)}`;
     return ["Head start:", ` ${skipped} of ${steps(total)} skipped, from an earlier picture${near}.`];
   }
   if (verdict === "EXACT") return ["Drawn before:", ` the stored picture, all ${steps(total)} saved.`];
-  if (verdict === "BYPASS") return ["Cache off:", ` all ${steps(total)} run from pure noise.`];
+  if (verdict === "BYPASS") return ["Cache off:", ` all ${steps(total)} run from ${over ? "the given picture" : "pure noise"}.`];
   if (verdict === "REFRESH") return ["Drawn afresh:", ` all ${steps(total)} run, and remembered.`];
-  return ["From pure noise:", ` all ${steps(total)} run.`];
+  return [over ? "Over the given picture:" : "From pure noise:", ` all ${steps(total)} run.`];
 }
 
 const WHY = {

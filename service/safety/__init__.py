@@ -1,6 +1,7 @@
 """Whether a picture may be shown: a checker of the operator's choice, asked before every answer that holds one."""
 
 from service.safety.base import (
+    CheckerBehindError,
     PictureFlaggedError,
     PictureUncheckedError,
     SafetyChecker,
@@ -11,6 +12,7 @@ from service.safety.guard import Guard
 from service.safety.loading import load_checker
 
 __all__ = [
+    "CheckerBehindError",
     "Guard",
     "PictureFlaggedError",
     "PictureUncheckedError",

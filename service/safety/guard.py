@@ -4,21 +4,29 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import Future
-from queue import SimpleQueue
-from threading import Thread
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
+import numpy as np
 from prometheus_client import Counter
 
 from cache_store.selection import Selection
 from cache_store.store import CacheStore
 from cache_store.types import CacheUnavailable, StoredImage
 from service.engine.base import ImageArray
+from service.keys import text_hash
 from service.logs import fields_of
 from service.pictures import decode
-from service.safety.base import PictureFlaggedError, PictureUncheckedError, SafetyChecker, SafetyVerdict
+from service.safety.backlog import seconds_until_room
+from service.safety.base import (
+    CheckerBehindError,
+    PictureFlaggedError,
+    PictureUncheckedError,
+    SafetyChecker,
+    SafetyVerdict,
+)
+from service.safety.worker import Worker
 from service.tracing import stage
 
 log = logging.getLogger(__name__)
@@ -27,7 +35,12 @@ PATIENCE_SECONDS = 30.0
 """How long a picture waits for its verdict, those before it included."""
 MOST_REMEMBERED = 4096
 Where = Literal["drawn", "stored"]
-OUTCOMES = ("passed", "flagged", "failed")
+OUTCOMES = ("passed", "flagged", "failed", "refused")
+State = Literal["off", "ok", "busy", "unavailable"]
+"""No checker; one that keeps up; one that is behind; one that hangs."""
+Drawn = Callable[[], Sequence[float]]
+"""Predicts when the pictures inside will be drawn, in seconds."""
+_LOOK_SECONDS = 0.05
 
 
 class Guard:
@@ -50,8 +63,33 @@ class Guard:
         self._checker = checker
         self._checks = checks
         self._patience = patience
-        self._worker = _Worker()
-        self._known: OrderedDict[str, bool] = OrderedDict()
+        self._worker = Worker(patience, lambda: _probed(checker))
+        self._known: OrderedDict[tuple[str, str | None], bool] = OrderedDict()
+        self._expected = 0
+
+    @contextmanager
+    def expecting(self, drawn: Drawn) -> Iterator[None]:
+        """Hold a place before the checker for a picture that is about to be drawn.
+
+        Args:
+            drawn: see `Drawn`; this picture is not among those inside yet.
+
+        Raises:
+            CheckerBehindError: it hangs, or the verdict would come too late.
+        """
+        if (seconds := self._behind(drawn)) > 0:
+            self._checks.labels("drawn", "refused").inc()
+            raise CheckerBehindError(seconds)
+        with self._place():
+            yield
+
+    def state(self, drawn: Drawn) -> State:
+        """Return how the checker stands."""
+        if self._checker is None:
+            return "off"
+        if self._worker.hangs:
+            return "unavailable"
+        return "busy" if self._behind(drawn) > 0 else "ok"
 
     async def pass_drawn(self, image: ImageArray, prompt: str | None) -> None:
         """Let a picture pass that was just drawn.
@@ -77,10 +115,12 @@ class Guard:
         """
         if self._checker is None or version == self.version:
             return False
-        name = hashlib.sha256(data).hexdigest()
+        # A verdict given without the prompt says nothing of the same picture with it.
+        name = (hashlib.sha256(data).hexdigest(), None if prompt is None else text_hash(prompt))
         if name not in self._known:
             try:
-                await self._pass(self._checker, lambda: decode(data), prompt, "stored")
+                with self._place():
+                    await self._pass(self._checker, lambda: decode(data), prompt, "stored")
             except PictureFlaggedError:
                 self._remember(name, passed=False)
                 raise
@@ -99,7 +139,8 @@ class Guard:
             PictureUncheckedError: the checker did not say.
         """
         try:
-            if await self.pass_stored(image.data, prompt, image.safety_version):
+            judged = await self.pass_stored(image.data, prompt, image.safety_version)
+            if judged and prompt is not None:  # otherwise it is to be judged again, with its prompt
                 await _quietly(store.note_safety(entry_id, self.version))
         except PictureFlaggedError:
             await _quietly(store.forget(Selection(tenant=tenant, entry_ids=(entry_id,))))
@@ -114,7 +155,29 @@ class Guard:
         await self.pass_entry(store, entry_id, tenant, image, None if entry is None else entry.prompt)
         return image
 
-    def _remember(self, name: str, *, passed: bool) -> None:
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        self._expected += 1
+        try:
+            yield
+        finally:
+            self._expected -= 1
+
+    def _behind(self, drawn: Drawn) -> float:
+        """Return the seconds until a picture more will be judged in time; 0 = it would be now."""
+        if self._checker is None:
+            return 0.0
+        if self._worker.hangs:
+            return max(1.0, self._worker.patience_left)
+        busy, each = self._worker.busy_seconds, self._worker.verdict_seconds
+        before = self._expected - (busy > 0)
+        if busy + (before + 1) * each <= self._patience:  # even if all came at once
+            return 0.0
+        inside = list(drawn())
+        ready = [0.0] * max(0, before - len(inside)) + inside
+        return seconds_until_room([*ready, max(ready, default=0.0)], busy, each, self._patience)
+
+    def _remember(self, name: tuple[str, str | None], *, passed: bool) -> None:
         self._known[name] = passed
         if len(self._known) > MOST_REMEMBERED:
             self._known.popitem(last=False)
@@ -125,15 +188,26 @@ class Guard:
         try:
             with stage("safety"):
                 async with asyncio.timeout(self._patience):
-                    verdict = await asyncio.wrap_future(self._worker.submit(lambda: checker.judge(image(), prompt)))
+                    verdict = await self._verdict(lambda: checker.judge(image(), prompt))
             flagged = _flagged(verdict, self.version)
         except Exception as error:  # whatever it is: without a verdict the picture stays here
             self._checks.labels(where, "failed").inc()
             log.error("a picture could not be checked for safety", extra=fields_of(error))
-            raise PictureUncheckedError from None
+            raise PictureUncheckedError(drawn=where == "drawn") from None
         self._checks.labels(where, "flagged" if flagged else "passed").inc()
         if flagged:
             raise PictureFlaggedError
+
+    async def _verdict(self, work: Callable[[], SafetyVerdict]) -> SafetyVerdict:
+        given = self._worker.submit(work)
+        # If the verdict before this one hangs, there is time left for this one.
+        asyncio.get_running_loop().call_later(self._worker.patience_left + _LOOK_SECONDS, self._worker.look)
+        return await asyncio.wrap_future(given)
+
+
+def _probed(checker: SafetyChecker | None) -> SafetyVerdict:
+    assert checker is not None
+    return checker.judge(np.zeros((64, 64, 3), np.uint8), None)
 
 
 def _flagged(verdict: SafetyVerdict, version: str) -> bool:
@@ -150,30 +224,3 @@ async def _quietly(work: object) -> None:
         await work  # type: ignore[misc]
     except CacheUnavailable:
         log.debug("a verdict was not written down: the store is unavailable")
-
-
-class _Worker:
-    """One thread for a checker, made when it is first needed; one that hangs keeps no process from ending."""
-
-    def __init__(self) -> None:
-        self._errands: SimpleQueue[tuple[Future[SafetyVerdict], Callable[[], SafetyVerdict]]] = SimpleQueue()
-        self._thread: Thread | None = None
-
-    def submit(self, work: Callable[[], SafetyVerdict]) -> Future[SafetyVerdict]:
-        """Do `work` behind what was submitted before; what is cancelled before its turn is left out."""
-        if self._thread is None:
-            self._thread = Thread(target=self._run, name="safety", daemon=True)
-            self._thread.start()
-        future: Future[SafetyVerdict] = Future()
-        self._errands.put((future, work))
-        return future
-
-    def _run(self) -> None:
-        while True:
-            future, work = self._errands.get()
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(work())
-            except BaseException as error:  # a checker that exits takes nothing with it
-                future.set_exception(error if isinstance(error, Exception) else RuntimeError(type(error).__name__))

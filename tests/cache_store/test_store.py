@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cache_store import CacheStore, CacheUnavailable, StateRef
+from cache_store.catalogue import PREFIX
 from cache_store.records import StateRecord
 
 
@@ -85,6 +86,23 @@ async def test_exact_hit(store: CacheStore, make) -> None:
     assert summary is not None
     assert summary.uses == 1
     assert await store.find_exact("anna-8") is None
+
+
+async def test_an_exact_hit_tells_what_drawing_it_took(store: CacheStore, make) -> None:
+    store.remember(make.entry(1), make.states(1), make.image)
+    store.remember(replace(make.entry(2), gpu_seconds=1.6, full_seconds=1.25), make.states(2), make.image)
+    await store.flush()
+    assert [(await store.find_exact(f"anna-{seed}")).full_seconds for seed in (1, 2)] == [1.5, 1.25]
+
+
+@pytest.mark.parametrize("kept", [None, b"", b"a while", b"nan", b"inf", b"-1.0"])
+async def test_an_entry_of_before_that_has_no_price(store: CacheStore, make, kept: bytes | None) -> None:
+    await remember(store, make, 1)
+    key = f"{PREFIX}entry:{(await store.find_exact('anna-1')).entry_id}"
+    await store._link.call(*("HDEL", key, "full_seconds") if kept is None else ("HSET", key, "full_seconds", kept))
+    hit = await store.find_exact("anna-1")
+    assert (hit.prompt, hit.image, hit.full_seconds) == ("secret prompt 1", make.image, 0.0)
+    assert await store.check_integrity() == []
 
 
 async def test_load_without_ram_tier_reads_the_object(open_store, make) -> None:

@@ -1,6 +1,7 @@
 """Runs that begin from a given picture: as diffusers' own image-to-image, with masks, resumed, in a batch."""
 
 import hashlib
+import time
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
 )
-from engine_helpers import SIDE, alone, drive, point, spec
+from engine_helpers import SIDE, alone, drive, finish, point, spec
 from mix_helpers import BUILDERS
 
+from service.engine.base import Progress
 from service.engine.foreign import DISCRETE_FOREIGN
 from service.engine.loop import StepLoop
-from service.engine.reference import Canvas, Reference
+from service.engine.reference import MOST_CANVASES, Canvas, Easel, Reference
 
 SOLVERS = ("ddim", "euler", "dpmpp_2m", "unipc", "euler_ancestral", *DISCRETE_FOREIGN)
 SWAPPED = {"euler": EulerDiscreteScheduler, "dpmpp_2m": DPMSolverMultistepScheduler}
@@ -176,3 +178,74 @@ def test_edits_and_texts_share_a_batch(pipeline):
 def test_strength_says_how_many_steps_run():
     assert [_reference(strength).begin(8) for strength in (0.001, 0.3, 0.5, 0.9, 1.0)] == [7, 6, 4, 1, 0]
     assert _reference(0.001).begin(1) == 0
+
+
+@pytest.fixture
+def encoded(pipeline, monkeypatch):
+    """Counts encodings, each of which takes a while."""
+    calls, encode = [], pipeline.encode_picture
+
+    def slowly(image):
+        calls.append(image)
+        time.sleep(0.05)
+        return encode(image)
+
+    monkeypatch.setattr(pipeline, "encode_picture", slowly)
+    return calls
+
+
+def test_a_picture_is_encoded_once_for_all_that_are_drawn_over_it(pipeline, encoded):
+    single = alone(pipeline, spec(reference=_reference()))
+    encoded.clear()
+    loop = StepLoop(pipeline)
+    ends = drive(loop, *(spec(f"{n}", seed=7 + n, reference=_reference()) for n in range(4)))
+    later = drive(loop, spec("later", reference=_reference(0.75)))
+    assert len(encoded) == 1
+    assert np.array_equal(ends["0"].image, single.image)
+    assert [end.encode_seconds > 0 for end in (*ends.values(), *later.values())] == [True, False, False, False, False]
+
+
+def test_tenants_and_other_masks_share_no_encoding(pipeline, encoded):
+    loop = StepLoop(pipeline)
+    drive(loop, spec("a", tenant="one", reference=_reference()), spec("b", tenant="two", reference=_reference()))
+    assert len(encoded) == 2
+    drive(loop, spec("c", tenant="one", reference=_reference(mask=_right_half())))
+    assert len(encoded) == 3
+
+
+def test_few_encodings_are_kept(pipeline, encoded):
+    easel, noise = Easel(pipeline), pipeline.initial_noise(0, SIDE, SIDE)
+    pictures = [spec(reference=_reference(image=_picture() + np.uint8(n))) for n in range(MOST_CANVASES + 1)]
+    for item in pictures:
+        easel.canvas(item, noise)
+    easel.canvas(pictures[-1], noise)
+    assert len(encoded) == len(pictures)
+    easel.canvas(pictures[0], noise)
+    assert len(encoded) == len(pictures) + 1
+
+
+def test_encoding_is_device_time_of_the_job_and_no_wait(pipeline, encoded):
+    loop = StepLoop(pipeline)
+    settled = []
+    loop._waiting.settle = lambda item, seconds: settled.append(seconds)
+    started = time.monotonic()
+    loop.submit(spec(reference=_reference()), started)
+    first = next(event for event in loop.tick() if isinstance(event, Progress))
+    result = finish(loop)["a"]
+    assert first.encode_seconds == result.encode_seconds >= 0.05
+    assert result.device_seconds == result.encode_seconds + result.denoise_seconds + result.decode_seconds
+    assert settled == [result.device_seconds]
+    entered = started + result.queue_seconds + result.encode_seconds
+    assert entered <= time.monotonic()
+    plain = alone(pipeline, spec())
+    assert plain.encode_seconds == 0
+
+
+def test_its_group_pays_for_encoding(pipeline, encoded):
+    loop, edit, text = StepLoop(pipeline), spec("edit", reference=_reference()), spec("text", width=SIDE * 2)
+    loop.submit(edit, 0.0)
+    loop.submit(text, 0.0)
+    loop._admit()
+    assert loop._fairness._charged[edit.group] >= 0.05
+    # Of two that came together the one goes first that had nothing of the device yet.
+    assert loop._fairness.pick([edit.group, text.group]) == text.group

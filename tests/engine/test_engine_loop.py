@@ -1,6 +1,7 @@
 """The one loop: joint batches, resuming, the gate, and everything that may go wrong."""
 
 import gc
+import itertools
 import math
 from dataclasses import replace
 
@@ -413,6 +414,19 @@ class TestAccounts:
     def test_wasted_steps_are_paid_for(self, pipeline, full):
         result = alone(pipeline, spec("b", resume=(point(full.captured[1], -1.0),)))
         assert result.denoise_seconds == pytest.approx(9 * result.step_seconds)
+
+    def test_progress_tells_the_device_time_so_far_thrown_away_steps_included(self, pipeline, full):
+        loop = StepLoop(pipeline)
+        loop.submit(spec("b", resume=(point(full.captured[1], -1.0),)), 0.0)
+        events = []
+        while not loop.idle:
+            events += loop.tick()
+        *heard, result = events
+        times = [event.denoise_seconds for event in heard]
+        assert [(event.first_step, event.step) for event in heard] == [(4, 4), *((0, k) for k in range(9))]
+        assert times[0] == 0.0
+        assert all(earlier < later for earlier, later in itertools.pairwise(times))
+        assert times[-1] == result.denoise_seconds
 
     def test_waiting_counts_as_queueing(self, pipeline):
         import time

@@ -101,6 +101,14 @@ def test_every_recorded_series_is_tested() -> None:
     assert untested <= {"headstart:gpu_seconds_saved:rate5m"}
 
 
+def test_what_was_spent_on_pictures_given_up_is_spent() -> None:
+    told = [rule["expr"] for rule in rules()] + [query for _, query in dashboard_queries()]
+    spent = [expr for expr in told if "headstart_gpu_seconds_total" in expr]
+    assert len(spent) >= 5
+    for expr in spent:
+        assert "headstart_given_up_gpu_seconds_total" in expr, expr
+
+
 def test_the_document_explains_every_metric_and_no_other(exported: set[str]) -> None:
     told = documented_metrics((ROOT / "docs" / "operations.md").read_text(encoding="utf-8"))
     wanted = {name for name in exported if not name.endswith("_created")}

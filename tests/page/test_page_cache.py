@@ -1,9 +1,11 @@
 """The explorer: what is remembered, what is near, how a picture came about, and forgetting."""
 
+import io
 import re
 
 from browser import Page
 from page_doings import DONE, ENTRIES, SHEET, draw, look_for, open_entry, press_button
+from PIL import Image
 from service_live import Client
 
 SAVED = r"It saved \d+ of the 8 steps of the one picture made from it\."
@@ -40,6 +42,29 @@ def test_how_it_came_about_and_the_same_picture_again(fresh: Page, live_client: 
     fresh.press("Escape")
     fresh.wait("!document.querySelector('#sheet').open")
     assert fresh.run("document.activeElement.id") == "how"
+    assert fresh.problems == []
+
+
+def test_an_edit_is_told_as_one(fresh: Page, live_client: Client) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), "teal").save(buffer, "PNG")
+    texts = {"prompt": "an edited jug on a shelf", "seed": "21", "num_inference_steps": "8", "strength": "0.5"}
+    files = {"image": ("a.png", buffer.getvalue()), **{name: (None, text) for name, text in texts.items()}}
+    for _ in range(2):
+        assert live_client.http.post("/v1/images/edits", files=files).status_code == 200
+        live_client.settle()
+    open_entry(fresh, "an edited jug on a shelf")
+    assert "It saved 4 of the 4 steps of the one picture made from it." in fresh.text("#sheet-body")
+    press_button(fresh, ".descendants", "How it came about")
+    fresh.wait("document.querySelector('#sheet-title').textContent === 'How it came about'")
+    fresh.wait(SHEET)
+    assert "all 4 steps saved" in fresh.text(".sheet-lead")
+    sheet = fresh.text("#sheet-body")
+    assert "Over the given picture" in fresh.text(".descent")
+    assert "the last 4 of 8" in sheet
+    assert "a given picture, strength 50%" in sheet
+    assert "is not kept" in sheet
+    assert fresh.run("document.querySelector('.again') === null")
     assert fresh.problems == []
 
 

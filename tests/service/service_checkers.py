@@ -14,7 +14,7 @@ STEER = "SAFETY_STEER"
 
 
 class Steered:
-    """Does what a file says: passes, flags all or prompts with a word, breaks, hangs or answers nonsense."""
+    """Does what a file says: passes all or all but a word, flags, breaks, hangs or answers nonsense."""
 
     def __init__(self) -> None:
         self._file = Path(os.environ[STEER])
@@ -33,6 +33,8 @@ class Steered:
         if order == "other version":
             return SafetyVerdict(False, "another")
         assert image.ndim == 3
+        if order == "pass all":
+            return SafetyVerdict(False, self.version)
         return SafetyVerdict(order == "flag" or "forbidden" in (prompt or ""), self.version)
 
 

@@ -142,6 +142,18 @@ def test_an_identical_edit_is_an_exact_hit_and_nothing_else_is(client: Client) -
     assert text["cache"]["verdict"] == "MISS"
 
 
+def test_what_came_from_an_edit_counts_the_steps_it_asked_for(client: Client) -> None:
+    wish: dict[str, Any] = {"prompt": "an edit to be repeated", "seed": 19, "strength": 0.5}
+    first = _edit(client, **wish)
+    client.settle()
+    again = _edit(client, **wish)
+    assert again["cache"]["verdict"] == "EXACT"
+    client.settle()
+    entry = client.http.get(f"/v1/generations/{first['id']}").json()["entry"]
+    (found,) = client.http.get(f"/v1/cache/entries/{entry}/generations").json()["data"]
+    assert (found["id"], found["steps"], found["skipped_steps"]) == (again["id"], 4, 4)
+
+
 def test_partitions_hold_one_picture_each(client: Client) -> None:
     wish: dict[str, Any] = {"cache[mode]": "approximate", "strength": 0.9}
     text = client.draw("an amber bowl on a white table")
@@ -323,7 +335,7 @@ def test_what_is_wrong_with_a_replay_is_said(client: Client) -> None:
         ({"mask": _file(np.full((32, 32, 4), 255, np.uint8))}, "mask", "invalid_mask"),
         ({"other": b"x"}, "other", "invalid_value"),
         ({"cfg_scal": 3}, "cfg_scal", "extra_forbidden"),
-        ({"stream": "true"}, "stream", "literal_error"),
+        ({"stream": "true"}, "stream", "value_error"),
         ({"lora": "ink"}, "lora", None),
         ({"cache": "exact"}, "cache", None),
         ({"cache[mode]": "perhaps"}, "cache.mode", "literal_error"),

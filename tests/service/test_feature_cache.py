@@ -330,9 +330,9 @@ def test_a_verdict_tells_what_ran(asked: FeaturePlan, report: FeatureReport | No
 
 
 def test_a_stored_picture_tells_how_it_was_drawn() -> None:
-    stored = exact_verdict(replace(plan(VerdictKind.EXACT, "exact"), features=ASKED), 0.1)
+    stored = exact_verdict(replace(plan(VerdictKind.EXACT, "exact"), features=ASKED))
     assert stored.features == FeatureVerdict("deepcache", 0.4, "auto", reason="exact")
-    assert exact_verdict(plan(VerdictKind.EXACT, "exact"), 0.1).features == FeatureVerdict()
+    assert exact_verdict(plan(VerdictKind.EXACT, "exact")).features == FeatureVerdict()
 
 
 def test_the_header_names_every_picture() -> None:

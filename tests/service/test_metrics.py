@@ -102,7 +102,7 @@ def test_health(client: Client) -> None:
     assert client.http.get("/livez").json() == {"status": "ok"}
     ready = client.http.get("/readyz")
     assert ready.status_code == 200
-    assert ready.json() == {"status": "ok", "engine": "ok", "cache": "ok"}
+    assert ready.json() == {"status": "ok", "engine": "ok", "cache": "ok", "safety": "off"}
 
 
 def test_the_description_is_complete(client: Client) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from service_samples import request
 from cache_store.types import CacheUnavailable, NoiseState
 from policies.matching import Attempt, Candidate, MatchDecision, MatchingPolicy, StateRef
 from service.assembly import Service, StartError, open_service
+from service.engine.base import Progress
 from service.generator import NotCachedError, Wish
 from service.metrics import Metrics
 from service.planner import Planner, resolved_mode
@@ -63,6 +64,23 @@ async def test_the_gate_refuses_what_similarity_proposes(opened: Opener) -> None
         assert (repeated.kind, repeated.wasted) == (VerdictKind.APPROX, 0)
         with pytest.raises(NotCachedError):
             await draw(service, request("a red cube in a box", cache=CacheOptions(only_if_cached=True)))
+
+
+async def test_a_picture_given_up_after_a_refusal_pays_every_step_it_got(opened: Opener) -> None:
+    async with opened("strict") as service:
+        await draw(service, request("a red cube on a table"))
+        heard = []
+        async with aclosing(service.generator.stream(request("a red cube on a chair"), Wish())) as events:
+            async for event in events:
+                if isinstance(event, Progress):
+                    heard.append(event)
+                    if (event.first_step, event.step) == (0, 2):
+                        break
+        # It was foreseen to skip more than it had drawn when it was given up.
+        assert heard[0].first_step >= 2
+        refused = next(event for event in heard if event.first_step == 0)
+        given_up = service.metrics.registry.get_sample_value("headstart_given_up_gpu_seconds_total")
+        assert given_up == heard[-1].denoise_seconds > refused.denoise_seconds > 0
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,26 +12,19 @@ import numpy as np
 import openai
 import pytest
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from numpy.typing import NDArray
 from PIL import Image
 from service_checkers import STEER
 from service_live import Client, live
 from transformers import CLIPConfig, CLIPImageProcessor
 
-from service.metrics import Metrics
-from service.pictures import encode
 from service.safety import (
-    Guard,
-    PictureFlaggedError,
-    PictureUncheckedError,
-    SafetyChecker,
     SafetyCheckerError,
     SafetyVerdict,
     load_checker,
 )
 
 HERE = Path(__file__).parent
-Serve = Callable[[str, Path], AbstractContextManager[Client]]
+Serve = Callable[..., AbstractContextManager[Client]]
 
 
 class Steering:
@@ -59,10 +51,10 @@ def serve(steer: Steering, resuming_model: Path) -> Iterator[Serve]:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
 
         @contextmanager
-        def start(version: str, folder: Path) -> Iterator[Client]:
+        def start(version: str, folder: Path, **settings: str) -> Iterator[Client]:
             steer.file.with_suffix(".version").write_text(version)
             safety = {"safety": "service_checkers:Steered"} if version else {}
-            with live(folder, model=str(resuming_model), threads="1", **safety) as server:
+            with live(folder, model=str(resuming_model), threads="1", **safety, **settings) as server:
                 client = Client(server)
                 yield client
                 client.settle()
@@ -134,7 +126,7 @@ def test_what_the_checker_cannot_say_is_not_shown(guarded: Client, steer: Steeri
     steer(order)
     answer = guarded.post({"prompt": f"a kite while it does {order}", "seed": 3})
     assert _error(answer) == UNCHECKED
-    assert answer.headers["Retry-After"]
+    assert answer.headers["x-should-retry"] == "false"  # the client would have it drawn, and paid for, again
     guarded.settle()
     assert guarded.entries() == entries
     assert _checks(guarded, "drawn", "failed") == before + 1
@@ -180,6 +172,44 @@ def test_verdicts_of_another_version_are_not_believed(serve: Serve, steer: Steer
         assert client.cache("a red kite over the pier", seed=5)["verdict"] == "MISS"  # it was forgotten
 
 
+def test_a_checker_of_another_version_is_told_the_prompt(serve: Serve, steer: Steering, tmp_path: Path) -> None:
+    wish = {"prompt": "a forbidden kite by its address", "seed": 7, "response_format": "url"}
+    steer("pass all")
+    with serve("v1", tmp_path) as client:
+        drawn = client.draw(**wish)
+        job = str(client.http.post("/v1/jobs", json={**wish, "response_format": "b64_json"}).headers["Location"])
+        client.server.wait(lambda: client.http.get(job).json()["status"] == "succeeded", "drawn")
+    steer("pass")
+    with serve("v2", tmp_path) as client:
+        assert _error(client.http.get(f"/v1/images/{drawn['id']}")) == FLAGGED
+        assert client.http.get(job).json()["result"]["data"][0]["b64_json"] is None
+        assert _error(client.post(wish)) == FLAGGED
+
+
+def test_while_the_checker_hangs_nothing_is_drawn(serve: Serve, steer: Steering, tmp_path: Path) -> None:
+    with serve("v1", tmp_path, safety_seconds="4") as client:
+        assert client.http.get("/readyz").json()["safety"] == "ok"
+        client.draw("a kite before", seed=8)
+        client.settle()
+        steer("hang")
+        assert _error(client.post({"prompt": "a kite in vain"})) == UNCHECKED
+        client.server.wait(lambda: client.http.get("/readyz").status_code == 503, "in doubt")
+        steps = client.metric("headstart_denoise_steps_total")
+        for path in ("/v1/images/generations", "/v1/generations/events"):
+            refused = client.http.post(path, json={"prompt": "a kite not drawn"})
+            assert _error(refused) == (503, "safety_busy")
+            assert 1 <= int(refused.headers["Retry-After"]) <= 4
+            assert refused.headers["x-should-retry"] == "true"
+        ready = client.http.get("/readyz").json()
+        assert (ready["status"], ready["engine"], ready["safety"]) == ("unavailable", "ok", "unavailable")
+        assert client.draw("a kite before", seed=8)["cache"]["verdict"] == "EXACT"
+        assert client.metric("headstart_denoise_steps_total") == steps
+        assert _checks(client, "drawn", "refused") == 2
+        steer("pass")
+        client.server.wait(lambda: client.http.get("/readyz").json()["safety"] == "ok", "judging again")
+        client.draw("a kite after")
+
+
 def test_a_verdict_is_stored_with_its_entry(serve: Serve, steer: Steering, tmp_path: Path) -> None:
     repeat = {"prompt": "a kite that nobody judged", "seed": 6}
     with serve("", tmp_path) as client:
@@ -216,60 +246,6 @@ def _png() -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _guard(checker: SafetyChecker, patience: float = 60.0) -> Guard:
-    return Guard(checker, Metrics().safety, patience=patience)
-
-
-class Hanging:
-    """Answers when it is let."""
-
-    version = "h"
-
-    def __init__(self) -> None:
-        self.let = threading.Event()
-
-    def judge(self, image: NDArray[np.uint8], prompt: str | None) -> SafetyVerdict:
-        self.let.wait()
-        return SafetyVerdict(False, "h")
-
-
-async def test_a_checker_that_hangs_holds_back_pictures_and_nothing_else() -> None:
-    checker, picture = Hanging(), np.zeros((4, 4, 3), np.uint8)
-    guard = _guard(checker, patience=0.1)
-    for _ in range(2):
-        with pytest.raises(PictureUncheckedError):
-            await guard.pass_drawn(picture, "a kite")
-    checker.let.set()
-    await guard.pass_drawn(picture, "a kite")
-
-
-async def test_what_is_stored_is_judged_once() -> None:
-    seen: list[str | None] = []
-
-    class Counting:
-        version = "c"
-
-        def judge(self, image: NDArray[np.uint8], prompt: str | None) -> SafetyVerdict:
-            seen.append(prompt)
-            return SafetyVerdict(prompt == "flag", "c")
-
-    guard = _guard(Counting())
-    for _ in range(2):
-        assert await guard.pass_stored(_png(), "pass", "another")
-        assert not await guard.pass_stored(b"of this version, and not looked at", "flag", "c")
-    assert seen == ["pass"]
-    other = encode(np.full((8, 8, 3), 9, np.uint8))
-    for _ in range(2):
-        with pytest.raises(PictureFlaggedError):
-            await guard.pass_stored(other, "flag", "")
-    with pytest.raises(PictureUncheckedError):
-        await guard.pass_stored(b"no picture", "pass", "")
-    assert seen == ["pass", "flag"]
-    unguarded = Guard(None, Metrics().safety)
-    assert not await unguarded.pass_stored(b"not looked at", "flag", "c")
-    await unguarded.pass_drawn(np.zeros((4, 4, 3), np.uint8), "flag")
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,18 @@ def test_across_tenants_the_kind_is_all_that_is_told(parties: dict[str, Party]) 
     assert cornelia.draw("an old stone bridge")["cache"]["verdict"] == "MISS"
 
 
+def test_what_a_repeat_saved_tells_nothing_of_others_doings(parties: dict[str, Party]) -> None:
+    alphonse, beatrice = parties["alphonse"], parties["beatrice"]
+    alphonse.draw("a water mill", seed=8)
+    settle(parties)
+    saved = {alphonse.draw("a water mill", seed=8)["cache"]["saved_gpu_seconds"]}
+    for size in ("16x16", "64x64"):
+        beatrice.draw("a busy mill", size=size, cache={"mode": "off"})
+        saved.add(alphonse.draw("a water mill", seed=8)["cache"]["saved_gpu_seconds"])
+    assert len(saved) == 1
+    assert saved.pop() > 0
+
+
 def test_a_tenant_s_deletion_takes_its_public_entries_along(parties: dict[str, Party]) -> None:
     alphonse, cornelia = parties["alphonse"], parties["cornelia"]
     assert alphonse.client.http.delete(ENTRIES, params={"all": "true"}).json()["deleted"] > 0

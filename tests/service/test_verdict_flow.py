@@ -96,6 +96,18 @@ def test_the_same_seed_is_the_same_picture(client: Client) -> None:
         assert client.cache("a seeded cube", **wish)["verdict"] == "MISS"
 
 
+def test_a_repeat_saves_what_its_own_picture_took(client: Client) -> None:
+    wish = {"prompt": "a small seeded cube", "negative_prompt": "flow20", "seed": 11, "size": "16x16"}
+    first = client.post(wish)
+    took = float(first.headers["X-Denoise-Time"])
+    client.settle()
+    saved = client.cache(**wish)["saved_gpu_seconds"]
+    assert saved == pytest.approx(took, abs=1e-3)
+    assert saved > 0
+    client.draw("a large cube", size="64x64", num_inference_steps=20, cache={"mode": "off"})
+    assert client.cache(**wish)["saved_gpu_seconds"] == saved
+
+
 def test_a_reported_seed_repeats_the_picture(client: Client) -> None:
     first = client.draw("a lottery cube", negative_prompt="flow4")
     client.settle()

@@ -21,6 +21,7 @@ import httpx
 from tqdm import tqdm
 
 from benchmarks import chaos_check, chaos_report, soak_watch
+from benchmarks.beside import beside
 from benchmarks.chaos_client import ChaosClient
 from benchmarks.chaos_faults import FAULTS, QUICK_FAULTS, Storms, plan_of
 from benchmarks.chaos_ledger import ChaosLedger
@@ -141,22 +142,13 @@ class Chaos:
         mix, numbers = ChaosMix(SEED, await solvers_of(self._http)), iter(range(requests))
         client = ChaosClient(self._http, int(self._service.url.rsplit(":", 1)[1]), self.ledger)
         watching = soak_watch.watch(self._running, self._http, lambda: self._finished, 1.0, self.samples)
-        aside = [asyncio.create_task(watching), asyncio.create_task(self._probe())]
         started = time.monotonic()
-        try:
-            async with asyncio.TaskGroup() as group:
-                dying = group.create_task(self._raise_dead())
-                done = group.create_task(self._storms.inflict(plan, lambda: self._finished))
-                work = [group.create_task(self._work(client, mix, numbers)) for _ in range(clients)]
-                await asyncio.wait([done, *work])
-                dying.cancel()
-        finally:
-            for task in aside:
-                task.cancel()
-            failures = await asyncio.gather(*aside, return_exceptions=True)
-        for failure in failures:
-            if isinstance(failure, Exception):
-                raise failure
+        async with beside(watching, self._probe()), asyncio.TaskGroup() as group:
+            dying = group.create_task(self._raise_dead())
+            done = group.create_task(self._storms.inflict(plan, lambda: self._finished))
+            work = [group.create_task(self._work(client, mix, numbers)) for _ in range(clients)]
+            await asyncio.wait([done, *work])
+            dying.cancel()
         return time.monotonic() - started, done.result()
 
     async def _work(self, client: ChaosClient, mix: ChaosMix, numbers: Iterator[int]) -> None:

@@ -20,6 +20,7 @@ import httpx
 from tqdm import tqdm
 
 from benchmarks import soak_faults, soak_report, soak_watch
+from benchmarks.beside import beside
 from benchmarks.live import Running, running_service
 from benchmarks.soak_audit import Exposition, check_log, check_metrics
 from benchmarks.soak_client import LIMIT_SECONDS, Drawn, Outcome, send
@@ -85,22 +86,11 @@ class Soak:
         faults = soak_faults.schedule(self._requests, kills)
         every = 1.0 if self._requests > QUICK_REQUESTS else 0.5
         watching = soak_watch.watch(self._running, self._client, lambda: self.finished, every, self.samples)
-        aside = [asyncio.create_task(watching), asyncio.create_task(self._probe_on_the_way())]
         numbers = iter(range(self._requests))
-        try:
-            async with asyncio.TaskGroup() as group:
-                done = group.create_task(
-                    soak_faults.inflict(self._running, self._client, faults, lambda: self.finished)
-                )
-                for _ in range(CLIENTS):
-                    group.create_task(self._work(numbers))
-        finally:
-            for task in aside:
-                task.cancel()
-            failures = await asyncio.gather(*aside, return_exceptions=True)
-        for failure in failures:
-            if isinstance(failure, Exception):
-                raise failure
+        async with beside(watching, self._probe_on_the_way()), asyncio.TaskGroup() as group:
+            done = group.create_task(soak_faults.inflict(self._running, self._client, faults, lambda: self.finished))
+            for _ in range(CLIENTS):
+                group.create_task(self._work(numbers))
         await self.probe_alone()
         return done.result()
 

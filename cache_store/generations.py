@@ -4,6 +4,7 @@ A record outlives the noise states and even the entry of its generation, so that
 It is bounded in number and age, and deleted with whatever names its tenant, its user, its time or its entry.
 """
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -118,7 +119,7 @@ class Generations:
         bounds = (highest, "-inf", "WITHSCORES", "LIMIT", 0, limit + 1)
         rows = await self._link.call("ZREVRANGEBYSCORE", f"{PREFIX}from:{tenant}:{entry_id}", *bounds)
         names, scores = rows[::2][:limit], rows[1::2]
-        found = [await self.find(text_of(name), tenant) for name in names]
+        found = await asyncio.gather(*(self.find(text_of(name), tenant) for name in names))
         place = text_of(scores[limit - 1]) if len(scores) > limit else None
         return [record for record in found if record is not None], place
 

@@ -166,7 +166,7 @@ class Admission:
     @property
     def backlog_seconds(self) -> float:
         """Predicted time until everything inside is finished."""
-        return max((finish.done for finish in self._forecast()), default=0.0)
+        return max(self.drawn(), default=0.0)
 
     def drawn(self) -> list[float]:
         """Return when each picture inside will be drawn, as predicted, in seconds."""

@@ -30,12 +30,10 @@ class Gate:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        identity = self._keyring.identify(headers.get("authorization"))
+        identity = self._keyring.identify(Headers(scope=scope).get("authorization"))
         if identity is None and not self._is_open(scope["path"]):
             if scope["type"] == "http":
-                answer = UNAUTHORIZED.response(headers.get("accept", ""), scope["state"]["request_id"])
-                await answer(scope, receive, send)
+                await UNAUTHORIZED.answer(scope, receive, send)
             else:
                 await send({"type": "websocket.close", "code": 1008})
             return

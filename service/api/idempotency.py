@@ -79,12 +79,12 @@ def once_of(key: str, route: str, body: BaseModel, order: Order, safety_version:
 
 
 async def answered_once(
-    once: Once, deposits: Deposits, outcomes: Counter, make: Callable[[], Awaitable[Response]]
+    once: Once | None, deposits: Deposits, outcomes: Counter, make: Callable[[], Awaitable[Response]]
 ) -> Response:
     """Return the stored answer to an earlier request with this key, or make one and store it.
 
     Args:
-        once: the request.
+        once: the request; None = it has no key.
         deposits: where answers lie.
         outcomes: counts requests by "stored", "replayed", "reused", "in_progress" and "unavailable".
         make: answers.
@@ -92,6 +92,8 @@ async def answered_once(
     Raises:
         InvalidRequestError: the key was used with another request (422), or that request still runs (409).
     """
+    if once is None:
+        return await make()
     try:
         earlier = await _claim(once, deposits)
     except CacheUnavailable:

@@ -173,8 +173,7 @@ class _Exchange:
 
     async def refuse(self, problem: Problem) -> None:
         """Answer with an error, in the form the client prefers."""
-        accept = Headers(scope=self.scope).get("accept", "")
-        await problem.response(accept, self.request_id)(self.scope, self.receive, self.send)
+        await problem.answer(self.scope, self.receive, self.send)
 
     async def _body_part(self) -> Message:
         now = time.perf_counter()

@@ -7,6 +7,8 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
 
 from service.api.schema import ErrorBody, ErrorDetail, ProblemBody
 
@@ -46,6 +48,11 @@ class Problem:
         if prefers_problem(accept):
             return JSONResponse(self._problem(request_id), self.status, headers=headers, media_type=PROBLEM_JSON)
         return JSONResponse(self.body, self.status, headers=headers)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that no route gets to see, in the form its client prefers."""
+        accept = Headers(scope=scope).get("accept", "")
+        await self.response(accept, scope["state"]["request_id"])(scope, receive, send)
 
     def _problem(self, request_id: str) -> dict[str, Any]:
         known = self.status in HTTPStatus.__members__.values()

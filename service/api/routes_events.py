@@ -2,16 +2,16 @@
 
 import asyncio
 import time
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from service.api.bodies import completed_event, plan_event, text_of
 from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import GENERATION_ERRORS
 from service.api.errors import InvalidRequestError
-from service.api.header_words import CACHE_CONTROL
+from service.api.header_words import CacheControl
 from service.api.schema import WatchBody
 from service.api.streams import Event, EventStream
 from service.api.wishes import lora_set, order_of
@@ -35,7 +35,7 @@ async def watch(
     request: Request,
     service: ServiceOf,
     identity: IdentityOf,
-    cache_control: Annotated[str, Header(max_length=500, description=CACHE_CONTROL)] = "",
+    cache_control: CacheControl = "",
 ) -> StreamingResponse:
     """Stream `queued`, `plan`, `progress`…, then `completed` or `error`; hanging up cancels the picture."""
     if body.n not in (None, 1):

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter
 
 from policies.matching.base import Attempt
 from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import EXPLAIN_ERRORS
-from service.api.header_words import CACHE_CONTROL
+from service.api.header_words import CacheControl
 from service.api.schema import GenerationBody
 from service.api.schema_explain import AttemptBody, CandidateBody, ExpectedBody, ExplainAnswer, HeldState
 from service.api.wishes import lora_set, order_of
@@ -25,7 +24,7 @@ async def explain(
     body: GenerationBody,
     service: ServiceOf,
     identity: IdentityOf,
-    cache_control: Annotated[str, Header(max_length=500, description=CACHE_CONTROL)] = "",
+    cache_control: CacheControl = "",
 ) -> ExplainAnswer:
     """Tell how the first picture of a request would be planned now; nothing is drawn, loaded or counted.
 

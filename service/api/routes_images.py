@@ -3,16 +3,15 @@
 import asyncio
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from service.api.bodies import answer_of, image_completed, image_partial
 from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import ACCEPTED_JOB, IMAGE_ANSWER, IMAGE_ERRORS
 from service.api.errors import ClientGoneError, InvalidRequestError
-from service.api.header_words import CACHE_CONTROL, IDEMPOTENCY_KEY
+from service.api.header_words import AskedOf
 from service.api.idempotency import Once, answered_once, once_of
 from service.api.job_orders import accept
 from service.api.picture_urls import absolute, keep_all
@@ -29,16 +28,6 @@ router = APIRouter()
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a request for pictures says beside its body: where to, and in headers."""
-
-    route: str
-    cache_control: str
-    idempotency_key: str
-    prefer: str
-
-
 @router.post(
     "/v1/images/generations",
     response_model=GenerationAnswer,
@@ -50,9 +39,7 @@ async def generate(
     request: Request,
     service: ServiceOf,
     identity: IdentityOf,
-    cache_control: Annotated[str, Header(max_length=500, description=CACHE_CONTROL)] = "",
-    idempotency_key: Annotated[str, Header(max_length=300, description=IDEMPOTENCY_KEY)] = "",
-    prefer: Annotated[str, Header(max_length=500, description="`respond-async`: a job (RFC 7240).")] = "",
+    asked: AskedOf,
 ) -> Response:
     """Draw `n` pictures and return them with what the cache did for each, or stream one with `stream: true`.
 
@@ -61,14 +48,14 @@ async def generate(
     check_streaming(body)
     loras = await lora_set(body, service.info, service.loras)
     previews = body.partial_images or 0
-    wishes = (body, cache_control, service.info, service.settings)
+    wishes = (body, asked.cache_control, service.info, service.settings)
     order = order_of(*wishes, identity, previews=previews, loras=loras)
-    once = once_of(idempotency_key, "/v1/images/generations", body, order, service.guard.version)
+    once = once_of(asked.idempotency_key, "/v1/images/generations", body, order, service.guard.version)
     if body.stream:
         if once is not None:
             raise InvalidRequestError("idempotency-key", "idempotency-key: not with stream: true")
         return _ImageStream(service.generator, order, request)
-    return await answered(request, service, order, body, once, prefer)
+    return await answered(request, service, order, body, once, asked.prefer)
 
 
 async def answered(
@@ -90,8 +77,6 @@ async def answered(
             return await _as_job(request, service, order, body)
         return await _drawn(request, service, order)
 
-    if once is None:
-        return await make()
     return await answered_once(once, service.store.deposits, service.metrics.idempotent, make)
 
 

@@ -14,7 +14,7 @@ from service.api.cursors import job_cursor, job_place
 from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import ACCEPTED_JOB, JOB_ERRORS, JOB_EVENTS, LOOKUP_ERRORS
 from service.api.errors import InvalidRequestError, problem_of
-from service.api.header_words import CACHE_CONTROL, IDEMPOTENCY_KEY
+from service.api.header_words import CacheControl, IdempotencyKey
 from service.api.idempotency import answered_once, once_of
 from service.api.job_orders import accept, checked_webhook, job_body
 from service.api.schema_jobs import JobBody, JobDeleted, JobList, JobRequest, PreviewBody
@@ -42,8 +42,8 @@ async def submit(
     request: Request,
     service: ServiceOf,
     identity: IdentityOf,
-    cache_control: Annotated[str, Header(max_length=500, description=CACHE_CONTROL)] = "",
-    idempotency_key: Annotated[str, Header(max_length=300, description=IDEMPOTENCY_KEY)] = "",
+    cache_control: CacheControl = "",
+    idempotency_key: IdempotencyKey = "",
 ) -> Response:
     """Draw `n` pictures without keeping the client waiting; the answer tells where the job is found."""
     if body.stream:
@@ -57,8 +57,6 @@ async def submit(
     async def make() -> Response:
         return await accept(request, service, order, inline=body.response_format == "b64_json", webhook=webhook)
 
-    if once is None:
-        return await make()
     return await answered_once(once, service.store.deposits, service.metrics.idempotent, make)
 
 

@@ -33,9 +33,7 @@ class UploadGate:
             stay = self._admit(scope, size)
         except RefusedError as error:
             scope["state"]["refused"] = error.reason
-            answer = problem_of(error, scope["state"]["request_id"])
-            accept = Headers(scope=scope).get("accept", "")
-            await answer.response(accept, scope["state"]["request_id"])(scope, receive, send)
+            await problem_of(error, scope["state"]["request_id"]).answer(scope, receive, send)
             return
         with stay:
             scope["state"]["upload"] = stay

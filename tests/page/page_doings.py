@@ -9,13 +9,18 @@ SHEET = (
 ENTRIES = "document.querySelectorAll('#cache-list li').length"
 
 
-def draw(page: Page, prompt: str, **fields: str) -> None:
-    """Have a picture drawn and wait for it."""
+def begin(page: Page, prompt: str, **fields: str) -> None:
+    """Ask for a picture."""
     for name, value in fields.items():
         page.run("document.querySelector('#settings').open = true")
         page.fill(f"#{name}", value)
     page.fill("#prompt", prompt)
     page.click("#generate")
+
+
+def draw(page: Page, prompt: str, **fields: str) -> None:
+    """Have a picture drawn and wait for it."""
+    begin(page, prompt, **fields)
     page.wait(DONE, timeout=60)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from browser import Page
 from page_checks import hangs_over, poor_contrast
-from page_doings import DONE, draw
+from page_doings import DONE, begin, draw
 from service_live import Client, LiveServer
 
 PICTURE = """(() => {
@@ -120,10 +120,7 @@ def test_stop_cancels_and_leaves_the_page_usable(fresh: Page, live_service: Live
         return sum(live_client.metric("headstart_cancelled_total", where=place) for place in ("denoise", "encode"))
 
     before = cancelled()
-    fresh.run("document.querySelector('#settings').open = true")
-    fresh.fill("#steps", "200")
-    fresh.fill("#prompt", "a green box in the desert")
-    fresh.click("#generate")
+    begin(fresh, "a green box in the desert", steps="200")
     fresh.wait("document.querySelectorAll('.cell.done').length > 2")
     fresh.press("Escape")
     fresh.wait("document.querySelector('#stop').hidden")
@@ -133,10 +130,7 @@ def test_stop_cancels_and_leaves_the_page_usable(fresh: Page, live_service: Live
 
 
 def test_reload_comes_back_to_the_picture_on_its_way(fresh: Page, live_service: LiveServer) -> None:
-    fresh.run("document.querySelector('#settings').open = true")
-    fresh.fill("#steps", "200")
-    fresh.fill("#prompt", "a green box on the moon")
-    fresh.click("#generate")
+    begin(fresh, "a green box on the moon", steps="200")
     fresh.wait("document.querySelectorAll('.cell.done').length > 2")
     fresh.send("Page.reload")
     fresh.wait("document.querySelector('#stage')?.dataset.state === 'running'")

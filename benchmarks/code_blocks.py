@@ -8,7 +8,7 @@ from policies.features.methods import methods_table
 from service.api.app import create_app
 from service.api.reference import api_reference
 from service.settings import load_settings
-from service.settings_reference import settings_reference
+from service.settings.reference import settings_reference
 
 
 def api_lines() -> list[str]:

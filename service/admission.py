@@ -1,5 +1,6 @@
 """Lets planned pictures in, or tells them when to come back: policy, quota, promises and measurements meet here."""
 
+import asyncio
 import hashlib
 import math
 import time
@@ -8,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from policies.admission import AdmissionPolicy, Ask, Decision, Load, Work
+from policies.admission.base import MARGIN
 from policies.admission.forecast import Finish, forecast
 from policies.admission.promises import Promise, PromiseBook
 from policies.admission.queue_limit import places_free
@@ -20,6 +22,8 @@ from service.tenant_limits import TenantLimits
 from service.types import GenerationRequest, Plan
 
 EVERYBODY = TenantLimits()
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
+"""Bounds in seconds on how long someone stands at the door before the question is asked again."""
 
 
 class UnreachableError(Exception):
@@ -122,7 +126,7 @@ class Admission:
             yield None
             return
         async with self._charged(plan.job, plan.request.tenant) as charge:
-            place = charge.place = self._let_in(plan.request, plan.job, charge.work)
+            place = charge.place = await self._let_in(plan.request, plan.job, charge.work)
             try:
                 yield place
             finally:
@@ -175,14 +179,25 @@ class Admission:
     def _forecast(self) -> list[Finish]:
         return forecast(self._load(()))
 
-    def _let_in(self, request: GenerationRequest, spec: JobSpec, work: Work) -> Place:
-        now = time.monotonic()
-        promise = self._book.find(wish_key(request), now)
-        due = promise if promise is not None and promise.due <= now else None
-        load = self._load(self._book.works(now, None if due is None else due.due))
+    async def _let_in(self, request: GenerationRequest, spec: JobSpec, work: Work) -> Place:
+        """Decide; who came back when told to stands at the door while it can still be in time.
+
+        Batches share the device: one more, too early, makes those inside late who would else be in time. Sent away
+        again, it would have been told an untruth for the sake of a moment.
+        """
+        came = now = time.monotonic()
         full = self._pace.work(spec, uncached=True).steps
-        allowed = math.inf if spec.deadline is None else spec.deadline - now
-        decision = self._policy.decide(Ask(work, full, allowed, promised=due is not None), load)
+        while True:
+            promise = self._book.find(wish_key(request), now)
+            due = promise if promise is not None and promise.due <= now else None
+            load = self._load(self._book.works(now, None if due is None else due.due))
+            allowed = math.inf if spec.deadline is None else spec.deadline - now
+            decision = self._policy.decide(Ask(work, full, allowed, now - came), load)
+            pause = min(max(decision.retry_seconds, SHORTEST_PAUSE), LONGEST_PAUSE)
+            if decision.admitted or due is None or not _in_time(decision, pause) or now + pause >= due.lapses:
+                break
+            await asyncio.sleep(pause)
+            now = time.monotonic()
         if due is not None:
             self._metrics.returned.labels("admitted" if decision.admitted else "refused").inc()
         if not decision.admitted:
@@ -214,6 +229,10 @@ class Admission:
         self._metrics.tenants.spend(tenant, place.spent)
         if place.result is None:
             self._metrics.given_up.inc(place.spent)
+
+
+def _in_time(decision: Decision, pause: float) -> bool:
+    return decision.finish_seconds + pause <= MARGIN * decision.allowed_seconds
 
 
 @dataclass

@@ -213,19 +213,19 @@ class ShadowAudit:
             await asyncio.gather(drawing, client, return_exceptions=True)
 
     async def _draw(self, spec: JobSpec) -> JobResult:
-        done = 0
+        spent = 0.0
         try:
             async with aclosing(self._engine.run(spec)) as events:
                 async for event in events:
                     if isinstance(event, Progress):
-                        done = event.step
+                        spent = event.encode_seconds + event.denoise_seconds
                     elif isinstance(event, JobResult):
                         self._metrics.gpu.inc(event.device_seconds)
                         return event
                     else:
                         raise _FailedError(event.code)
         except asyncio.CancelledError:
-            self._metrics.gpu.inc(done * self._engine.stats.step_seconds)
+            self._metrics.gpu.inc(spent)
             raise
         raise _FailedError("no answer")
 

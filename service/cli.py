@@ -10,7 +10,7 @@ import typer
 from service.endings import stop
 from service.keys_command import keys
 from service.settings import Settings, SettingsError, load_settings
-from service.settings_reference import settings_reference
+from service.settings.reference import settings_reference
 
 app = typer.Typer(help="Text-to-image serving with approximate caching.", no_args_is_help=True, add_completion=False)
 calibration = typer.Typer(help="Measure what approximations need to know of a model.", no_args_is_help=True)

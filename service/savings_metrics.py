@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from service.settings import OTHERS, Settings
+from service.settings import Settings
+from service.settings.watching import OTHERS
 from service.types import Verdict, VerdictKind
 
 

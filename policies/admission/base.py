@@ -12,8 +12,7 @@ Reason = Literal["", "queue_full", "late", "denoise_busy", "decode_busy", "unrea
 """Why a picture was refused; "" = it was not."""
 
 MARGIN = 0.9
-"""Share of the time allowed that a newcomer may be predicted to take; the rest is for the error of the prediction.
-Who comes back when told to may use all of it."""
+"""Share of the time allowed that a picture may be predicted to take; the rest is for the error of the prediction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +69,13 @@ class Ask:
         work: what it takes.
         full_steps: steps it would take without the cache: what is called slow is measured against that.
         allowed: seconds until its deadline.
-        promised: whether it was told to come now.
+        waited: seconds it has stood at the door, which count for the service level objective.
     """
 
     work: Work
     full_steps: float
     allowed: float = math.inf
-    promised: bool = False
+    waited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ class AdmissionPolicy(ABC):
     - a picture that finds nothing inside is admitted: an idle device serves nobody;
     - while nothing has been measured (`StepPace.known`), no prediction refuses anything;
     - a refusal names its reason and how long to wait, which is more than 0;
-    - after that wait, with nobody else come in, the same picture is admitted as one that was promised to be.
+    - after that wait, with nobody else come in, the same picture is admitted.
     """
 
     name: ClassVar[str]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from policies.admission.base import Ask, Load
+from policies.admission.base import Load
 from policies.admission.forecast import forecast, later
 
 # Moments tried, apart from the first guess.
@@ -32,8 +32,3 @@ def first_admission(load: Load, guess: float, admits: Callable[[Load], bool]) ->
 
 
 _A_MOMENT = 1e-3
-
-
-def coming_back(ask: Ask) -> Ask:
-    """Return the question as it will be asked again by who kept to the time it was told."""
-    return Ask(ask.work, ask.full_steps, ask.allowed, promised=True)

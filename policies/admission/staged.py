@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from policies.admission.base import MARGIN, AdmissionPolicy, Ask, Decision, Load, Reason, Work
 from policies.admission.forecast import Finish, alone, forecast, forecast_with
-from policies.admission.retry import coming_back, first_admission
+from policies.admission.retry import first_admission
 
 
 class StagedAdmission(AdmissionPolicy):
@@ -39,8 +39,7 @@ class StagedAdmission(AdmissionPolicy):
             return Decision("", finish.done, allowed)
         if alone(ask.work, load) > ask.allowed:
             return Decision("unreachable", finish.done, allowed, math.inf)
-        again = coming_back(ask)
-        wait = first_admission(load, excess[reason], lambda left: max(self._judge(again, left)[1].values()) <= 0)
+        wait = first_admission(load, excess[reason], lambda left: max(self._judge(ask, left)[1].values()) <= 0)
         return Decision(reason, finish.done, allowed, wait)
 
     def _judge(self, ask: Ask, load: Load) -> tuple[Finish, dict[Reason, float]]:
@@ -49,7 +48,7 @@ class StagedAdmission(AdmissionPolicy):
         stages = self.stages(ask, load, finishes[-1])
         if not load.jobs or not load.pace.known:
             return finishes[-1], dict.fromkeys(stages, 0.0)
-        limit = time_allowed(ask, load, self._slo_factor) * (1.0 if ask.promised else MARGIN)
+        limit = time_allowed(ask, load, self._slo_factor) * MARGIN
         excess = {reason: seconds - limit for reason, seconds in stages.items()}
         excess["late"] = max(excess.get("late", -math.inf), _harm(ask.work, load, finishes))
         return finishes[-1], excess
@@ -84,4 +83,4 @@ def time_allowed(ask: Ask, load: Load, slo_factor: float) -> float:
         return ask.allowed
     work = ask.work
     standalone = ask.full_steps * load.pace.seconds(work.pixels) + work.decode_seconds
-    return min(ask.allowed, slo_factor * standalone)
+    return min(ask.allowed, slo_factor * standalone - ask.waited)

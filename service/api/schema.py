@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from service.engine.base import Entry
 from service.engine.lora import NAME
-from service.settings import MOST_LORAS
+from service.settings.engine import MOST_LORAS
 
 
 def _unicode(text: str) -> str:

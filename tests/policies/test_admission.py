@@ -13,7 +13,7 @@ from policies.admission.forecast import alone, finish_of, forecast, later
 from policies.admission.pace import PaceMeter, StepPace
 from policies.admission.promises import PromiseBook
 from policies.admission.queue_limit import places_free
-from policies.admission.retry import coming_back, drained
+from policies.admission.retry import drained
 
 PACE = StepPace(0.01, 0.001)
 SECOND = Work(steps=10, pixels=90)
@@ -79,7 +79,7 @@ class TestAdmissionContract:
         if math.isinf(decision.retry_seconds):
             assert alone(ask.work, inside) > ask.allowed
         else:
-            assert policy.decide(coming_back(ask), later(inside, decision.retry_seconds)).admitted
+            assert policy.decide(ask, later(inside, decision.retry_seconds)).admitted
 
     def test_it_is_known_by_its_name(self, name: str) -> None:
         assert make(name).name == name
@@ -164,7 +164,14 @@ class TestPolicies:
         policy = make("predicted-finish")
         inside = load(SECOND, promised=(SECOND,))
         assert policy.decide(Ask(SECOND, 10), inside).reason == "late"
-        assert policy.decide(Ask(SECOND, 10, promised=True), replace(inside, promised=())).admitted
+        assert policy.decide(Ask(SECOND, 10), replace(inside, promised=())).admitted
+
+    def test_time_at_the_door_counts(self) -> None:
+        policy = make("predicted-finish")
+        assert policy.decide(Ask(SECOND, 10, waited=0.6), load(SECOND)).admitted
+        refused = policy.decide(Ask(SECOND, 10, waited=0.9), load(SECOND))
+        assert refused.reason == "late"
+        assert refused.allowed_seconds == pytest.approx(2.1)
 
     def test_nobody_inside_is_made_late(self) -> None:
         policy = make("predicted-finish")

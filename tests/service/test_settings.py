@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, SettingsError, load_settings
-from service.settings_reference import SECTIONS, settings_reference
+from service.settings import SECTIONS, Settings, SettingsError, load_settings
+from service.settings.reference import settings_reference
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_the_table_documents_every_field() -> None:
         assert f"`HEADSTART_{name.upper()}`" in table
         assert field.description
     assert str(Path.cwd()) not in table
-    assert set(SECTIONS) <= set(Settings.model_fields)
+    assert sum(len(section.model_fields) for section in SECTIONS) == len(Settings.model_fields)
     assert table.count("\n## ") == len(SECTIONS) - 1
 
 

@@ -28,6 +28,8 @@ class LoraFiles:
 
     async def digests(self, names: Sequence[str]) -> list[str | None]:
         """Return the SHA-256 of each LoRA's file as it is now, None where there is none to be read."""
+        if not names:
+            return []
         async with self._one_at_a_time:
             return await asyncio.to_thread(lambda: [self._digest(name) for name in names])
 

@@ -1,4 +1,4 @@
-"""What routes may ask for."""
+"""What routes may ask for. All are coroutines: FastAPI hands any other dependency to a thread, for every request."""
 
 from typing import Annotated, cast
 
@@ -15,7 +15,7 @@ async def _service(request: Request) -> Service:
 ServiceOf = Annotated[Service, Depends(_service)]
 
 
-def _identity(request: Request) -> Identity:
+async def _identity(request: Request) -> Identity:
     return cast(Identity, request.state.identity)
 
 
@@ -23,15 +23,15 @@ IdentityOf = Annotated[Identity, Depends(_identity)]
 """Whose the request is: the one place a route may take a tenant from."""
 
 
-def _operator(identity: IdentityOf) -> Identity:
+async def _operator(identity: IdentityOf) -> Identity:
     if not identity.rights.operator:
         raise HTTPException(403)
     return identity
 
 
-def _metrics_reader(request: Request, service: ServiceOf) -> None:
+async def _metrics_reader(request: Request, service: ServiceOf) -> None:
     if not service.settings.open_metrics:
-        _operator(_identity(request))
+        await _operator(await _identity(request))
 
 
 MetricsReader = Depends(_metrics_reader)

@@ -22,7 +22,9 @@ class Asked:
     prefer: str
 
 
-def _asked(cache_control: CacheControl = "", idempotency_key: IdempotencyKey = "", prefer: Prefer = "") -> Asked:
+async def _asked(
+    cache_control: CacheControl = "", idempotency_key: IdempotencyKey = "", prefer: Prefer = ""
+) -> Asked:
     return Asked(cache_control, idempotency_key, prefer)
 
 

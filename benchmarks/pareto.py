@@ -4,18 +4,23 @@ The same sessions of requests are served by every arm: from scratch at many step
 shipped table at some of them, each with and without feature caching, by both shipped models. Time is a request's
 share of the device time of its steps, judging steps that were thrown away included; arms take turns, block by block,
 so that ratios are those of one run. Floor: an arm from scratch takes steps x evaluation; a head start takes what the
-gate leaves of them. An arm is on the front if no other is both faster and better.
+gate leaves of them. An arm is on the front if no other is both faster and better. Both models are measured side by
+side, each in a process and on a core of its own.
 
 `scenes-unet` and `scenes-dit` are each other's rival of another size; a smaller model of the same kind does not ship.
 """
 
 import random
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from benchmarks.facts import mean_interval, ratio_interval
@@ -82,8 +87,10 @@ class Tally:
 
 def run(*, quick: bool, quiet: bool) -> dict[str, Any]:
     """Measure both shipped models and return the report."""
-    sessions = BLOCK if quick else 160
-    models = {name: _measure(Path("models") / name, sessions, quick=quick, quiet=quiet) for name in MODELS}
+    sessions = BLOCK if quick else 2 * BLOCK
+    measure = partial(_measure, sessions=sessions, quick=quick, quiet=quiet)
+    with ProcessPoolExecutor(len(MODELS), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        models = dict(zip(MODELS, pool.map(measure, MODELS), strict=True))
     base = models[MODELS[0]]["reference_seconds"]
     for name, found in models.items():
         for row in found["arms"]:
@@ -138,11 +145,12 @@ def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any] | None]:
     }
 
 
-def _measure(model: Path, sessions: int, *, quick: bool, quiet: bool) -> dict[str, Any]:
+def _measure(name: str, sessions: int, *, quick: bool, quiet: bool) -> dict[str, Any]:
+    model = Path("models") / name
     pairs = sample_pairs(SEED, sessions)
     questions = ask(Embedder(), [pair.source for pair in pairs], [pair.target for pair in pairs], NEIGHBOURS)
     policy = GatedTableMatching(ThresholdTable.load(model / "matching.json"))
-    every = arms(model.name, quick=quick)
+    every = arms(name, quick=quick)
     with Lab(str(model), max_batch=16, quiet=True) as lab:
         worlds = {
             steps: World.remember(lab, _settings(steps, lab.info), [pair.source for pair in pairs])
@@ -150,7 +158,9 @@ def _measure(model: Path, sessions: int, *, quick: bool, quiet: bool) -> dict[st
         }
         tallies = {arm: Tally() for arm in every}
         order = random.Random(SEED)
-        with tqdm(total=len(every) * len(questions), desc=model.name, disable=quiet, leave=False) as bar:
+        with tqdm(
+            total=len(every) * len(questions), desc=name, position=MODELS.index(name), disable=quiet, leave=False
+        ) as bar:
             for start in range(0, len(questions), BLOCK):
                 for arm in order.sample(every, len(every)):
                     block = list(enumerate(questions))[start : start + BLOCK]

@@ -1,5 +1,6 @@
 """`headstart calibrate matching`: what is proven is in the table, and nothing else."""
 
+import gc
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from typer.testing import CliRunner
 
 from policies.matching import ThresholdTable
 from service.calibrate.driver import CalibrationError
+from service.calibrate.jobs import JobRunner, RunSettings, text_jobs
+from service.calibrate.matching import command
 from service.calibrate.matching.fit import (
     Bound,
     acceptance,
@@ -23,8 +26,10 @@ from service.calibrate.matching.fit import (
     upper_limit,
 )
 from service.calibrate.matching.pairs import MatchPair, neighbouring_pairs, proposable, read_pairs, write_pairs
+from service.calibrate.matching.pictures import Strips
 from service.calibrate.matching.trials import Notebook, Trial
 from service.cli import app
+from service.engine import EngineConfig
 from service.judges import Judge
 
 KEY = {"weights_digest": "w", "embedder_digest": "e", "schedule": "s"}
@@ -392,6 +397,45 @@ def test_a_notebook_that_cannot_be_written_ends_in_one_line(tmp_path: Path) -> N
     assert answer.exit_code == 1, answer.output
     assert "matching_trials.jsonl" in answer.output.splitlines()[-1]
     assert "Traceback" not in answer.output
+
+
+def test_an_interrupted_calibration_says_that_it_can_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_tiny_model(tmp_path / "tiny")
+    prompts = tmp_path / "log.txt"
+    prompts.write_text("\n".join(PROMPTS) + "\n")
+    words = ("--model", model, "--prompts", prompts, "--judge", "test_calibrate_matching:redness", "--device", "cpu")
+    words = (*words, "--steps", 6, "--levels", "0.5", "--pairs", 3)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "BLOCK", 1)
+        patch.setattr(Strips, "keep", lambda _, block: interrupt() if block.pairs[0][0] == 1 else None)
+        answer = call(*words)
+    assert answer.exit_code == 130, answer.output
+    assert answer.output.splitlines()[-1].endswith("the same command goes on from there")
+    assert "Traceback" not in answer.output
+    kept = (model / "matching_trials.jsonl").read_text()
+    assert kept.count('"pairs"') == 1
+    assert call(*words).exit_code == 0
+    assert (model / "matching_trials.jsonl").read_text().startswith(kept)
+
+
+def test_an_interrupted_runner_leaves_nothing_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = build_tiny_model(tmp_path / "tiny")
+    with JobRunner(EngineConfig(model=str(model), kind="local", device="cpu", max_batch=2)) as runner:
+        run = RunSettings(4, runner.info.solvers[0], runner.info.default_guidance)
+        jobs = text_jobs(["a", "b", "c"], [1, 2, 3], run, runner.info, "job")
+
+        def interrupt(_: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            runner.run_all(jobs, interrupt)
+        assert len(runner.run_all(text_jobs(["a"], [1], run, runner.info, "again"))) == 1
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_log_of_unlike_prompts_is_told_so(tmp_path: Path) -> None:

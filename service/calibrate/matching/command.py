@@ -29,7 +29,7 @@ from service.calibrate.matching.trials import (
     distinct_levels,
 )
 from service.embedder import Embedder
-from service.endings import BAD_INPUT, FAILED, stop
+from service.endings import BAD_INPUT, FAILED, INTERRUPTED, stop
 from service.engine import EngineConfig
 from service.engine.base import EngineStartError, ModelInfo
 from service.engine.quantise import Quantise
@@ -94,6 +94,8 @@ def run_matching(request: Request) -> None:
     """
     try:
         _calibrate(request)
+    except KeyboardInterrupt:
+        stop("interrupted; what was done is kept, and the same command goes on from there", INTERRUPTED)
     except OSError as error:  # the disk is full, say: what is in the notebook stays
         stop(f"cannot go on: {error}", FAILED)
 

@@ -101,20 +101,25 @@ def _verdicts(client: httpx.Client) -> dict[str, float]:
 
 
 def _report(easy: list[dict[str, Any]], hard: list[dict[str, Any]], found: dict[str, Any]) -> dict[str, Any]:
-    acted = next((i for i, step in enumerate(hard) if min(step["factors"].values()) < 1.0), len(hard) - 1)
+    fell = next((i for i, step in enumerate(hard) if min(step["factors"].values()) < 1.0), None)
+    acted = len(hard) - 1 if fell is None else fell
     last = next((i for i in range(len(hard) - 1, 0, -1) if hard[i]["factors"] != hard[i - 1]["factors"]), acted)
     return {
         "before": _summary(easy),
         "until_tightened": _summary(hard[: acted + 1]),
         "after_tightened": _summary(hard[acted + 1 :]),
         "end": _summary(hard[last + 1 :]),
-        "audits_to_tighten": sum(step["verdict"] == "APPROX" for step in hard[: acted + 1]),
-        "audits_to_settle": sum(step["verdict"] == "APPROX" for step in hard[: last + 1]),
+        "audits_to_tighten": None if fell is None else _hits(hard[: acted + 1]),
+        "audits_to_settle": None if fell is None else _hits(hard[: last + 1]),
         "closed": found["factors"]["all"] == 0.0,
         "factors": found["factors"],
         "bound": found["bound"],
         "trajectory": [{"phase": "easy", **step} for step in easy] + [{"phase": "hard", **step} for step in hard],
     }
+
+
+def _hits(steps: list[dict[str, Any]]) -> int:
+    return sum(step["verdict"] == "APPROX" for step in steps)
 
 
 def _summary(steps: list[dict[str, Any]]) -> dict[str, Any]:

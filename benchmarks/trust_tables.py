@@ -22,8 +22,7 @@ def audit_table(report: dict[str, Any]) -> list[str]:
         f"median **{interval(cost['p50_ratio'])}**, 95th percentile **{interval(cost['p95_ratio'])}**.",
         "",
         f"A log that changes to subjects whose hits go wrong, behind a table whose bounds are far too lax (bound "
-        f"{drift['bound']:.0%}): the first factor fell after {drift['audits_to_tighten']} audited hits, the last "
-        f"after {drift['audits_to_settle']}; the cache {'closed itself' if drift['closed'] else 'stayed open'}.",
+        f"{drift['bound']:.0%}): {_fell(drift)}.",
         "",
         "| requests | | hits | bad | better | bad-hit rate |",
         "|---|---|---|---|---|---|",
@@ -33,6 +32,16 @@ def audit_table(report: dict[str, Any]) -> list[str]:
         rate = f"{row['bad_rate']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" if row["hits"] else "–"
         lines.append(f"| {row['requests']} | {label} | {row['hits']} | {row['bad']} | {row['good']} | {rate} |")
     return lines
+
+
+def _fell(drift: dict[str, Any]) -> str:
+    if drift["audits_to_tighten"] is None:
+        hits = drift["until_tightened"]["hits"]
+        return f"in {hits} audited hits no factor fell"
+    return (
+        f"the first factor fell after {drift['audits_to_tighten']} audited hits, the last after "
+        f"{drift['audits_to_settle']}; the cache {'closed itself' if drift['closed'] else 'stayed open'}"
+    )
 
 
 def replay_exact_table(report: dict[str, Any]) -> list[str]:

@@ -324,7 +324,8 @@ def _table(settings: Settings, info: ModelInfo, embedder_digest: str) -> Thresho
     }
     # A table names its number type only if that is a quantised one; the float types differ too little to tell.
     if not table.matches(served) or (info.quantised and "dtype" not in table.key):
-        log.warning("the threshold table was profiled on another model or embedder: exact repeats only")
+        differing = [name for name, value in table.key.items() if served.get(name) != value] or ["dtype"]
+        log.warning("the threshold table was profiled on another %s: exact repeats only", ", ".join(differing))
         return None
     if table.judged_at is not None and not any(can_judge(share, table.judged_at) for share in settings.capture):
         log.warning("HEADSTART_CAPTURE has no share near %.3f: only the same text can be resumed", table.judged_at)

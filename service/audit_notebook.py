@@ -24,6 +24,7 @@ class AuditNotebook:
     def __init__(self, path: Path, key: str) -> None:
         self._path = path
         self._key = key
+        self._turn = asyncio.Lock()
 
     def read(self, controller: AuditController) -> None:
         """Let the controller go on from the file; from nothing where that is not possible."""
@@ -39,12 +40,17 @@ class AuditNotebook:
             log.warning("the audit begins anew: %s cannot be used (%s)", self._path.name, type(error).__name__)
 
     async def write(self, controller: AuditController) -> None:
-        """Write the controller's state, atomically; a file that cannot be written is no error of an audit."""
-        text = json.dumps({"key": self._key, "state": controller.to_json()}, allow_nan=False)
-        try:
-            await asyncio.to_thread(self._replace, text)
-        except OSError as error:
-            log.warning("the audit's findings are not kept: %s", error.strerror)
+        """Write the controller's state, atomically; a file that cannot be written is no error of an audit.
+
+        Audits and orders write: one at a time, and each what holds when its turn comes, so that an order to forget is
+        never undone by an audit that was being written down.
+        """
+        async with self._turn:
+            text = json.dumps({"key": self._key, "state": controller.to_json()}, allow_nan=False)
+            try:
+                await asyncio.to_thread(self._replace, text)
+            except OSError as error:
+                log.warning("the audit's findings are not kept: %s", error.strerror)
 
     def _replace(self, text: str) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,8 @@ from typing import NoReturn
 
 import typer
 
-BAD_INPUT, FAILED = 2, 1
-"""Exit codes: what was asked for cannot be done, or it could and went wrong."""
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+"""Exit codes: what was asked for cannot be done, or it could and went wrong, or was interrupted (128 + SIGINT)."""
 
 
 def stop(error: object, code: int) -> NoReturn:

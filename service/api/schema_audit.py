@@ -20,7 +20,7 @@ class AuditBody(BaseModel):
     """What the shadow audit has found, and what it has done about it."""
 
     enabled: bool = Field(description="False: there is no judge, or no table of bounds to audit.")
-    reason: str | None = Field(default=None, description="Why nothing is audited any more.")
+    reason: str | None = Field(default=None, description="Why nothing is audited, or not any more.")
     judge: str = ""
     share: float = 0.0
     bound: float | None = None

@@ -1,11 +1,11 @@
 """Run many jobs through the service's own engine, so that measured pictures are served pictures."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from service.engine import EngineConfig, make_engine
 from service.engine.base import CapturedState, JobFailed, JobResult, JobSpec, ModelInfo, ResumePoint
@@ -60,7 +60,7 @@ class JobRunner:
         Raises:
             RuntimeError: a job failed (a measurement with holes is no measurement).
         """
-        return self._loop.run_until_complete(self._run_all(specs, advanced, self._run_one))
+        return self._finished(self._run_all(specs, advanced, self._run_one))
 
     def run_judged(self, specs: Sequence[JobSpec], advanced: Advanced = lambda _: None) -> list[JobResult | None]:
         """Run jobs that resume; None for those that the divergence gate refuses, which are not run in full.
@@ -68,7 +68,17 @@ class JobRunner:
         Raises:
             RuntimeError: a job failed.
         """
-        return self._loop.run_until_complete(self._run_all(specs, advanced, self._run_unless_refused))
+        return self._finished(self._run_all(specs, advanced, self._run_unless_refused))
+
+    def _finished(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run until the work is done; interrupted, leave no job behind that nobody waits for."""
+        task = self._loop.create_task(work)
+        try:
+            return self._loop.run_until_complete(task)
+        except BaseException:
+            task.cancel()
+            self._loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            raise
 
     async def _run_all(
         self, specs: Sequence[JobSpec], advanced: Advanced, run: Callable[[JobSpec], Awaitable[Result]]

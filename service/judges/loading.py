@@ -33,18 +33,29 @@ def load_judge(name: str, device: str = "cpu") -> Judge:
         # Imported here so that who only asks for a name does not load torch.
         from service.judges.clip import ClipJudge
 
-        return ClipJudge.load(name.removeprefix(_CLIP), device)
+        try:
+            return ClipJudge.load(name.removeprefix(_CLIP), device)
+        except (RuntimeError, AssertionError) as error:  # torch: no such device, or weights of another shape
+            raise JudgeError(f"judge {name} cannot be loaded: {_line(error)}") from error
     module, colon, function = name.partition(":")
     if not (module and colon and function):
         raise JudgeError(f'a judge is "clip:MODEL" or "module:function", not {name!r}')
     try:
-        made = vars(importlib.import_module(module))[function]()
-    except ImportError as error:
-        raise JudgeError(f"judge {name!r}: {error}") from error
-    except KeyError:
-        raise JudgeError(f"judge {name!r}: {module} has no {function!r}") from None
-    except (OSError, ValueError, RuntimeError) as error:
-        raise JudgeError(f"judge {name!r} cannot be loaded: {error}") from error
+        found = vars(importlib.import_module(module))
+        if function not in found:
+            raise JudgeError(f"judge {name!r}: {module} has no {function!r}")
+        made = found[function]()
+    except JudgeError:
+        raise
+    except ModuleNotFoundError as error:
+        hint = " (install it, or name its folder in PYTHONPATH)" if error.name == module else ""
+        raise JudgeError(f"judge {name!r}: {error}{hint}") from error
+    except Exception as error:  # somebody else's code: whatever it is, there is no judge
+        raise JudgeError(f"judge {name!r} cannot be loaded: {_line(error)}") from error
     if not isinstance(made, Judge):
         raise JudgeError(f"judge {name!r}: {function} returns a {type(made).__name__}, not a Judge")
     return made
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

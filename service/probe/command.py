@@ -91,11 +91,21 @@ def _check_targets(request: Request) -> None:
     for path in (request.json, request.plot):
         if path is not None and not path.parent.is_dir():
             raise ProbeError(f"cannot write {path}: there is no folder {path.parent}")
+        if path is not None and path.is_dir():
+            raise ProbeError(f"cannot write {path}: it is a folder")
     if request.plot is not None:
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError:
-            raise ProbeError("--plot needs matplotlib: pip install matplotlib") from None
+        _check_plot(request.plot)
+
+
+def _check_plot(path: Path) -> None:
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:
+        raise ProbeError("--plot needs matplotlib: pip install matplotlib") from None
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    ending = path.suffix.removeprefix(".").lower()
+    if ending and ending not in known:
+        raise ProbeError(f"cannot draw {path.name}: its name must end in one of {', '.join(known)}")
 
 
 def _setting(request: Request, pipeline: Pipeline) -> Setting:

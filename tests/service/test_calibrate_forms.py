@@ -114,6 +114,15 @@ def test_the_report_is_keyed_like_the_table_and_drawn(tmp_path: Path) -> None:
     plot_forms(FormReport({way.name: [] for way in WAYS}, "trajectory"), BOUND, tmp_path / "empty.png")
 
 
+def test_a_form_that_spoils_every_picture_is_drawn_too(tmp_path: Path) -> None:
+    """A rate of 1: its limit, pulled in by two hits added, would lie below it."""
+    bound = replace(BOUND, confidence=0.5)
+    report = fit_forms(every_way(ENOUGH, final={"score": 0.5}), TABLE, bound)
+    assert report.ways["final"][0].within.rate == 1.0
+    plot_forms(report, bound, tmp_path / "ruined.png")
+    assert (tmp_path / "ruined.png").stat().st_size > 1000
+
+
 def run_of(clean: np.ndarray, noise: np.ndarray) -> JobResult:
     """A run whose states lie on the straight way from a noise to a clean latent."""
     states = []

@@ -1,5 +1,6 @@
 """`headstart calibrate matching`: what is proven is in the table, and nothing else."""
 
+import gc
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from typer.testing import CliRunner
 
 from policies.matching import ThresholdTable
 from service.calibrate.driver import CalibrationError
+from service.calibrate.jobs import JobRunner, RunSettings, text_jobs
+from service.calibrate.matching import command
 from service.calibrate.matching.fit import (
     Bound,
     acceptance,
@@ -23,8 +26,10 @@ from service.calibrate.matching.fit import (
     upper_limit,
 )
 from service.calibrate.matching.pairs import MatchPair, neighbouring_pairs, proposable, read_pairs, write_pairs
+from service.calibrate.matching.pictures import Strips
 from service.calibrate.matching.trials import Notebook, Trial
 from service.cli import app
+from service.engine import EngineConfig
 from service.judges import Judge
 
 KEY = {"weights_digest": "w", "embedder_digest": "e", "schedule": "s"}
@@ -51,6 +56,14 @@ class RednessJudge(Judge):
 
 def redness() -> Judge:
     return RednessJudge()
+
+
+def broken() -> Judge:
+    raise KeyError("weights")
+
+
+def needy(weights: Path) -> Judge:
+    raise AssertionError(f"never called with {weights}")
 
 
 def trial(**changes: object) -> Trial:
@@ -129,6 +142,29 @@ def test_the_limit_covers_the_true_rate_as_often_as_it_says() -> None:
     assert np.mean([upper_limit(found, 0.9) >= truth for found in samples]) > 0.88
 
 
+def test_hits_without_a_difference_prove_no_more_than_they_can() -> None:
+    """Of hits of a rate of 5 %, 30 in a row show nothing once in five times: so they prove no less than that."""
+    assert upper_limit(np.zeros(30), 0.8) == pytest.approx(1 - 0.2 ** (1 / 30))
+    assert upper_limit(np.r_[np.zeros(98), 1.0], 0.8) == pytest.approx(0.03, abs=5e-4)
+    assert hits_needed(Bound(0.01, 0.9, 0.05)) == 230
+    assert upper_limit(np.ones(3), 0.8) == 1.0
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.005, 0.02])
+def test_a_judge_that_hardly_varies_proves_no_more_either(noise: float) -> None:
+    """Where full runs hardly ever differ, a normal limit would let a broken bound through in half of the cases."""
+    rng = np.random.default_rng(7)
+    bound, count = Bound(0.02, 0.8, 0.05), 400
+
+    def level() -> list[Trial]:
+        full, other = (rng.choice([0.8, 1.0], size=count, p=[noise, 1 - noise]) for _ in range(2))
+        hits = rng.choice([0.8, 1.0], size=count, p=[noise + 0.022, 1 - noise - 0.022])
+        rows = zip(trials(count, bad_above=2.0), hits, full, other, strict=True)
+        return [replace(t, resumed=float(h), full=float(f), other=float(o)) for t, h, f, o in rows]
+
+    assert np.mean([fit_level(level(), bound) is not None for _ in range(300)]) < 0.25
+
+
 def test_a_table_rarely_breaks_its_bound() -> None:
     """Fixed-sequence testing: where no threshold keeps the bound, one is let through in a tenth of the cases."""
     rng = np.random.default_rng(6)
@@ -156,6 +192,24 @@ def test_a_deeper_level_is_never_held_to_less() -> None:
     table, _ = fit_table([*strict, *lax], BOUND, KEY, {}, 10)
     assert [row.skip for row in table.rows] == [0.1, 0.3]
     assert table.rows[0].max_divergence == table.rows[1].max_divergence
+
+
+def test_what_is_told_of_a_level_is_told_of_its_own_bound() -> None:
+    """A deeper level that is held to a shallower one's bound is not credited with hits beyond it."""
+    strict, lax = trials(1000, bad_above=0.4, skip=0.1), trials(1000, bad_above=0.8, skip=0.3)
+    table, fits = fit_table([*strict, *lax], BOUND, KEY, {}, 10)
+    for fit, drawn in zip(fits, (strict, lax), strict=True):
+        assert fit.hits == sum(trial.early <= fit.max_divergence for trial in drawn)
+    assert [level["hits"] for level in table.metadata["levels"]] == [fit.hits for fit in fits]
+
+
+def test_a_level_unproven_within_a_shallower_bound_is_left_out() -> None:
+    """So few hits lie within the shallower level's bound that they prove nothing of the deeper one."""
+    strict, lax = trials(1000, bad_above=0.2, skip=0.1), trials(1000, bad_above=0.8, skip=0.3)
+    varying = [replace(t, other=0.5 if t.pair % 2 else 1.0, resumed=0.5 if t.pair % 4 > 1 else 1.0) for t in lax]
+    assert fit_level(varying, BOUND, ceiling=0.2) is None
+    _, fits = fit_table([*strict, *varying], BOUND, KEY, {}, 10)
+    assert [fit.skip for fit in fits] == [0.1]
 
 
 def test_a_saved_table_is_read_back_as_it_was(tmp_path: Path) -> None:
@@ -249,6 +303,42 @@ def test_a_notebook_goes_on_where_it_was_cut(tmp_path: Path) -> None:
             Notebook(path, *other, Trial)
 
 
+def test_a_notebook_of_other_prompts_is_refused_even_where_fewer_are_wanted(tmp_path: Path) -> None:
+    pairs = [MatchPair(f"s{i}", f"t{i}") for i in range(4)]
+    path, about = tmp_path / "n.jsonl", {"steps": 8}
+    Notebook(path, about, pairs, Trial).add([0, 1, 2, 3], [trial(pair=i) for i in range(4)])
+    assert Notebook(path, about, pairs[:3], Trial).trials == [trial(pair=i) for i in range(3)]
+    with pytest.raises(CalibrationError, match="other prompts"):
+        Notebook(path, about, [MatchPair("another", "log"), *pairs[1:3]], Trial)
+
+
+def test_pairs_written_twice_count_once(tmp_path: Path) -> None:
+    """Two calibrations that ran into one notebook do not prove twice as much."""
+    pairs = [MatchPair(f"s{i}", f"t{i}") for i in range(2)]
+    path, about = tmp_path / "n.jsonl", {"steps": 8}
+    one, two = Notebook(path, about, pairs, Trial), Notebook(path, about, pairs, Trial)
+    one.add([0], [trial(pair=0)])
+    two.add([0, 1], [trial(pair=0), trial(pair=1)])
+    assert Notebook(path, about, pairs, Trial).trials == [trial(pair=0), trial(pair=1)]
+
+
+def test_a_notebook_cut_before_its_first_line_was_whole_is_begun_anew(tmp_path: Path) -> None:
+    path, pairs = tmp_path / "n.jsonl", [MatchPair("s", "t")]
+    path.write_text('{"about": {"st')
+    Notebook(path, {"steps": 8}, pairs, Trial).add([0], [trial()])
+    assert Notebook(path, {"steps": 8}, pairs, Trial).done == {0}
+
+
+@pytest.mark.parametrize("line", ["rubbish", "[]", "{}", '{"pairs": [0], "texts": ["x", "y"], "trials": []}', "\xff"])
+def test_a_damaged_notebook_is_named(tmp_path: Path, line: str) -> None:
+    path, pairs = tmp_path / "n.jsonl", [MatchPair("s", "t")]
+    Notebook(path, {"steps": 8}, pairs, Trial)
+    with path.open("a", encoding="latin-1") as file:
+        file.write(line + "\n")
+    with pytest.raises(CalibrationError, match=r"line 2: .*move the file away"):
+        Notebook(path, {"steps": 8}, pairs, Trial)
+
+
 def call(*words: object):
     return CliRunner().invoke(app, ["calibrate", "matching", *map(str, words)])
 
@@ -282,16 +372,96 @@ def test_a_tiny_model_is_calibrated_and_gone_on_with(tmp_path: Path) -> None:
     assert "move it away" in answer.output
 
 
+def test_a_quick_look_leaves_the_table_that_is_served_alone(tmp_path: Path) -> None:
+    model = build_tiny_model(tmp_path / "tiny")
+    prompts, table = tmp_path / "log.txt", model / "matching.json"
+    prompts.write_text("\n".join(PROMPTS) + "\n")
+    table.write_text("proven")
+    words = ("--model", model, "--prompts", prompts, "--judge", "test_calibrate_matching:redness", "--device", "cpu")
+    answer = call(*words, "--steps", 6, "--levels", "0.5", "--quick")
+    assert answer.exit_code == 0, answer.output
+    assert table.read_text() == "proven"
+    assert ThresholdTable.load(model / "matching_quick.json").metadata["pairs"] >= 1
+    assert (model / "matching_quick.png").is_file()
+    assert (model / "matching_sheet_quick.png").is_file()
+    assert (model / "matching_trials.jsonl").is_file()
+
+
+def test_a_notebook_that_cannot_be_written_ends_in_one_line(tmp_path: Path) -> None:
+    model = build_tiny_model(tmp_path / "tiny")
+    prompts = tmp_path / "log.txt"
+    prompts.write_text("\n".join(PROMPTS) + "\n")
+    (model / "matching_trials.jsonl").mkdir()
+    words = ("--model", model, "--prompts", prompts, "--judge", "test_calibrate_matching:redness", "--device", "cpu")
+    answer = call(*words, "--steps", 6, "--levels", "0.5", "--pairs", 1)
+    assert answer.exit_code == 1, answer.output
+    assert "matching_trials.jsonl" in answer.output.splitlines()[-1]
+    assert "Traceback" not in answer.output
+
+
+def test_an_interrupted_calibration_says_that_it_can_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_tiny_model(tmp_path / "tiny")
+    prompts = tmp_path / "log.txt"
+    prompts.write_text("\n".join(PROMPTS) + "\n")
+    words = ("--model", model, "--prompts", prompts, "--judge", "test_calibrate_matching:redness", "--device", "cpu")
+    words = (*words, "--steps", 6, "--levels", "0.5", "--pairs", 3)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "BLOCK", 1)
+        patch.setattr(Strips, "keep", lambda _, block: interrupt() if block.pairs[0][0] == 1 else None)
+        answer = call(*words)
+    assert answer.exit_code == 130, answer.output
+    assert answer.output.splitlines()[-1].endswith("the same command goes on from there")
+    assert "Traceback" not in answer.output
+    kept = (model / "matching_trials.jsonl").read_text()
+    assert kept.count('"pairs"') == 1
+    assert call(*words).exit_code == 0
+    assert (model / "matching_trials.jsonl").read_text().startswith(kept)
+
+
+def test_an_interrupted_runner_leaves_nothing_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = build_tiny_model(tmp_path / "tiny")
+    with JobRunner(EngineConfig(model=str(model), kind="local", device="cpu", max_batch=2)) as runner:
+        run = RunSettings(4, runner.info.solvers[0], runner.info.default_guidance)
+        jobs = text_jobs(["a", "b", "c"], [1, 2, 3], run, runner.info, "job")
+
+        def interrupt(_: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            runner.run_all(jobs, interrupt)
+        assert len(runner.run_all(text_jobs(["a"], [1], run, runner.info, "again"))) == 1
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+def test_a_log_of_unlike_prompts_is_told_so(tmp_path: Path) -> None:
+    prompts = tmp_path / "log.txt"
+    prompts.write_text("a red cube\nquarterly tax report, table of figures\na red cube\n")
+    answer = call("--model", tmp_path, "--prompts", prompts, "--judge", "test_calibrate_matching:redness")
+    assert answer.exit_code == 2
+    assert "no prompt of this log has an earlier one that is like it" in answer.output.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
         (("--judge", "rubbish"), "judge"),
         (("--judge", "os:getcwd"), "not a Judge"),
-        (("--judge", "no_such_module:f"), "no_such_module"),
+        (("--judge", "no_such_module:f"), "PYTHONPATH"),
+        (("--judge", "test_calibrate_matching:broken"), "KeyError: 'weights'"),
+        (("--judge", "test_calibrate_matching:trial_of"), "has no"),
+        (("--judge", "test_calibrate_matching:needy"), "TypeError"),
         (("--judge", "clip:/nowhere"), "clip:/nowhere"),
         (("--levels", "1.5"), "levels"),
         (("--levels", "x"), "levels"),
         (("--bound", 0), "bound"),
+        (("--visible", "nan"), "visible"),
+        (("--visible", "-0.1"), "visible"),
+        (("--guidance", "inf"), "guidance"),
         (("--pairs", 0), "pairs"),
         (("--prompts", "/nowhere"), "cannot read"),
     ],

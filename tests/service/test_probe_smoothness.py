@@ -240,6 +240,8 @@ def test_the_command_writes_a_report_and_its_picture(folders, tmp_path):
         (("--solver", "euler_ancestral"), "cannot be probed; this model's that can: "),
         (("--guidance", "nan"), "guidance must be a number"),
         (("--json", "/nowhere/r.json"), "there is no folder /nowhere"),
+        (("--json", "/"), "it is a folder"),
+        (("--plot", "smooth.foo"), "its name must end in one of "),
         (("--prompts", "/nowhere.txt"), "cannot read prompts from /nowhere.txt"),
     ],
 )

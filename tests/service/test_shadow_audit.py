@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -275,6 +277,29 @@ async def test_a_damaged_file_begins_anew(tmp_path: Path, text: str) -> None:
     assert again.report() == controller.report()
 
 
+async def test_an_order_to_forget_is_not_undone_by_an_audit_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller, notebook = AuditController(ROWS), AuditNotebook(tmp_path / "audit.json", "k")
+    replace_file, begun = notebook._replace, threading.Event()
+
+    def slowly_at_first(text: str) -> None:
+        if not begun.is_set():
+            begun.set()
+            time.sleep(0.2)
+        replace_file(text)
+
+    monkeypatch.setattr(notebook, "_replace", slowly_at_first)
+    controller.note(AuditedHit(0.95, 0.5, False, 0.1, "bad"))
+    writing = asyncio.create_task(notebook.write(controller))
+    await asyncio.to_thread(begun.wait)
+    controller.reset()
+    await asyncio.gather(writing, notebook.write(controller))
+    again = AuditController(ROWS)
+    notebook.read(again)
+    assert again.report() == []
+
+
 async def test_a_file_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     await AuditNotebook(tmp_path / "file" / "audit.json", "k").write(AuditController(ROWS))
@@ -344,6 +369,7 @@ def test_the_audit_takes_orders(audited: Client) -> None:
 
 def test_without_a_judge_there_is_no_audit(live_client: Client, live_service: LiveServer) -> None:
     assert found(live_client)["enabled"] is False
+    assert "HEADSTART_JUDGE" in found(live_client)["reason"]
     refused = live_client.http.post("/v1/cache/audit", json={"reset": True})
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "audit_off")
     assert not (live_service.data_dir / "audit.json").exists()

@@ -29,14 +29,20 @@ from service.calibrate.matching.trials import (
     distinct_levels,
 )
 from service.embedder import Embedder
-from service.endings import BAD_INPUT, FAILED, stop
+from service.endings import BAD_INPUT, FAILED, INTERRUPTED, stop
 from service.engine import EngineConfig
 from service.engine.base import EngineStartError, ModelInfo
 from service.engine.quantise import Quantise
 from service.judges import JudgeError, load_judge, shipped_judge
 
-TABLE = "matching.json"
+QUICK = "_quick"
+"""Ends the names of what proves nothing: a service takes a table called `matching.json` from beside its model."""
 QUICK_PAIRS = 64
+_ALL_VETOED = "the lexical veto lets none of these pairs pass: there is nothing to calibrate"
+_NOTHING_ALIKE = (
+    "no prompt of this log has an earlier one that is like it, is not the same text, and passes the lexical veto: "
+    "there is nothing to calibrate on; give more of the log"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +69,38 @@ class Request:
     final: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What is written at the end, in one folder."""
+
+    folder: Path
+    ending: str
+
+    @property
+    def table(self) -> Path:
+        """The threshold table."""
+        return self.named("matching", ".json")
+
+    def named(self, name: str, kind: str) -> Path:
+        """A file of this calibration."""
+        return self.folder / f"{name}{self.ending}{kind}"
+
+
 def run_matching(request: Request) -> None:
     """Calibrate, and write table, plot and contact sheet.
 
     Raises:
         typer.Exit: it cannot be done; why was said in one line.
     """
+    try:
+        _calibrate(request)
+    except KeyboardInterrupt:
+        stop("interrupted; what was done is kept, and the same command goes on from there", INTERRUPTED)
+    except OSError as error:  # the disk is full, say: what is in the notebook stays
+        stop(f"cannot go on: {error}", FAILED)
+
+
+def _calibrate(request: Request) -> None:
     try:
         levels = _levels(request.levels)
         _check(request)
@@ -115,11 +147,12 @@ def run_matching(request: Request) -> None:
     table, fits = fit_table(notebook.trials, bound, key, about, run.steps)
     report = fit_forms(forms, table, bound)
     table = replace(table, adequate_form=report.adequate_form)
-    table.save(folder / TABLE)
-    _draw(notebook.trials, pairs, table, bound, strips, folder)
-    _say(fits, bound, table, folder / TABLE)
+    files = Files(folder, QUICK if request.quick else "")
+    table.save(files.table)
+    _draw(notebook.trials, pairs, table, bound, strips, files)
+    _say(fits, bound, table, files.table)
     if request.final:
-        _report_forms(report, table, bound, len({trial.pair for trial in forms}), folder)
+        _report_forms(report, table, bound, len({trial.pair for trial in forms}), files)
 
 
 def _beside(model: str) -> Path | None:
@@ -142,6 +175,11 @@ def _check(request: Request) -> None:
             raise CalibrationError(f"{name} must lie in (0, 1), got {value}")
     if request.pairs < 1 or request.batch < 1:
         raise CalibrationError("pairs and batch must be at least 1")
+    # With NaN no loss would ever be seen, and every bound be kept.
+    if request.visible is not None and not 0.0 <= request.visible < math.inf:
+        raise CalibrationError(f"visible must be a number of at least 0, got {request.visible}")
+    if request.guidance is not None and not 0.0 <= request.guidance < math.inf:
+        raise CalibrationError(f"guidance must be a number of at least 0, got {request.guidance}")
 
 
 def _judge_name(request: Request) -> str:
@@ -171,7 +209,7 @@ def _pairs(
             vectors = np.stack([embedder.embed_now(prompt) for prompt in bar])
         pairs = neighbouring_pairs(prompts, vectors, count, seed=0)
     if not pairs:
-        raise CalibrationError("the lexical veto lets none of these pairs pass: there is nothing to calibrate")
+        raise CalibrationError(_NOTHING_ALIKE if prompts else _ALL_VETOED)
     sources = np.stack([embedder.embed_now(pair.source) for pair in pairs])
     targets = np.stack([embedder.embed_now(pair.target) for pair in pairs])
     return pairs, [float(value) for value in (sources * targets).sum(axis=1)]
@@ -255,22 +293,22 @@ def _draw(
     table: ThresholdTable,
     bound: Bound,
     strips: Strips,
-    folder: Path,
+    files: Files,
 ) -> None:
     prompts = [(pair.source, pair.target) for pair in pairs]
     sheet = contact_sheet(strips, trials, prompts, table, bound)
     if sheet is not None:
-        sheet.save(folder / "matching_sheet.png")
+        sheet.save(files.named("matching_sheet", ".png"))
     try:
-        plot(trials, table, bound, folder / "matching.png")
+        plot(trials, table, bound, files.named("matching", ".png"))
     except ImportError:
         typer.echo("no plot: matplotlib is not installed", err=True)
 
 
-def _report_forms(report: FormReport, table: ThresholdTable, bound: Bound, pairs: int, folder: Path) -> None:
-    report.save(folder / "matching_forms.json", table, pairs)
+def _report_forms(report: FormReport, table: ThresholdTable, bound: Bound, pairs: int, files: Files) -> None:
+    report.save(files.named("matching_forms", ".json"), table, pairs)
     try:
-        plot_forms(report, bound, folder / "matching_forms.png")
+        plot_forms(report, bound, files.named("matching_forms", ".png"))
     except ImportError:
         typer.echo("no plot: matplotlib is not installed", err=True)
     for name, levels in report.ways.items():

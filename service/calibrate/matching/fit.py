@@ -8,12 +8,12 @@ is 0 if hits are as good as full runs, whatever the luck of the draw.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import beta, norm
 from sklearn.isotonic import IsotonicRegression
 
 from policies.matching.table import ThresholdRow, ThresholdTable
@@ -22,6 +22,8 @@ from service.calibrate.matching.trials import Trial
 FEWEST = 30
 """Hits below this number prove nothing, however good they are."""
 KNOTS = 9
+SPARSE = 10
+"""With fewer hits than this that differ from full runs, in whichever direction, a normal limit claims too much."""
 _GRID = 24
 _ROUNDING = 1e-4  # equal prompts may score a little under 1 in another library's arithmetic
 
@@ -57,12 +59,20 @@ def upper_limit(found: NDArray[np.float64], confidence: float) -> float:
     """One-sided upper confidence limit of the mean of `excess`.
 
     A normal limit, made safe for few and equal values as Agresti & Min (Statistics in Medicine 2005) do it for paired
-    proportions: two hits are added that differ in either direction by half.
+    proportions: two hits are added that differ in either direction by half. Where hardly any hit differs, that claims
+    too much (30 hits without any difference would prove 2 % at 80 %, though 2 % gives such hits every second time):
+    there the exact limit of the bad ones' share (Clopper & Pearson) holds, where it is higher.
     """
     count = len(found) + 2
     mean = float(found.sum()) / count
     spread = math.sqrt(max(float((found**2).sum()) + 0.5 - count * mean**2, 0.0)) / count
-    return mean + float(norm.ppf(confidence)) * spread
+    limit = mean + float(norm.ppf(confidence)) * spread
+    return limit if np.count_nonzero(found) >= SPARSE else max(limit, _exact_limit(found, confidence))
+
+
+def _exact_limit(found: NDArray[np.float64], confidence: float) -> float:
+    bad = float(found[found > 0].sum())
+    return 1.0 if bad >= len(found) else float(beta.ppf(confidence, bad + 1, len(found) - bad))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +103,25 @@ class LevelFit:
     upper: float
 
 
-def fit_level(trials: Sequence[Trial], bound: Bound) -> LevelFit | None:
+def fit_level(trials: Sequence[Trial], bound: Bound, ceiling: float = math.inf) -> LevelFit | None:
     """Return the laxest divergence that keeps one level's bad-hit rate within the bound, None if none does.
 
     Thresholds are tested from strict to lax, each at full confidence, and the last before the first failure is taken
-    (fixed sequence testing: Angelopoulos et al., "Learn then Test", 2021): the chance that the table breaks its bound
+    (fixed sequence testing: Angelopoulos et al., "Learn then Test", 2021): the chance that a level breaks its bound
     on prompts like these is 1 - confidence, whatever the number of thresholds. Tests begin where the sample can prove
     anything at all, see `_steps`.
 
     Args:
         trials: of one level and of differing prompts.
         bound: what is to be kept.
+        ceiling: divergence above which nothing is tested; to stop early costs no confidence.
     """
     ordered = sorted(trials, key=lambda trial: trial.early)
     found = excess(ordered, bound.visible)
     best: LevelFit | None = None
     for count in _steps(found, bound):
+        if ordered[count - 1].early > ceiling:
+            break
         limit = upper_limit(found[:count], bound.confidence)
         if limit > bound.rate:
             break
@@ -120,17 +133,19 @@ def _steps(found: NDArray[np.float64], bound: Bound) -> list[int]:
     """Numbers of accepted trials to test at, ascending.
 
     The first is where a sample with differences of that size, as many good as bad ones, would pass: their size says
-    nothing of their sign, so looking at it costs no confidence (as in McNemar's test).
+    nothing of their sign, so looking at it costs no confidence (as in McNemar's test). Where hardly any differs, it
+    is where a sample without any difference would pass.
     """
     counts = np.arange(1, len(found) + 1)
     spread = np.sqrt(np.cumsum(found**2) + 0.5) / (counts + 2)
-    possible = counts[(float(norm.ppf(bound.confidence)) * spread <= bound.rate) & (counts >= FEWEST)]
+    enough = counts >= np.where(np.cumsum(found != 0) < SPARSE, hits_needed(bound), FEWEST)
+    possible = counts[(float(norm.ppf(bound.confidence)) * spread <= bound.rate) & enough]
     return sorted({round(n) for n in np.geomspace(possible[0], len(found), _GRID)}) if len(possible) else []
 
 
 def hits_needed(bound: Bound) -> int:
     """How many hits without any difference the bound needs at least."""
-    return max(FEWEST, math.ceil(float(norm.ppf(bound.confidence)) * math.sqrt(0.5) / bound.rate) - 2)
+    return max(FEWEST, math.ceil(math.log1p(-bound.confidence) / math.log1p(-bound.rate)))
 
 
 def fit_table(
@@ -151,10 +166,11 @@ def fit_table(
     drawn = [trial for trial in trials if math.isfinite(trial.early)]
     given_up = [trial for trial in trials if not math.isfinite(trial.early)]
     for skip in sorted({trial.skip for trial in drawn}):
-        fit = fit_level([t for t in drawn if t.skip == skip and not t.repeat], bound)
+        # Held to the shallower bounds from the outset: what is told of a level is then told of its own bound.
+        ceiling = min((shallower.max_divergence for shallower in fits), default=math.inf)
+        fit = fit_level([t for t in drawn if t.skip == skip and not t.repeat], bound, ceiling)
         if fit is not None:
-            tightest = min([fit.max_divergence, *(shallower.max_divergence for shallower in fits)])
-            fits.append(replace(fit, max_divergence=tightest))
+            fits.append(fit)
     judged_at = min(trial.skip for trial in drawn)
     judged = [t for t in [*drawn, *given_up] if t.skip in (judged_at, 0.0) and not t.repeat]
     floor = paying_similarity(judged, fits, judged_at, steps)

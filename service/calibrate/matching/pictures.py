@@ -149,7 +149,8 @@ def plot_forms(report: FormReport, bound: Bound, path: Path) -> None:
     for name, levels in report.ways.items():
         inside = [level for level in levels if level.within.hits]
         x = [100 * level.skip for level in inside]
-        above = [level.within.upper - level.within.rate for level in inside]
+        # Near 1 the limit, pulled in by the two hits added, may lie below the rate.
+        above = [max(0.0, level.within.upper - level.within.rate) for level in inside]
         rates.errorbar(x, [level.within.rate for level in inside], [[0.0] * len(x), above], label=name, capsize=3)
         gates.plot(x, [level.kept or 0.0 for level in inside], marker="o")
         distances.plot([100 * level.skip for level in levels], [level.every.distance for level in levels], marker="o")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, replace
 from pathlib import Path
@@ -199,48 +200,73 @@ class Notebook(Generic[Kept]):
     """Trials on disk, block by block, so that an interrupted calibration goes on where it stopped.
 
     The first line says what they are trials of; a notebook of anything else, or of other pairs, is refused. More
-    pairs of the same file may be added later.
+    pairs of the same file may be added later. A pair that was written down twice counts once.
     """
 
     def __init__(
         self, path: Path, about: Mapping[str, Any], pairs: Sequence[MatchPair], kind: Callable[..., Kept]
     ) -> None:
-        """Open or begin `path`; `kind` makes a trial. Raises CalibrationError: it holds trials of something else."""
+        """Open or begin `path`; `kind` makes a trial.
+
+        Raises:
+            CalibrationError: it holds trials of something else, or cannot be read.
+        """
         self._path = path
         self._pairs = pairs
         self._kind = kind
         self.trials: list[Kept] = []
         self.done: set[int] = set()
-        if path.is_file():
-            self._read(dict(about))
+        lines = self._lines()
+        if lines:
+            self._read(dict(about), lines)
         else:
             path.write_text(json.dumps({"about": dict(about)}) + "\n", "utf-8")
 
-    def _read(self, about: dict[str, Any]) -> None:
-        # The last line may have been cut.
-        lines = self._path.read_text("utf-8").split("\n")[:-1]
-        rows = [json.loads(line) for line in lines]
-        same = bool(rows) and rows[0].get("about") == about
-        for row in rows[1:] if same else ():
-            numbers = [number for number in row["pairs"] if number < len(self._pairs)]
-            same = same and (len(numbers) < len(row["pairs"]) or self._texts(numbers) == row["texts"])
-            self.done.update(numbers)
-            self.trials += [self._kind(**trial) for trial in row["trials"] if trial["pair"] in numbers]
-        if not same:
-            raise CalibrationError(
-                f"{self._path} holds trials of another model, judge or settings, or of other prompts: move it away"
-            )
-        self._path.write_text("".join(line + "\n" for line in lines), "utf-8")
+    def _lines(self) -> list[str]:
+        """The whole lines; the last one may have been cut, and is taken off."""
+        if not self._path.is_file():
+            return []
+        data = self._path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            os.truncate(self._path, len(whole))
+        return whole.decode("utf-8", "replace").splitlines()
+
+    def _read(self, about: dict[str, Any], lines: Sequence[str]) -> None:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                same = row["about"] == about if number == 1 else self._take(row)
+            except (ValueError, KeyError, TypeError) as error:
+                raise CalibrationError(
+                    f"{self._path}, line {number}: not what a calibration wrote; move the file away"
+                ) from error
+            if not same:
+                raise CalibrationError(
+                    f"{self._path} holds trials of another model, judge or settings, or of other prompts: "
+                    "move it away"
+                )
+
+    def _take(self, row: Mapping[str, Any]) -> bool:
+        """Take over the trials of a row's pairs, as far as they are wanted; False where a pair is another one."""
+        told = dict(zip(row["pairs"], row["texts"], strict=True))
+        wanted = [number for number in told if number < len(self._pairs)]
+        if any(told[number] != self._digest(number) for number in wanted):
+            return False
+        fresh = set(wanted) - self.done
+        self.trials += [self._kind(**trial) for trial in row["trials"] if trial["pair"] in fresh]
+        self.done |= fresh
+        return True
 
     def add(self, pairs: Sequence[int], trials: Sequence[Kept]) -> None:
         """Write down the trials of some pairs."""
         shown = [asdict(trial) for trial in trials]
-        row = {"pairs": list(pairs), "texts": self._texts(pairs), "trials": shown}
+        row = {"pairs": list(pairs), "texts": [self._digest(number) for number in pairs], "trials": shown}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.done.update(pairs)
         self.trials += trials
 
-    def _texts(self, numbers: Sequence[int]) -> str:
-        texts = json.dumps([(self._pairs[number].source, self._pairs[number].target) for number in numbers])
+    def _digest(self, number: int) -> str:
+        texts = json.dumps((self._pairs[number].source, self._pairs[number].target))
         return hashlib.sha256(texts.encode()).hexdigest()[:16]

@@ -41,7 +41,7 @@ function ofMetrics(found) {
     whole: true,
     verdicts: by("cache_lookups_total", "verdict"),
     saved: sum("cache_saved_gpu_seconds_total"),
-    spent: sum("gpu_seconds_total"),
+    spent: sum("gpu_seconds_total") + sum("given_up_gpu_seconds_total"),
     skipped: sum("cache_skipped_steps_total"),
     wasted: sum("cache_wasted_steps_total"),
     waiting: sum("queue_depth"),

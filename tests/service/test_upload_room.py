@@ -166,6 +166,16 @@ def _edit(client: Client, pad: int = 0, key: str = "", **fields: str) -> tuple[i
     return answer.status_code, answer.json().get("error", {}).get("code", "")
 
 
+def _fill(stack: ExitStack, client: Client, key: str = "") -> None:
+    """Begin uploads until there is no room for another; the last of them may have been refused."""
+
+    def full() -> bool:
+        stack.enter_context(_unfinished(client, key=key))
+        return _edit(client, key=key) == (429, "uploads_full")
+
+    client.server.wait(full, "full")
+
+
 def _refusals(client: Client, route: str) -> float:
     return client.metric("headstart_requests_total", route=route, status="429", cache="none")
 
@@ -227,8 +237,8 @@ def test_a_stored_answer_is_found_though_the_queue_is_full(cramped: tuple[Client
         assert (again.status_code, again.headers["idempotency-status"]) == (200, "replayed")
         assert again.content == first.content
         assert _edit(crowd, key="kept", prompt="a ball") == (422, "idempotency_key_reuse")
-        with _unfinished(crowd, key="kept"):  # the reserve holds one body
-            crowd.server.wait(lambda: _edit(crowd, key="kept") == (429, "uploads_full"), "full")
+        with ExitStack() as stack:
+            _fill(stack, crowd, key="kept")  # the reserve, which holds one body
         crowd.server.wait(lambda: _edit(crowd, key="kept") == (200, ""), "free again")
         assert _edit(crowd) == (429, "queue_full")  # so it was all the time
 
@@ -236,8 +246,8 @@ def test_a_stored_answer_is_found_though_the_queue_is_full(cramped: tuple[Client
 def test_a_stored_answer_is_found_though_there_is_no_room(cramped: tuple[Client, Client]) -> None:
     crowd, _ = cramped
     first = _sent(crowd, key="roomy")
-    with _unfinished(crowd), _unfinished(crowd):
-        crowd.server.wait(lambda: _edit(crowd) == (429, "uploads_full"), "full")
+    with ExitStack() as stack:
+        _fill(stack, crowd)
         assert _sent(crowd, key="roomy").content == first.content
         assert _edit(crowd, key="other") == (429, "uploads_full")
 

@@ -22,7 +22,7 @@ def codec_table(report: Report) -> list[str]:
     for way in next(iter(report["sizes"].values())):
         cells = " | ".join(f"{size[way]['entry'] / 1024:.0f} KiB" for size in report["sizes"].values())
         lines.append(f"| {way} | {cells} |")
-    return lines
+    return [*lines, "", "![The same pairs served from every way to keep a run](../docs/images/codec.png)"]
 
 
 def _model_lines(name: str, model: Report) -> list[str]:

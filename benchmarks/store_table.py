@@ -34,4 +34,4 @@ def store_table(report: dict[str, Any]) -> list[str]:
     for row in report["reads"]:
         shares = " | ".join(f"{share:.2%}" for share in row["share_of_step"].values())
         lines.append(f"| {row['size']} | {row['place']} | {row['p50_ms']:.3f} | {row['p99_ms']:.3f} | {shares} |")
-    return lines
+    return [*lines, "", "![States written and loaded, by size and place](../docs/images/store.png)"]

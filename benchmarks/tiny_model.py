@@ -1,4 +1,4 @@
-"""A tiny model with random weights that resumes anything similar: for counts, never for quality."""
+"""A tiny Stable Diffusion with random weights, for benchmarks and tests: for counts, never for quality."""
 
 import json
 from pathlib import Path
@@ -16,18 +16,50 @@ SIDE = 32
 LENGTH = 24
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 LEAST_SIMILARITY, MOST_DIVERGENCE = 0.6, 100.0
+_SCHEDULE = {
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "steps_offset": 1,
+    "clip_sample": False,
+}
 
 
-def build_resuming_model(folder: Path) -> Path:
-    """Write a random-weight Stable Diffusion (16x16x4 latents, 32x32 pictures) with a threshold table beside it.
+def build_tiny_model(folder: Path, **scheduler: object) -> Path:
+    """Write a random-weight pipeline (16x16x4 latents, 32x32 pictures) in diffusers' layout.
 
-    The gate judges at the first level and lets everything through, as deep as there are states.
+    Args:
+        folder: where to.
+        scheduler: what is to differ in the configuration of the DDIM scheduler.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        _pipeline().save_pretrained(folder)
+        unet, vae, tokenizer = _unet(), _vae(), tiny_tokenizer()
+        text_encoder = _text_encoder(tokenizer)
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(**{**_SCHEDULE, **scheduler}),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
     defaults = {"default_guidance": 2.0, "default_steps": 8, "image_size": SIDE}
     (folder / "headstart.json").write_text(json.dumps(defaults))
+    return folder
+
+
+def build_resuming_model(folder: Path, *, judged_at: float | None = LEVELS[0]) -> Path:
+    """Write a tiny model with a threshold table beside it that resumes anything similar, as deep as there are states.
+
+    Args:
+        folder: where to.
+        judged_at: level at which the gate judges, and lets everything through; None = at the level resumed.
+    """
+    build_tiny_model(folder)
     info = load_pipeline(str(folder), "cpu", "float32").info
     key = {
         "weights_digest": info.weights_digest,
@@ -35,29 +67,16 @@ def build_resuming_model(folder: Path) -> Path:
         "schedule": info.schedule,
     }
     rows = tuple(ThresholdRow(level, LEAST_SIMILARITY, MOST_DIVERGENCE) for level in LEVELS)
-    ThresholdTable(rows, key, judged_at=LEVELS[0]).save(folder / "matching.json")
+    ThresholdTable(rows, key, judged_at=judged_at).save(folder / "matching.json")
     return folder
 
 
-def _pipeline() -> StableDiffusionPipeline:
-    tokenizer = _tokenizer()
-    schedule = DDIMScheduler(
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="v_prediction",
-        timestep_spacing="trailing",
-        steps_offset=1,
-        clip_sample=False,
-    )
-    return StableDiffusionPipeline(
-        vae=_vae(),
-        text_encoder=_text_encoder(tokenizer),
-        tokenizer=tokenizer,
-        unet=_unet(),
-        scheduler=schedule,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+def tiny_tokenizer() -> CLIPTokenizer:
+    """Return a tokenizer that knows single letters."""
+    letters = list(bytes_to_unicode().values())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=LENGTH)
 
 
 def _unet() -> UNet2DConditionModel:
@@ -82,13 +101,6 @@ def _vae() -> AutoencoderKL:
         scaling_factor=0.5,
         sample_size=SIDE,
     )
-
-
-def _tokenizer() -> CLIPTokenizer:
-    letters = list(bytes_to_unicode().values())
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: index for index, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=LENGTH)
 
 
 def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

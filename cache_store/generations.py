@@ -4,7 +4,6 @@ A record outlives the noise states and even the entry of its generation, so that
 It is bounded in number and age, and deleted with whatever names its tenant, its user, its time or its entry.
 """
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -85,28 +84,23 @@ class Generations:
 
     async def find(self, generation: str, tenant: str) -> GenerationRecord | None:
         """Return `tenant`'s record; one that is not there and one of somebody else look the same."""
-        fields, entry = await self._link.batch(
-            [
-                ("HMGET", f"{PREFIX}generation:{generation}", "tenant", "user", "body", "repeats", "created"),
-                ("GET", f"{PREFIX}made:{generation}"),
-            ]
-        )
-        if fields[0] is None or fields[2] is None or fields[0].decode() != tenant:
-            return None
-        return GenerationRecord(
-            generation=generation,
-            tenant=tenant,
-            user=(fields[1] or b"").decode(),
-            body=fields[2].decode(),
-            repeats=int(fields[3]) if fields[3] else None,
-            created=float(fields[4] or 0.0),
-            entry_id=int(entry) if entry else None,
-        )
+        return (await self._read([generation], tenant))[0]
 
-    async def maker(self, entry_id: int, tenant: str) -> GenerationRecord | None:
-        """Return the record of the generation that an entry remembers, whether or not the entry is still there."""
-        generation = await self._link.call("GET", f"{PREFIX}maker:{entry_id}")
-        return None if generation is None else await self.find(text_of(generation), tenant)
+    async def makers(self, entry_ids: Sequence[int], tenant: str) -> list[GenerationRecord | None]:
+        """Return, per entry, the record of the generation it remembers, whether or not the entry is still there."""
+        makers = await self._link.batch([("GET", f"{PREFIX}maker:{entry_id}") for entry_id in entry_ids])
+        names = [text_of(maker) for maker in makers if maker is not None]
+        found = iter(await self._read(names, tenant))
+        return [None if maker is None else next(found) for maker in makers]
+
+    async def _read(self, generations: Sequence[str], tenant: str) -> list[GenerationRecord | None]:
+        """Return several records in one round trip."""
+        commands: list[tuple[str, ...]] = []
+        for name in generations:
+            commands.append(("HMGET", f"{PREFIX}generation:{name}", "tenant", "user", "body", "repeats", "created"))
+            commands.append(("GET", f"{PREFIX}made:{name}"))
+        rows = await self._link.batch(commands)
+        return [_parsed(tenant, *row) for row in zip(generations, rows[::2], rows[1::2], strict=True)]
 
     async def descendants(
         self, entry_id: int, tenant: str, *, before: str | None, limit: int
@@ -119,7 +113,7 @@ class Generations:
         bounds = (highest, "-inf", "WITHSCORES", "LIMIT", 0, limit + 1)
         rows = await self._link.call("ZREVRANGEBYSCORE", f"{PREFIX}from:{tenant}:{entry_id}", *bounds)
         names, scores = rows[::2][:limit], rows[1::2]
-        found = await asyncio.gather(*(self.find(text_of(name), tenant) for name in names))
+        found = await self._read([text_of(name) for name in names], tenant)
         place = text_of(scores[limit - 1]) if len(scores) > limit else None
         return [record for record in found if record is not None], place
 
@@ -177,6 +171,23 @@ class Generations:
     def _forgotten_since(self, record: GenerationRecord) -> bool:
         late = time.monotonic() - record.noted > _MOST_WAIT_SECONDS
         return late or any(when >= record.noted and _means(forgotten, record) for when, forgotten in self._forgotten)
+
+
+def _parsed(
+    tenant: str, generation: str, fields: Sequence[bytes | None], entry: bytes | None
+) -> GenerationRecord | None:
+    whose, user, body, repeats, created = fields
+    if whose is None or body is None or whose.decode() != tenant:
+        return None
+    return GenerationRecord(
+        generation=generation,
+        tenant=tenant,
+        user=(user or b"").decode(),
+        body=body.decode(),
+        repeats=int(repeats) if repeats else None,
+        created=float(created or 0.0),
+        entry_id=int(entry) if entry else None,
+    )
 
 
 def _means(selection: Selection | frozenset[str], record: GenerationRecord) -> bool:

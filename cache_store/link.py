@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
+from cache_store.complaints import Complaints
 from cache_store.types import CacheUnavailable
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class RedisLink:
         self._replies = 0
         self._turn = asyncio.Semaphore(_MOST_CALLS)
         self._keeper: asyncio.Task[None] | None = None
+        # While its disk is full, Redis refuses every single write.
+        self._complaints = Complaints(log)
 
     @property
     def available(self) -> bool:
@@ -160,12 +163,11 @@ class RedisLink:
 
     def _judge(self, error: Exception) -> None:
         if isinstance(error, ResponseError):
-            # Up to the first quotation: what Redis quotes back may be somebody's prompt.
-            log.error("redis refused a command: %s", str(error).split("`")[0].split("\n")[0][:160])
+            self._complaints.note(f"redis refused a command: {_shown(error)}")
         elif isinstance(error, RedisError | OSError):
             self._trip(type(error).__name__)
         else:
-            log.error("the catalogue holds something unreadable: %s", type(error).__name__)
+            self._complaints.note(f"the catalogue holds something unreadable: {type(error).__name__}")
 
     def _trip(self, why: str) -> None:
         if self.available:
@@ -204,6 +206,7 @@ class RedisLink:
                 await self._beat()
 
     async def _beat(self) -> None:
+        self._complaints.tell()
         try:
             async with asyncio.timeout(_PING_SECONDS):
                 await self._check()
@@ -226,3 +229,14 @@ class RedisLink:
         self._up.set()
         log.info("the cache is available")
         return True
+
+
+def _shown(error: ResponseError) -> str:
+    """Return what Redis said: not to which command or script, and up to the first quotation.
+
+    Commands and quotations may hold somebody's prompt; and what is said to all alike is told once.
+    """
+    said = str(error).rpartition("caused error: ")[2]
+    for mark in (" script: ", "`", "\n"):
+        said = said.split(mark)[0]
+    return said[:160]

@@ -429,8 +429,14 @@ class CacheStore:
 
     async def maker_of(self, entry_id: int, tenant: str) -> GenerationRecord | None:
         """Return the record of the generation an entry remembers, even of an evicted one. Raises CacheUnavailable."""
+        return (await self.makers_of([entry_id], tenant))[0]
+
+    async def makers_of(self, entry_ids: Sequence[int], tenant: str) -> list[GenerationRecord | None]:
+        """Return `maker_of` each of several entries, read together. Raises CacheUnavailable."""
+        if not entry_ids:
+            return []
         async with self._link.guard(self._deadline()):
-            return await self._parts.generations.maker(entry_id, tenant)
+            return await self._parts.generations.makers(entry_ids, tenant)
 
     async def descendants(
         self, entry_id: int, tenant: str, *, before: str | None, limit: int

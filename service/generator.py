@@ -152,6 +152,7 @@ class Generator:
                     inside.enter_context(self._guard.expecting(self.admission.drawn))
                 with within(way.span), stage("admission"):
                     place = await inside.enter_async_context(self.admission.enter(plan))
+                inside.callback(self._note_spent, plan, place)
                 yield foretold(plan)
                 async with aclosing(self._make(plan, wish, way, place)) as events:
                     async for event in events:
@@ -175,6 +176,10 @@ class Generator:
         way.span.fail(_kind(error))
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             self._metrics.cancelled.labels(way.place).inc()
+
+    def _note_spent(self, plan: Plan, place: Place | None) -> None:
+        if place is not None:
+            self._totals.note_spent(plan, place.spent)
 
     async def _plan(self, request: GenerationRequest, way: "_Way") -> Plan:
         with within(way.span), stage("plan"):

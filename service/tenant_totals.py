@@ -2,8 +2,8 @@
 
 from service.engine.base import JobResult
 from service.totals import Totals
-from service.types import GenerationRequest, Verdict
-from service.verdicts import is_hidden, shown
+from service.types import GenerationRequest, Plan, Verdict
+from service.verdicts import is_hidden, is_veiled, shown
 
 
 class TenantTotals:
@@ -22,6 +22,12 @@ class TenantTotals:
         self.everybody.note_run(result)
         if not is_hidden(request, verdict):  # its device time would tell how many steps were skipped
             self.of(request.tenant).note_run(result)
+
+    def note_spent(self, plan: Plan, seconds: float) -> None:
+        """Count the device time of a picture that is finished, or given up before it was."""
+        self.everybody.gpu_seconds += seconds
+        if not is_veiled(plan):
+            self.of(plan.request.tenant).gpu_seconds += seconds
 
     def note_verdict(self, request: GenerationRequest, verdict: Verdict) -> None:
         """Count an answered picture."""

@@ -9,7 +9,7 @@ from service.verdicts import saved_by_features
 
 @dataclass
 class Totals:
-    """Sums over all answered pictures.
+    """Sums over all answered pictures, and the device time of all there were.
 
     Attributes:
         verdicts: pictures per verdict.
@@ -18,7 +18,8 @@ class Totals:
         wasted: steps run and thrown away.
         saved_gpu_seconds: net device time saved by the cache.
         saved_feature_seconds: device time feature caching saved on the steps that were run.
-        gpu_seconds: device time spent.
+        gpu_seconds: device time of pictures, of those too that were given up, or drawn and not shown. Replays and
+            audits are no part of it.
     """
 
     verdicts: dict[VerdictKind, int] = field(default_factory=lambda: dict.fromkeys(VerdictKind, 0))
@@ -40,7 +41,6 @@ class Totals:
         """Learn from a finished run."""
         self._step_seconds += result.step_seconds
         self._measured += 1
-        self.gpu_seconds += result.device_seconds
         self.saved_feature_seconds += saved_by_features(result)
 
     def note_verdict(self, verdict: Verdict) -> None:

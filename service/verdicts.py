@@ -73,9 +73,14 @@ def shown(request: GenerationRequest, verdict: Verdict) -> Verdict:
     )
 
 
+def is_veiled(plan: Plan) -> bool:
+    """Return whether the verdict will be hidden, whatever comes of the plan, see `is_hidden`."""
+    return plan.request.cache.reads_public and plan.kind in (VerdictKind.APPROX, VerdictKind.MISS)
+
+
 def foretold(plan: Plan) -> Plan:
     """Return what a client may be told of a plan before the run: after a search across tenants, nothing of it."""
-    if not plan.request.cache.reads_public or plan.kind not in (VerdictKind.APPROX, VerdictKind.MISS):
+    if not is_veiled(plan):
         return plan
     job = None if plan.job is None else replace(plan.job, resume=())
     return replace(

@@ -22,8 +22,6 @@ for room in ("engine", "service", "page", "chaos"):
 
 from service_live import Client, LiveServer, live  # noqa: E402
 
-SKIPS = (0.1, 0.2, 0.3, 0.4, 0.5)
-
 
 @pytest.fixture(scope="session")
 def resuming_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,19 +46,6 @@ def live_client(live_service: LiveServer) -> Iterator[Client]:
 
 
 def _tiny_model(folder: Path) -> Path:
-    from engine_helpers import build_tiny_model
+    from benchmarks.tiny_model import build_resuming_model
 
-    from policies.matching import ThresholdRow, ThresholdTable
-    from service.embedder import packaged_model, verified_digest
-    from service.engine.loading import load_pipeline
-
-    model = build_tiny_model(folder / "tiny")
-    info = load_pipeline(str(model), "cpu", "float32").info
-    key = {
-        "weights_digest": info.weights_digest,
-        "embedder_digest": verified_digest(packaged_model()),
-        "schedule": info.schedule,
-    }
-    rows = tuple(ThresholdRow(skip, min_similarity=0.6, max_divergence=100.0) for skip in SKIPS)
-    ThresholdTable(rows, key).save(model / "matching.json")
-    return model
+    return build_resuming_model(folder / "tiny", judged_at=None)

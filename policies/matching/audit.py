@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from policies.matching.evidence import interval
+from policies.matching.loss import visibly_below
 from policies.matching.table import ThresholdRow, bounds_at
 from policies.matching.watch import SAME_TEXT, Change, Counts, Levels, Outcome, Watch
 
@@ -30,14 +31,16 @@ VERSION = 2
 def outcome_of(delivered: float, full: float, loss: float) -> Outcome:
     """Compare a hit with the full run of the same prompt from the same starting noise.
 
+    Not the bad hit of calibration, which knows two full runs: see `policies.matching.loss`.
+
     Args:
         delivered: judge's score of the hit's picture.
         full: judge's score of the full run's picture.
-        loss: by how much scores must differ to be seen.
+        loss: see `visibly_below`.
     """
-    if full - delivered > loss:
+    if visibly_below(delivered, full, loss):
         return "bad"
-    return "good" if delivered - full > loss else "even"
+    return "good" if visibly_below(full, delivered, loss) else "even"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,12 @@ class Once:
     @property
     def name(self) -> str:
         """The key as it is stored."""
-        parts = [self.tenant, self.key, *([self.safety_version] if self.safety_version else [])]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return _name(self.tenant, self.key, self.safety_version)
+
+
+def _name(tenant: str, key: str, safety_version: str) -> str:
+    parts = [tenant, key, *([safety_version] if safety_version else [])]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def once_of(key: str, route: str, body: BaseModel, order: Order, safety_version: str) -> Once | None:
@@ -69,13 +73,38 @@ def once_of(key: str, route: str, body: BaseModel, order: Order, safety_version:
     """
     if not key:
         return None
-    bare = key[1:-1] if len(key) > 2 and key[0] == key[-1] == '"' else key
-    if not _KEY.fullmatch(bare):
+    bare = _bare(key)
+    if bare is None:
         message = "idempotency-key: must be 1 to 255 printable ASCII characters"
         raise InvalidRequestError("idempotency-key", message)
     text = json.dumps([route, body.model_dump(mode="json", exclude_unset=True)], sort_keys=True)
     first, fingerprint = order.requests[0], hashlib.sha256(text.encode()).hexdigest()
     return Once(bare, first.tenant, first.user, fingerprint, safety_version)
+
+
+def _bare(key: str) -> str | None:
+    """Return a header's key without quotation marks, None where it is none."""
+    bare = key[1:-1] if len(key) > 2 and key[0] == key[-1] == '"' else key
+    return bare if _KEY.fullmatch(bare) else None
+
+
+async def is_answered(key: str, tenant: str, safety_version: str, deposits: Deposits) -> bool:
+    """Return whether a request with this key was answered, be it the same or another; False where nobody can tell.
+
+    Args:
+        key: as for `once_of`, or any other text.
+        tenant: whose request it is.
+        safety_version: see `Once`.
+        deposits: where answers lie.
+    """
+    bare = _bare(key)
+    if bare is None:
+        return False
+    try:
+        found = await deposits.find("answer", _name(tenant, bare, safety_version), tenant)
+    except CacheUnavailable:
+        return False
+    return found is not None and "status" in json.loads(found.body)
 
 
 async def answered_once(

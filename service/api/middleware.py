@@ -29,10 +29,19 @@ LEAST_BYTES_PER_SECOND = 16_384
 # Reading on a little lets a client that is still sending see the answer instead of a reset connection.
 MAX_DISCARDED_BYTES = 32_000_000
 DISCARD_SECONDS = 5.0
-# Routes that take pictures.
-UPLOADS = re.compile(r"/v1/images/(edits|variations)|/v1/generations/[0-9a-f]{32}/replay")
+# Routes that take pictures, by what their paths look like; the first of them take an `Idempotency-Key`.
+KEYED_UPLOADS = ("/v1/images/edits", "/v1/images/variations")
+UPLOADS = {
+    route: re.compile(route.replace("{generation_id}", "[0-9a-f]{32}"))
+    for route in (*KEYED_UPLOADS, "/v1/generations/{generation_id}/replay")
+}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 QUIET_ROUTES = ("/livez", "/readyz", "/startupz", "/metrics")
+
+
+def upload_route(path: str) -> str | None:
+    """Return the template of the route that takes pictures at a path, None where there is none."""
+    return next((route for route, pattern in UPLOADS.items() if pattern.fullmatch(path)), None)
 
 
 class Envelope:
@@ -56,7 +65,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self._upload_bytes if UPLOADS.fullmatch(scope["path"]) else MAX_BODY_BYTES
+        most = self._upload_bytes if upload_route(scope["path"]) else MAX_BODY_BYTES
         exchange = _Exchange(scope, receive, send, most)
         span = self._span(scope)
         with within(span), bound(request_id=exchange.request_id, trace_id=span.trace_id):
@@ -135,7 +144,9 @@ class _Exchange:
     def route(self) -> str:
         """The path's template, never the path itself: the label stays bounded."""
         route = self.scope.get("route")
-        return route.path if route is not None else "unmatched"
+        # A layer above the routes that answers by itself may say which of them it spoke for.
+        template: str = self.scope["state"].get("route", "unmatched") if route is None else route.path
+        return template
 
     def close(self, span: Span) -> None:
         """End the request's span."""

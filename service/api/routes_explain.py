@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter
 
+from cache_store.generations import GenerationRecord
 from policies.matching.base import Attempt
 from service.api.dependencies import IdentityOf, ServiceOf
 from service.api.documented import EXPLAIN_ERRORS
@@ -12,7 +13,6 @@ from service.api.header_words import CacheControl
 from service.api.schema import GenerationBody
 from service.api.schema_explain import AttemptBody, CandidateBody, ExpectedBody, ExplainAnswer, HeldState
 from service.api.wishes import lora_set, order_of
-from service.assembly import Service
 from service.previews import steps_before
 from service.types import CandidateView, Foresight
 
@@ -33,17 +33,12 @@ async def explain(
     loras = await lora_set(body, service.info, service.loras)
     order = order_of(body, cache_control, service.info, service.settings, identity, loras=loras)
     foresight = await service.planner.foresee(order.requests[0])
-    makers = [await _generation(service, view, identity.tenant) for view in foresight.candidates]
+    entries = [view.candidate.entry_id for view in foresight.candidates]
+    makers = await service.store.makers_of(entries, identity.tenant)
     return _answer(foresight, makers, service.totals.of(identity.tenant).step_seconds)
 
 
-async def _generation(service: Service, view: CandidateView, tenant: str) -> str | None:
-    """Return the id of `tenant`'s answer that a candidate remembers, as long as there is a record of it."""
-    maker = await service.store.maker_of(view.candidate.entry_id, tenant)
-    return None if maker is None else maker.generation
-
-
-def _answer(foresight: Foresight, makers: Sequence[str | None], step_seconds: float) -> ExplainAnswer:
+def _answer(foresight: Foresight, makers: Sequence[GenerationRecord | None], step_seconds: float) -> ExplainAnswer:
     plan = foresight.plan
     steps = plan.request.steps
     mixing = int(plan.request.cache.diversity > 0)  # noise is exchanged by one more prediction
@@ -58,11 +53,11 @@ def _answer(foresight: Foresight, makers: Sequence[str | None], step_seconds: fl
     )
 
 
-def _candidate(view: CandidateView, generation: str | None) -> CandidateBody:
+def _candidate(view: CandidateView, maker: GenerationRecord | None) -> CandidateBody:
     found = view.candidate
     return CandidateBody(
         id=str(found.entry_id),
-        generation=generation,
+        generation=None if maker is None else maker.generation,
         similarity=found.similarity,
         prompt=found.prompt,
         vetoed=bool(view.objections),

@@ -510,6 +510,10 @@ class StatsBody(BaseModel):
     wasted_steps: int
     saved_gpu_seconds: float
     saved_feature_seconds: float
-    gpu_seconds: float
+    gpu_seconds: float = Field(
+        description="Device seconds of pictures, of those too that were given up; replays and audits are no part of "
+        "it. A tenant's own leave out pictures for which other tenants' generations were searched (`cache.scope: "
+        "public`), since they would tell what was found."
+    )
     cache: dict[str, Any]
     engine: dict[str, Any]

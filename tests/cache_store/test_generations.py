@@ -1,6 +1,7 @@
 """Records of generations: whose they are, how many, how long, and that they go with what they tell of."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from store_nouns import Make
 
 from cache_store import CacheStore
 from cache_store.generations import GenerationRecord
+from cache_store.link import Argument
 from cache_store.selection import Selection, user_digest
 
 ANN = user_digest("acme", "ann")
@@ -63,6 +65,34 @@ async def test_the_maker_of_an_entry_is_found_even_once_the_entry_is_gone(store:
     assert maker is not None
     assert (maker.generation, maker.entry_id) == ("a", known.entry_id)
     assert await store.maker_of(known.entry_id, "umbrella") is None
+
+
+async def test_makers_of_several_entries_are_read_together(
+    store: CacheStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, entry_id, tenant in (("a", 1, "acme"), ("b", 2, "umbrella"), ("c", 3, "acme")):
+        await store.record_generation(_record(name, tenant=tenant))
+        await store._parts.generations.link(name, entry_id)
+    asked = 0
+    batch = store._link.batch
+
+    async def counted(commands: Sequence[Sequence[Argument]]) -> list[object]:
+        nonlocal asked
+        asked += 1
+        return await batch(commands)
+
+    monkeypatch.setattr(store._link, "batch", counted)
+    found = await store.makers_of([3, 4, 2, 1, 3], "acme")
+    assert [maker and (maker.generation, maker.entry_id) for maker in found] == [
+        ("c", 3),
+        None,
+        None,
+        ("a", 1),
+        ("c", 3),
+    ]
+    assert asked == 2
+    assert await store.makers_of([], "acme") == []
+    assert asked == 2
 
 
 async def test_records_go_with_their_user_their_time_and_their_tenant(store: CacheStore) -> None:

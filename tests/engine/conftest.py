@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_helpers import build_tiny_model
 from mix_helpers import tiny_family
 from taken_apart import DENOISERS
 
+from benchmarks.tiny_model import build_tiny_model
 from service.engine.loading import load_pipeline
 
 

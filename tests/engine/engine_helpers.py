@@ -1,82 +1,10 @@
-"""A tiny Stable Diffusion with random weights, and short ways to run jobs on it."""
+"""Short ways to run jobs on a tiny model."""
 
-import json
 from contextlib import aclosing
-from pathlib import Path
 
-import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
-
+from benchmarks.tiny_model import SIDE
 from service.engine.base import CapturedState, JobFailed, JobResult, JobSpec, ResumePoint
 from service.engine.loop import StepLoop
-
-SIDE = 32
-
-
-def build_tiny_model(folder: Path, **scheduler: object) -> Path:
-    """Write a random-weight pipeline (16x16x4 latents, 32x32 pictures) in diffusers' layout."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            sample_size=16,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=16,
-            attention_head_dim=8,
-            norm_num_groups=8,
-        )
-        vae = AutoencoderKL(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=4,
-            scaling_factor=0.5,
-            sample_size=32,
-        )
-        tokenizer = tiny_tokenizer()
-        config = CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=24,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-        text_encoder = CLIPTextModel(config)
-    settings = {
-        "beta_schedule": "squaredcos_cap_v2",
-        "prediction_type": "v_prediction",
-        "timestep_spacing": "trailing",
-        "steps_offset": 1,
-        "clip_sample": False,
-    }
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=DDIMScheduler(**{**settings, **scheduler}),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
-    wishes = {"default_guidance": 2.0, "default_steps": 8, "image_size": SIDE}
-    (folder / "headstart.json").write_text(json.dumps(wishes))
-    return folder
-
-
-def tiny_tokenizer() -> CLIPTokenizer:
-    letters = list(bytes_to_unicode().values())
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: index for index, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=24)
 
 
 def spec(job_id: str = "a", **changes: object) -> JobSpec:

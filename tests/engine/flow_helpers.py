@@ -5,9 +5,9 @@ import string
 
 import torch
 from diffusers import AutoencoderKL
-from engine_helpers import tiny_tokenizer
 from transformers import CLIPTextConfig, T5Config, T5EncoderModel, T5Tokenizer
 
+from benchmarks.tiny_model import tiny_tokenizer
 from service.engine.loop import StepLoop
 
 

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from engine_helpers import SIDE, build_tiny_model, finish, point, spec
+from engine_helpers import SIDE, finish, point, spec
 from hypothesis import strategies as st
 from tiny_flux import build_tiny_flux
 from tiny_pixart import build_tiny_pixart
 from tiny_sd3 import build_tiny_sd3
 from tiny_sdxl import build_tiny_sdxl
 
+from benchmarks.tiny_model import build_tiny_model
 from service.engine.base import CapturedState, JobEvent, JobResult, JobSpec
 from service.engine.loading import load_pipeline
 from service.engine.loop import StepLoop

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import LCMScheduler, StableDiffusion3Pipeline, StableDiffusionPipeline
-from engine_helpers import build_tiny_model, point, spec
+from engine_helpers import point, spec
 from flow_helpers import draw, final_latent
 from mix_helpers import SHARES, Bare, clean
 from tiny_sd3 import build_tiny_sd3
 from tiny_sdxl import build_tiny_sdxl
 
+from benchmarks.tiny_model import build_tiny_model
 from service.engine.base import JobResult, Progress
 from service.engine.foreign import DISCRETE_FOREIGN, METHODS, ForeignRun
 from service.engine.job import plan_route

@@ -12,8 +12,9 @@ from diffusers import (
     StableDiffusionPipeline,
     UniPCMultistepScheduler,
 )
-from engine_helpers import SIDE, alone, build_tiny_model, spec
+from engine_helpers import SIDE, alone, spec
 
+from benchmarks.tiny_model import build_tiny_model
 from service.engine.base import EngineStartError, Rows
 from service.engine.families.common import EncodedPrompts
 from service.engine.foreign import DISCRETE_FOREIGN

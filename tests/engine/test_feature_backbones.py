@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from engine_helpers import build_tiny_model
 from peft import LoraConfig
 from taken_apart import (
     DENOISERS,
@@ -30,6 +29,7 @@ from tiny_pixart import build_tiny_pixart
 from tiny_sd3 import build_tiny_sd3
 from tiny_sdxl import build_tiny_sdxl
 
+from benchmarks.tiny_model import build_tiny_model
 from policies.features.base import BlockStack, UNetSkip
 from policies.features.choice import Traits
 from service.engine.features.backbone import UnsupportedSite, walk

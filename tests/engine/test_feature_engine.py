@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from engine_helpers import build_tiny_model, point
+from engine_helpers import point
 from feature_helpers import (
     FAMILIES,
     FLUX_RATIOS,
@@ -26,6 +26,7 @@ from feature_helpers import (
 )
 from mix_helpers import Bare, clean
 
+from benchmarks.tiny_model import build_tiny_model
 from policies.features.artefact import CALIBRATOR, Artefact, ArtefactKey, CalibrationShelf
 from policies.features.base import BlockStack, Decision, Guidance, Recipe, SubLayer, UNetSkip
 from policies.features.dynamic import AccumulatedDistance, ProbeDistance, RateCodebook

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from engine_helpers import build_tiny_model, drive, finish, point, spec
+from engine_helpers import drive, finish, point, spec
 from feature_helpers import (
     FAMILIES,
     TracedCaches,
@@ -24,6 +24,7 @@ from feature_helpers import (
 from lora_helpers import lora, shelf, write_lora
 from mix_helpers import Bare, assert_close, clean
 
+from benchmarks.tiny_model import build_tiny_model
 from policies.features.base import BlockStack, Output, Predictor, Recipe, UNetSkip
 from policies.features.static import Interval
 from service.engine.base import JobFailed, JobResult

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from diffusers import FluxPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
-from engine_helpers import build_tiny_model
 from family_helpers import assert_joint_equals_alone, reference
 from flow_helpers import draw, final_latent
 from lora_helpers import job, lora, shelf, write_lora
@@ -12,6 +11,7 @@ from tiny_pixart import build_tiny_pixart
 from tiny_sd3 import build_tiny_sd3
 from tiny_sdxl import build_tiny_sdxl
 
+from benchmarks.tiny_model import build_tiny_model
 from service.engine.loading import load_pipeline
 
 FAMILIES = {

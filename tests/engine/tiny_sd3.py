@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-from engine_helpers import SIDE, tiny_tokenizer
+from engine_helpers import SIDE
 from flow_helpers import clip_config, tiny_t5, tiny_vae
 from transformers import CLIPTextModelWithProjection
+
+from benchmarks.tiny_model import tiny_tokenizer
 
 
 def build_tiny_sd3(

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from engine_helpers import tiny_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from benchmarks.tiny_model import tiny_tokenizer
 
 WIDTHS = (16, 24)  # of the two text encoders
 PROJECTION = 32

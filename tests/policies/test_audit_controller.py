@@ -288,6 +288,8 @@ def test_outcomes() -> None:
     assert outcome_of(0.5, 0.8, 0.05) == "bad"
     assert outcome_of(0.8, 0.5, 0.05) == "good"
     assert outcome_of(0.75, 0.8, 0.06) == outcome_of(0.8, 0.8, 0.0) == "even"
+    # Exactly the loss is not seen, though 1 - 2/3 is rounded up.
+    assert outcome_of(2 / 3, 1.0, 1 / 3) == outcome_of(1.0, 2 / 3, 1 / 3) == "even"
 
 
 @pytest.mark.parametrize("rules", [{"bound": 0.0}, {"bound": 1.0}, {"mistakes": 0.0}, {"window": 1}])

@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
-from engine_helpers import build_tiny_model
 from service_live import Client, LiveServer
 
+from benchmarks.tiny_model import build_tiny_model
 from policies.matching import ThresholdRow, ThresholdTable
 from service.embedder import packaged_model, verified_digest
 from service.engine.loading import load_pipeline

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_helpers import build_tiny_model
 from typer.testing import CliRunner
 
+from benchmarks.tiny_model import build_tiny_model
 from policies.matching import ThresholdRow, ThresholdTable
 from service.calibrate.matching.fit import Bound, hits_needed
 from service.calibrate.matching.forms import TRUE, WAYS, FormTrial, given_back, rms

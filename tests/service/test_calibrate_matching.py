@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_helpers import build_tiny_model
 from typer.testing import CliRunner
 
+from benchmarks.tiny_model import build_tiny_model
 from policies.matching import ThresholdTable
 from service.calibrate.driver import CalibrationError
 from service.calibrate.jobs import JobRunner, RunSettings, text_jobs

@@ -14,7 +14,6 @@ from service.engine.reference import Reference
 from service.metrics import Metrics
 from service.pace import RunPace
 from service.quota import Quota
-from service.totals import Totals
 
 ENCODING = 0.5
 EDIT = JobSpec("r1", "a cube", "", 7, 8, 2.0, "ddim", 32, 32)
@@ -62,10 +61,8 @@ async def test_a_finished_edit_pays_for_its_picture(admission: Admission, ledger
     async with admission.charge(EDIT) as place:
         place.note(made)
     metrics.note_run(made)
-    totals = Totals()
-    totals.note_run(made)
     whole = ENCODING + made.denoise_seconds + made.decode_seconds
-    found = (ledger.used, totals.gpu_seconds, _spent(metrics, "gpu_seconds"), made.device_seconds)
+    found = (ledger.used, place.spent, _spent(metrics, "gpu_seconds"), made.device_seconds)
     assert found == pytest.approx((whole,) * 4)
 
 

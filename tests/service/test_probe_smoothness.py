@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from engine_helpers import SIDE, alone, build_tiny_model, spec
+from engine_helpers import SIDE, alone, spec
 from mix_helpers import BUILDERS
 from typer.testing import CliRunner
 
+from benchmarks.tiny_model import build_tiny_model
 from service.cli import app
 from service.engine.levels import Level
 from service.engine.loading import load_pipeline

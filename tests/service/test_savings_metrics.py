@@ -94,6 +94,8 @@ def test_the_bill_is_what_was_spent_and_given_up(billed: Client) -> None:
     spent, given_up = (billed.metric(f"headstart_{name}gpu_seconds_total") for name in ("", "given_up_"))
     bill = billed.metric("headstart_tenant_gpu_seconds_total", tenant="default")
     assert bill == pytest.approx(spent + given_up, rel=1e-6)
+    stats = billed.http.get("/v1/stats").json()
+    assert stats["gpu_seconds"] == pytest.approx(bill, rel=1e-6)
     assert billed.metric("headstart_tenant_gpu_seconds_total", tenant="other") == 0
     saved = billed.metric("headstart_tenant_saved_gpu_seconds_total", tenant="default")
     assert saved == billed.metric("headstart_cache_saved_gpu_seconds_total") > 0

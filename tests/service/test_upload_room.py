@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,12 +18,17 @@ from service_live import Client, live
 from service import uploads
 from service.access import create_key
 from service.access.identity import Rights
+from service.api.app import create_app
+from service.api.middleware import UPLOADS, upload_route
 from service.engine.reference import Reference
 from service.refusals import RefusedError
+from service.settings import load_settings
 from service.upload_room import LEAST_BYTES, UploadRoom
 from service.uploads import Darkroom, TooLateError
 
 MOST = 8 * LEAST_BYTES
+EDITS, REPLAY = "/v1/images/edits", f"/v1/generations/{'0' * 32}/replay"
+KEY = "Idempotency-Key"
 
 
 def test_a_tenant_alone_gets_half_and_the_next_finds_room() -> None:
@@ -135,10 +141,11 @@ def cramped(resuming_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @contextmanager
-def _unfinished(client: Client, path: str = "/v1/images/edits") -> Iterator[socket.socket]:
+def _unfinished(client: Client, path: str = EDITS, key: str = "") -> Iterator[socket.socket]:
     """Begin an upload and send no more of it than its head."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {client.http.headers['Authorization']}\r\n"
+        f"{KEY}: {key}\r\n"
         "Content-Length: 900000\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", client.server.port)) as connection:
@@ -146,24 +153,53 @@ def _unfinished(client: Client, path: str = "/v1/images/edits") -> Iterator[sock
         yield connection
 
 
-def _edit(client: Client, pad: int = 0, **fields: str) -> tuple[int, str]:
+def _sent(client: Client, pad: int = 0, key: str = "", **fields: str) -> httpx.Response:
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), "red").save(buffer, "PNG")
     texts = {name: (None, text) for name, text in {"prompt": "a cube", "num_inference_steps": "2", **fields}.items()}
     files = {"image": ("a.png", buffer.getvalue() + bytes(pad)), **texts}
-    answer = client.http.post("/v1/images/edits", files=files)
+    return client.http.post(EDITS, files=files, headers={KEY: key} if key else {})
+
+
+def _edit(client: Client, pad: int = 0, key: str = "", **fields: str) -> tuple[int, str]:
+    answer = _sent(client, pad, key, **fields)
     return answer.status_code, answer.json().get("error", {}).get("code", "")
+
+
+def _fill(stack: ExitStack, client: Client, key: str = "") -> None:
+    """Begin uploads until there is no room for another; the last of them may have been refused."""
+
+    def full() -> bool:
+        stack.enter_context(_unfinished(client, key=key))
+        return _edit(client, key=key) == (429, "uploads_full")
+
+    client.server.wait(full, "full")
+
+
+def _refusals(client: Client, route: str) -> float:
+    return client.metric("headstart_requests_total", route=route, status="429", cache="none")
+
+
+def test_routes_that_take_pictures_are_known_by_their_paths() -> None:
+    assert UPLOADS.keys() <= create_app(load_settings()).openapi()["paths"].keys()
+    assert upload_route(EDITS) == EDITS
+    assert upload_route(REPLAY) == "/v1/generations/{generation_id}/replay"
+    assert [upload_route(path) for path in (f"{EDITS}/", "/v1/generations/7/replay", "/v1/jobs")] == [None] * 3
 
 
 def test_a_tenant_that_fills_its_share_is_told_and_keeps_nobody_out(cramped: tuple[Client, Client]) -> None:
     crowd, other = cramped
     server = crowd.server
     with ExitStack() as stack:
-        for path in ("/v1/images/edits", f"/v1/generations/{'0' * 32}/replay"):
+        for path in (EDITS, REPLAY):
             stack.enter_context(_unfinished(crowd, path))
         server.wait(lambda: _edit(crowd, pad=900_000) == (429, "uploads_full"), "full")
         assert _edit(other) == (200, "")
+        assert crowd.http.post(REPLAY, json={"image": "A" * 900_000}).status_code == 429
         assert crowd.metric("headstart_rejected_total", reason="uploads_full") >= 1
+    for route in (EDITS, "/v1/generations/{generation_id}/replay"):
+        assert _refusals(crowd, route) >= 1
+    assert _refusals(crowd, "unmatched") == 0
     server.wait(lambda: _edit(crowd) == (200, ""), "free again")
 
 
@@ -178,6 +214,42 @@ def test_a_full_queue_refuses_an_upload_before_it_is_read(cramped: tuple[Client,
         answer = connection.recv(4096)
     holder.join()
     assert answer.startswith(b"HTTP/1.1 429")
+
+
+@contextmanager
+def _busy(client: Client) -> Iterator[None]:
+    """Draw more pictures than there are places for, until this is left."""
+    body = {"prompt": "long cubes", "n": 10, "num_inference_steps": 200, "cache": {"mode": "off"}}
+    job = client.http.post("/v1/jobs", json=body)
+    client.server.wait(lambda: client.metric("headstart_pictures_in_work") >= 1, "busy")
+    yield
+    assert client.http.delete(job.headers["location"]).status_code == 200
+    client.server.wait(lambda: client.metric("headstart_pictures_in_work") == 0, "idle")
+
+
+def test_a_stored_answer_is_found_though_the_queue_is_full(cramped: tuple[Client, Client]) -> None:
+    crowd, other = cramped
+    first = _sent(crowd, key="kept")
+    assert (first.status_code, first.headers["idempotency-status"]) == (200, "stored")
+    with _busy(crowd):
+        assert _edit(crowd) == _edit(crowd, key="new") == _edit(other, key="kept") == (429, "queue_full")
+        again = _sent(crowd, key="kept")
+        assert (again.status_code, again.headers["idempotency-status"]) == (200, "replayed")
+        assert again.content == first.content
+        assert _edit(crowd, key="kept", prompt="a ball") == (422, "idempotency_key_reuse")
+        with ExitStack() as stack:
+            _fill(stack, crowd, key="kept")  # the reserve, which holds one body
+        crowd.server.wait(lambda: _edit(crowd, key="kept") == (200, ""), "free again")
+        assert _edit(crowd) == (429, "queue_full")  # so it was all the time
+
+
+def test_a_stored_answer_is_found_though_there_is_no_room(cramped: tuple[Client, Client]) -> None:
+    crowd, _ = cramped
+    first = _sent(crowd, key="roomy")
+    with ExitStack() as stack:
+        _fill(stack, crowd)
+        assert _sent(crowd, key="roomy").content == first.content
+        assert _edit(crowd, key="other") == (429, "uploads_full")
 
 
 def test_the_deadline_counts_from_arrival(cramped: tuple[Client, Client]) -> None:

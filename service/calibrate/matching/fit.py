@@ -3,7 +3,8 @@
 A hit is *bad* when it lacks something that a full run of the same prompt has: its score lies more than the judge's
 `loss` below the full run's. So does, now and then, a second full run, whose noise is another. What a cache does to
 its users is the difference: the *bad-hit rate* here is how much more often a hit is bad than a second full run is. It
-is 0 if hits are as good as full runs, whatever the luck of the draw.
+is 0 if hits are as good as full runs, whatever the luck of the draw. The shadow audit of a running service knows one
+full run only and counts otherwise: see `policies.matching.loss`.
 """
 
 import math
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta, norm
 from sklearn.isotonic import IsotonicRegression
 
+from policies.matching.loss import visibly_below
 from policies.matching.table import ThresholdRow, ThresholdTable
 from service.calibrate.matching.trials import Trial
 
@@ -40,11 +42,11 @@ def excess_of(
         hit: scores of the hits.
         one: of a full run of the same prompt each.
         two: of another full run, from other noise.
-        visible: loss that a user sees; exactly that much is not seen.
+        visible: loss that a user sees, see `visibly_below`.
     """
-    least = visible + 1e-9
-    bad = (one - hit > least).astype(float) + (two - hit > least)
-    return np.asarray((bad - (np.abs(one - two) > least)) / 2)
+    bad = visibly_below(hit, one, visible).astype(float) + visibly_below(hit, two, visible)
+    luck = visibly_below(one, two, visible) | visibly_below(two, one, visible)
+    return np.asarray((bad - luck) / 2)
 
 
 def excess(trials: Sequence[Trial], visible: float) -> NDArray[np.float64]:

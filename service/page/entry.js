@@ -6,7 +6,7 @@ import { openProvenance } from "./provenance.js";
 import { openLoading } from "./sheet.js";
 import * as words from "./words.js";
 
-/** Show an entry; `does` = what its buttons do beyond it: deleted(id), near(prompt), usePrompt(prompt). */
+/** Show an entry; `does` = what its buttons do beyond it: deleted(id), near(prompt), usePrompt(prompt), usePicture(blob, prompt). */
 export const openEntry = (id, does) => openLoading("A remembered picture", async () => {
   const [entry, descent] = await Promise.all([api.entry(id), api.descendants(id)]).catch(gone);
   return [
@@ -80,9 +80,18 @@ function actions(entry, does) {
     button("Use its prompt", () => does.usePrompt(entry.prompt)),
     button("Its neighbours", () => does.near(entry.prompt)),
   ];
+  if (entry.has_image) plain.push(button("Use its picture", () => takePicture(entry, does, row)));
   const ask = button("Delete it", () => row.replaceChildren(...confirmation(entry, does, () => { row.replaceChildren(...plain, ask); ask.focus(); })), "quiet danger-text");
   row.append(...plain, ask);
   return row;
+}
+
+async function takePicture({ id, prompt }, does, row) {
+  try {
+    does.usePicture(await api.entryBlob(id), prompt ?? "");
+  } catch (error) {
+    row.append(make("p", { className: "error", role: "alert", textContent: `Its picture cannot be had: ${words.missing(error)}.` }));
+  }
 }
 
 function confirmation({ id }, does, keep) {

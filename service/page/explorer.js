@@ -8,7 +8,7 @@ import { closeSheet, openSheet } from "./sheet.js";
 import * as words from "./words.js";
 
 const list = { turn: 0, cursor: null, busy: false };
-let hooks = { usePrompt: () => {} };
+let hooks = { usePrompt: () => {}, usePicture: () => {} };
 
 const query = () => $("find").value.trim();
 const wantsNear = () => $("find-near").checked && query() !== "";
@@ -80,7 +80,12 @@ function item(id, prompt, kept, note, ...extra) {
   return make("li", {}, open);
 }
 
-const view = (id) => openEntry(id, { deleted, near: lookNear, usePrompt: (prompt) => { closeSheet(); hooks.usePrompt(prompt); } });
+const view = (id) => openEntry(id, {
+  deleted,
+  near: lookNear,
+  usePrompt: (prompt) => { closeSheet(); hooks.usePrompt(prompt); },
+  usePicture: (blob, prompt) => { closeSheet(); hooks.usePicture(blob, prompt); },
+});
 
 // ---- neighbours ----
 

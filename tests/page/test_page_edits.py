@@ -49,8 +49,7 @@ def test_an_uploaded_picture_is_drawn_over(fresh: Page, tmp_path: Path) -> None:
     assert "Exact repeats need a seed." in fresh.text("#verdict-why")
     assert fresh.run(CELLS) == ["given"] * 4 + ["done"] * 4
     assert fresh.text("#legend-left") == "Enters after step 4"
-    assert re.search(r"50% strength", facts(fresh), re.IGNORECASE)
-    assert re.search(r"after step 4 of 8 entered", facts(fresh), re.IGNORECASE)
+    assert "Strength 50% Entered after step 4 of 8" in facts(fresh)
     fresh.wait("document.querySelectorAll('#lineage figure').length === 2")
     assert "The given picture" in fresh.text("#lineage")
     assert all(pixel != TEAL for row in drawn(fresh) for pixel in row)

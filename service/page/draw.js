@@ -204,7 +204,7 @@ let recentKey = "";
 /** Show what was drawn last, once per prompt. */
 export async function showRecent() {
   const { data: found } = await api.entryPage({ limit: 3 * RECENT });
-  const drawn = found.filter(({ prompt, has_image: kept }) => prompt !== null && kept);
+  const drawn = found.filter(({ prompt, has_image: kept }) => prompt && kept);
   const entries = drawn.filter(({ prompt }, i) => i === drawn.findIndex((other) => other.prompt === prompt)).slice(0, RECENT);
   const key = entries.map((entry) => entry.id).join();
   if (key === recentKey) return;

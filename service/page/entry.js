@@ -13,7 +13,7 @@ export const openEntry = (id, does) => openLoading("A remembered picture", async
     make("div", { className: "entry" },
       picture(entry.has_image ? api.entryBlob(id) : Promise.reject(new Error("none")), entry.prompt ?? "", "picture not kept"),
       make("div", {},
-        make("p", { className: "sheet-lead", textContent: entry.prompt ?? "Its prompt was not kept." }),
+        make("p", { className: "sheet-lead", textContent: words.prompted(entry.prompt, "Its prompt was not kept.") }),
         held(entry),
         facts(rows(entry), "facts even"))),
     ...children(entry, descent),
@@ -69,14 +69,14 @@ function saved(data, more) {
 function child({ id, created, verdict, prompt, steps, skipped_steps: skipped }) {
   const what = verdict === "EXACT" ? "Returned again" : `Head start, ${skipped} of ${words.steps(steps)} skipped`;
   return make("li", {},
-    make("span", { className: "what", textContent: prompt ?? "not to be remembered" }),
+    make("span", { className: "what", textContent: words.prompted(prompt, "not to be remembered") }),
     make("span", { className: "note", textContent: `${what}, ${words.moment(created)}` }),
     button("How it came about", () => openProvenance(id)));
 }
 
 function actions(entry, does) {
   const row = make("div", { className: "actions" });
-  const plain = entry.prompt === null ? [] : [
+  const plain = !entry.prompt ? [] : [
     button("Use its prompt", () => does.usePrompt(entry.prompt)),
     button("Its neighbours", () => does.near(entry.prompt)),
   ];

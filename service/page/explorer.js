@@ -73,7 +73,7 @@ function tile({ id, prompt, states, uses, has_image: kept }) {
 }
 
 function item(id, prompt, kept, note, ...extra) {
-  const text = prompt ?? "prompt not kept";
+  const text = words.prompted(prompt, "prompt not kept");
   const frame = kept ? picture(api.entryBlob(id), "") : make("div", { className: "frame" }, make("p", { textContent: "picture not kept" }));
   const open = make("button", { type: "button", data: { entry: id } }, frame, make("span", { className: "what", textContent: text }), make("span", { className: "note", textContent: note }), ...extra);
   open.addEventListener("click", () => view(id));

@@ -48,6 +48,7 @@ function display() {
     $("paint").style.setProperty("--aspect", bitmap.width / bitmap.height);
   }
   show($("given-facts"), file !== null);
+  show($("given-hint"), file === null);
   if (!file) return;
   const size = bitmap ? `${bitmap.width} × ${bitmap.height} pixels` : "This browser cannot show it";
   $("given-facts").textContent = `${size}, ${words.bytes(file.size)}`;

@@ -9,6 +9,8 @@ import * as words from "./words.js";
 const KINDS = ["edit", "variation"];
 const USUAL = { edit: 0.8, variation: 0.6 }; // what the service takes where nothing is said
 const ASKS = { edit: "Draw over it", variation: "Draw a variation" };
+const PLACEHOLDERS = { edit: "The whole picture as it shall be, not only what changes", variation: "May stay empty" };
+const fromWords = $("prompt").placeholder;
 let moved = false; // the slider, by hand
 
 const kind = () => KINDS.find((name) => $(`from-${name}`).checked) ?? null;
@@ -53,6 +55,7 @@ function showKind() {
   show($("chips"), chosen === null);
   show($("masking"), chosen === "edit");
   $("paint").dataset.kind = chosen ?? "";
+  $("prompt").placeholder = PLACEHOLDERS[chosen] ?? fromWords;
   if (!chosen) return;
   if (!moved) $("strength").value = USUAL[chosen];
   $("generate-over").textContent = ASKS[chosen];

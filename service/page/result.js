@@ -61,7 +61,7 @@ async function lineage(shown) {
   const figures = [
     files && figure(files.image, "The given picture", [`strength ${words.percent(wish.over.strength)}`]),
     resumed && figure(api.entryBlob(source.id), "Started from", [before]),
-    figure(blob, "Became", before ? marked(before, wish.prompt) : [wish.prompt]),
+    figure(blob, "Became", before ? marked(before, wish.prompt) : [words.prompted(wish.prompt)]),
   ];
   $("lineage").replaceChildren(...figures.filter(Boolean));
 }

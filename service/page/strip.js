@@ -33,6 +33,7 @@ export class StepStrip {
     const skipped = Math.max(0, entered - this.from);
     this.element.setAttribute("aria-valuenow", done);
     this.element.setAttribute("aria-valuetext", `Step ${done} of ${this.total}, ${skipped} skipped${this.from ? `, ${this.from} passed over for the given picture` : ""}`);
+    document.getElementById("legend-left").toggleAttribute("data-plain", skipped === 0);
     text("legend-left", skipped ? `Head start: ${skipped} ${skipped === 1 ? "step" : "steps"}` : this.from ? `Enters after step ${this.from}` : "");
     text("legend-right", this.#progress(done, Math.max(entered, this.from)));
   }

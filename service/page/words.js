@@ -49,6 +49,9 @@ export function verdictLine(cache) {
   return [over ? "Over the given picture:" : "From pure noise:", ` all ${steps(total)} run.`];
 }
 
+/** A prompt as it is shown: a variation may have none, and some are not kept. */
+export const prompted = (prompt, unknown) => (prompt === "" ? "without words" : prompt ?? unknown);
+
 /** What could not be done, and what may help. */
 export const explained = ({ message, code }) => [message, HELP[code]].filter(Boolean).join(". ");
 

@@ -154,7 +154,8 @@ class Page:
         box = self.run(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()")
         places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
         for kind, (x, y) in zip(("Pressed", "Moved", "Released"), (places[0], places[1], places[1]), strict=True):
-            self.send("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, button="left", buttons=1, clickCount=1)
+            held = {"button": "left", "buttons": 1, "clickCount": 1}
+            self.send("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **held)
 
     def screen(self, width: int, height: int, *, scale: float = 1.0, mobile: bool = False) -> None:
         """Set the size of the screen."""

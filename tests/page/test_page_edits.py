@@ -1,11 +1,12 @@
-"""Pictures drawn over a given one, from the page: how the picture comes in, which part, how much, and what goes wrong."""
+"""Pictures drawn over a given one, from the page: how it comes in, which part, how much, and what goes wrong."""
 
 import re
 from pathlib import Path
 
 import pytest
 from browser import Page
-from page_doings import DONE, begin_from, draw, open_entry, press_button, tab_to
+from page_checks import serious_findings
+from page_doings import DONE, ENTRIES, begin_from, draw, look_for, open_entry, press_button, tab_to
 from page_pictures import TEAL, mask_file, picture_file
 from service_live import Client
 
@@ -157,7 +158,7 @@ def test_a_dropped_picture_is_taken(fresh: Page, tmp_path: Path) -> None:
     )
 
 
-def test_a_variation_needs_no_words(fresh: Page, tmp_path: Path) -> None:
+def test_a_variation_needs_no_words(fresh: Page, live_client: Client, tmp_path: Path) -> None:
     begin_from(fresh, picture_file(tmp_path), varied=True)
     assert fresh.text("#strength-value") == "60%"
     assert fresh.run("document.querySelector('#masking').hidden")
@@ -167,6 +168,11 @@ def test_a_variation_needs_no_words(fresh: Page, tmp_path: Path) -> None:
     assert fresh.text("#verdict-line") == "Over the given picture: all 5 steps run."
     assert fresh.run("document.querySelector('#picture').alt") == "A variation of the given picture"
     assert fresh.run("document.querySelector('#near').hidden")
+    live_client.settle()
+    look_for(fresh, "")
+    fresh.wait(f"{ENTRIES} > 0")
+    assert fresh.text("#cache-list .what") == "without words"
+    assert serious_findings(fresh) == []
     assert fresh.problems == []
 
 
@@ -256,11 +262,13 @@ def test_a_mask_of_another_size_is_said_beside_it(fresh: Page, tmp_path: Path) -
 def test_a_full_service_is_tried_again_when_it_says(fresh: Page, tmp_path: Path) -> None:
     fresh.run("""(() => {
         const real = window.fetch;
-        const error = { message: 'too many pictures are being sent; try again in 1 s', param: null, code: 'uploads_full' };
+        const message = 'too many pictures are being sent; try again in 1 s';
+        const body = JSON.stringify({ error: { message, param: null, code: 'uploads_full' } });
         window.fetch = (path, options) => {
             if (path !== '/v1/images/edits') return real(path, options);
             window.fetch = real;
-            return Promise.resolve(new Response(JSON.stringify({ error }), { status: 429, headers: { 'Retry-After': '1' } }));
+            const headers = { 'Retry-After': '1' };
+            return Promise.resolve(new Response(body, { status: 429, headers }));
         };
     })()""")
     begin_from(fresh, picture_file(tmp_path))

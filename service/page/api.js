@@ -1,11 +1,14 @@
 // The service's HTTP API as this page uses it.
 
+import { formOf, placeOf } from "./form.js";
+
 export class ServiceError extends Error {
-  constructor(message, { param = null, code = null, status = 0 } = {}) {
+  constructor(message, { param = null, code = null, status = 0, retryAfter = 0 } = {}) {
     super(message);
     this.param = param;
     this.code = code;
     this.status = status;
+    this.retryAfter = retryAfter; // seconds; 0 = the service did not say
   }
 }
 
@@ -13,10 +16,10 @@ export class ServiceError extends Error {
 const LONG_INTEGER = /"(id|seed|source_seed)":\s*(-?\d{16,})/g;
 const parse = (text) => JSON.parse(text.replace(LONG_INTEGER, '"$1":"$2"'));
 
-export function problem(body, status = 0) {
+export function problem(body, status = 0, retryAfter = 0) {
   const error = body?.error ?? {};
   const message = error.message || (status ? `The service answered with status ${status}.` : "The service reported an error.");
-  return new ServiceError(error.param ? plain(message, error.param) : message, { param: error.param, code: error.code, status });
+  return new ServiceError(plain(message, error.param), { param: error.param, code: error.code, status, retryAfter });
 }
 
 /** "seed: must be a number" beside the seed field reads better as "Must be a number". */
@@ -44,7 +47,7 @@ async function answer(path, options = {}) {
   let body = null;
   try { body = parse(text); } catch { /* not JSON: the status must do */ }
   if (response.status === 401) document.dispatchEvent(new Event("key-needed"));
-  throw problem(body, response.status);
+  throw problem(body, response.status, Number(response.headers.get("Retry-After")) || 0);
 }
 
 const unreachable = () => new ServiceError("The service cannot be reached. Is it still running?", { code: "unreachable" });
@@ -56,6 +59,10 @@ const erase = async (path) => (await answer(path, { method: "DELETE" })).json();
 async function postJSON(path, body) {
   const headers = { "Content-Type": "application/json" };
   return parse(await (await answer(path, { method: "POST", headers, body })).text());
+}
+
+async function postForm(path, body) {
+  return parse(await (await answer(path, { method: "POST", headers: { Prefer: "respond-async" }, body })).text());
 }
 
 /** A seed may exceed what a JavaScript number holds: it goes out as the digits it was typed in. */
@@ -87,7 +94,10 @@ export const audit = () => getJSON("/v1/cache/audit");
 export const metrics = async () => (await answer("/metrics")).text();
 export const model = async () => (await getJSON("/v1/models")).data[0];
 
-export const takeJob = (wish) => postJSON("/v1/jobs", written({ ...wish, response_format: "b64_json" }));
+/** Have a picture drawn as a job; `files` = the picture to draw over and its mask, if `wish.over` says that there is one. */
+export function takeJob({ over, ...wish }, files) {
+  return over ? postForm(placeOf(over), formOf({ over, ...wish }, files)) : postJSON("/v1/jobs", written({ ...wish, response_format: "b64_json" }));
+}
 export const cancelJob = (id) => postJSON(`/v1/jobs/${id}/cancel`);
 export const deleteJob = (id) => erase(`/v1/jobs/${id}`);
 

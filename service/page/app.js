@@ -5,6 +5,7 @@ import { $, announce, show } from "./dom.js";
 import { showModel, showRecent, startDraw, usePrompt } from "./draw.js";
 import { lookNear, showEntries, startExplorer } from "./explorer.js";
 import { startOperations, watchOperations } from "./operations.js";
+import { usePicture } from "./over.js";
 import { closeSheet, startSheet } from "./sheet.js";
 import * as words from "./words.js";
 
@@ -118,7 +119,10 @@ async function begin({ focus = false } = {}) {
 function start() {
   startSheet();
   startDraw();
-  startExplorer({ usePrompt: (prompt) => { go("draw"); usePrompt(prompt); } });
+  startExplorer({
+    usePrompt: (prompt) => { go("draw"); usePrompt(prompt); },
+    usePicture: (blob, prompt) => { go("draw"); usePrompt(prompt); usePicture(blob); },
+  });
   startOperations();
   $("key-form").addEventListener("submit", takeKey);
   $("forget-key").addEventListener("click", forgetKey);

@@ -1,5 +1,7 @@
 // Short ways to build and fill elements.
 
+import { missing } from "./words.js";
+
 export const $ = (id) => document.getElementById(id);
 
 export const show = (element, visible) => { element.hidden = !visible; };
@@ -30,10 +32,10 @@ export const factRows = (rows) => rows
 export const announce = (text) => { $("announce").textContent = text; };
 
 /** Fill an image from a blob (an address alone carries no key); what cannot be had is said in its place. */
-export function picture(blob, alt, missing = "no longer stored") {
+export function picture(blob, alt, otherwise = undefined) {
   const image = make("img", { alt, decoding: "async" });
   const frame = make("div", { className: "frame" }, image);
-  const gone = () => frame.replaceChildren(make("p", { textContent: missing }));
+  const gone = (error) => frame.replaceChildren(make("p", { textContent: missing(error, otherwise) }));
   image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
   image.addEventListener("error", gone, { once: true });
   Promise.resolve(blob).then((found) => { image.src = URL.createObjectURL(found); }, gone);

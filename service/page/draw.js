@@ -1,11 +1,14 @@
 // The view "Draw": prompt in, steps, picture and verdict out.
 
 import * as api from "./api.js";
-import { $, announce, button, factRows, make, picture, show } from "./dom.js";
+import { $, announce, button, make, picture, show } from "./dom.js";
 import { Drawing } from "./drawing.js";
-import { openHeatmaps, openProvenance } from "./provenance.js";
+import { clearErrors, showError } from "./errors.js";
+import { givenBitmap } from "./given.js";
+import { entersAfter, filesOver, lacking, over, startOver, tellStrength } from "./over.js";
 import { blobOf, paintNoise, paintQuick, paintSharp } from "./picture.js";
-import { complaint, FIELD_OF, offer, request, summarise } from "./settings.js";
+import { showResult, startResult } from "./result.js";
+import { complaint, offer, request, summarise } from "./settings.js";
 import { StepStrip } from "./strip.js";
 import * as words from "./words.js";
 
@@ -18,7 +21,7 @@ const EXAMPLES = [ // each with a rewording, offered once the first is drawn
 const LOOKED = ["no-candidates", "low-similarity", "no-states", "veto", "gate"]; // reasons of a MISS that another prompt may not meet
 const RECENT = 16;
 const strip = new StepStrip($("strip"));
-const state = { run: null, picture: null, blob: null, pictureURL: null, last: null };
+const state = { run: null, picture: null, pictureURL: null };
 
 // ---- a picture on its way ----
 
@@ -26,10 +29,10 @@ async function submit(event) {
   event?.preventDefault();
   if (state.run) return;
   clearErrors();
-  const wish = request();
-  const wrong = complaint(wish);
+  const wish = { ...request(), over: over() };
+  const wrong = complaint(wish) ?? lacking(wish.over);
   if (wrong) return fail(wrong);
-  await follow(wish, () => Drawing.begin(wish, { keep: true }));
+  await follow(wish, async () => Drawing.begin(wish, { files: await filesOver(wish.over), keep: true }), givenBitmap());
 }
 
 /** After a reload: go on watching what was on its way. */
@@ -40,8 +43,8 @@ async function resume() {
   await follow(left.wish, () => left);
 }
 
-async function follow(wish, start) {
-  begin(wish);
+async function follow(wish, start, under = null) {
+  begin(wish, under);
   const { run } = state;
   try {
     run.drawing = await start();
@@ -59,23 +62,27 @@ async function follow(wish, start) {
 }
 
 const HANDLERS = {
-  queued: ({ queue_position: place, progress: [{ steps }] }) => {
-    if (strip.total !== steps) strip.reset(steps);
+  queued: ({ queue_position: place, progress: [{ steps }] }, wish) => {
+    layOut(steps, wish);
     note(words.waiting(place));
   },
-  in_progress: ({ progress: [{ step, steps, first_step: first }] }) => {
+  in_progress: ({ progress: [{ step, steps, first_step: first }] }, wish) => {
     note("");
-    if (strip.total !== steps) strip.reset(steps);
+    layOut(steps, wish);
     strip.show(step, first, { running: step < steps });
-    if (first && !state.run.told) {
+    if (first > strip.from && !state.run.told) {
       state.run.told = true;
-      announce(`Head start: ${first} of ${words.steps(steps)} skipped. Drawing the rest.`);
+      announce(`Head start: ${first - strip.from} of ${words.steps(steps - strip.from)} skipped. Drawing the rest.`);
     }
   },
-  succeeded: ({ result }, wish) => finish(wish, result.data[0]),
+  succeeded: ({ result, progress: [{ steps }] }, wish) => finish(wish, result.data[0], steps),
   failed: ({ error }) => { throw api.problem({ error }); },
   cancelled: () => stopped(),
 };
+
+function layOut(steps, wish) {
+  if (strip.total !== steps) strip.reset(steps, entersAfter(wish.over, steps));
+}
 
 async function preview({ b64_json: data }) {
   paintQuick($("canvas"), await createImageBitmap(blobOf(data)));
@@ -88,7 +95,8 @@ function stop() {
   state.run.drawing?.cancel().catch(fail);
 }
 
-function begin(wish) {
+/** `under` = the given picture, if there is one and it can be shown. */
+function begin(wish, under) {
   const started = performance.now();
   const timer = setInterval(() => { $("clock").textContent = words.clock((performance.now() - started) / 1000); }, 100);
   state.run = { started, timer, drawing: null, stopping: false, told: false };
@@ -102,9 +110,10 @@ function begin(wish) {
   $("clock").textContent = words.clock(0);
   $("stage").dataset.state = "running";
   $("stage").setAttribute("aria-busy", "true");
-  paintNoise($("canvas"));
-  strip.reset(wish.num_inference_steps || Number($("steps").placeholder) || strip.total || 20);
-  note("Looking for a head start");
+  paintNoise($("canvas"), wish.over && under, wish.over?.strength);
+  const steps = wish.num_inference_steps || Number($("steps").placeholder) || strip.total || 20;
+  strip.reset(steps, entersAfter(wish.over, steps));
+  note(wish.over ? "Sending the picture" : "Looking for a head start");
   announce("Drawing.");
 }
 
@@ -128,109 +137,32 @@ function stopped() {
 
 // ---- the answer ----
 
-async function finish(wish, done) {
+async function finish(wish, done, steps) {
   if (!done.b64_json) throw new api.ServiceError("The picture was drawn, but the service could not keep it.");
-  const took = (performance.now() - state.run.started) / 1000;
-  const { cache } = done;
+  const { started, drawing: { files } } = state.run;
+  const took = (performance.now() - started) / 1000;
   const blob = blobOf(done.b64_json);
-  await display(blob, wish.prompt);
-  strip.show(cache.steps, cache.skipped_steps, { running: false });
-  state.last = { wish, done, took };
-  verdict(wish, done, took);
+  await display(blob, wish);
+  const { cache } = done;
+  const from = steps - cache.steps; // what a given picture stands in for
+  if (strip.total !== steps || strip.from !== from) strip.reset(steps, from);
+  strip.show(steps, from + cache.skipped_steps, { running: false });
+  showResult({ wish, files, done, steps, took, blob });
   hint(wish, cache);
-  announce(`Picture ready. ${words.verdictLine(cache).join("")}`);
+  announce(`Picture ready. ${words.verdictLine({ ...cache, over: Boolean(wish.over) }).join("")}`);
   refresh();
   setTimeout(refresh, 1200); // the cache is written behind the answer
 }
 
-async function display(blob, prompt) {
+async function display(blob, { prompt }) {
   URL.revokeObjectURL(state.pictureURL);
-  state.blob = blob;
   state.pictureURL = URL.createObjectURL(blob);
   state.picture = await createImageBitmap(blob);
-  Object.assign($("picture"), { src: state.pictureURL, alt: `Generated picture: ${prompt}`, hidden: false });
-  Object.assign($("save"), { href: state.pictureURL, download: `${prompt.replace(/\W+/g, "-").slice(0, 60)}.png` });
+  const alt = prompt ? `Generated picture: ${prompt}` : "A variation of the given picture";
+  Object.assign($("picture"), { src: state.pictureURL, alt, hidden: false });
   $("stage").dataset.state = "done";
   note("");
   paintSharp($("canvas"), state.picture);
-}
-
-function verdict(wish, done, took) {
-  const { cache } = done;
-  const [lead, rest] = words.verdictLine(cache);
-  $("verdict").dataset.kind = cache.verdict;
-  $("verdict-line").replaceChildren(make("b", { textContent: lead }), rest);
-  $("verdict-why").textContent = words.verdictWhy(cache);
-  $("facts").replaceChildren(...factRows(told(done, took)));
-  lineage(wish, cache);
-  show($("compare"), cache.verdict === "APPROX");
-  Object.assign($("compare"), { disabled: false, textContent: "Draw it in full to compare" });
-  show($("intro"), false);
-  show($("verdict"), true);
-}
-
-function told({ cache, seed, feature_cache: features }, took) {
-  const list = [["Took", words.seconds(took)], ["Steps run", `${cache.steps - cache.skipped_steps + (cache.wasted_steps || 0)} of ${cache.steps}`]];
-  if (cache.saved_gpu_seconds > 0) list.push(["GPU time saved", words.seconds(cache.saved_gpu_seconds)]);
-  if (typeof cache.divergence === "number") list.push(["Divergence", cache.divergence.toPrecision(2)]);
-  if (features?.compute_share < 1) list.push(["Network computed", words.percent(features.compute_share)]);
-  list.push(["Seed", String(seed)]);
-  return list;
-}
-
-/** Jobs keep no prompt: that of the source is asked for by its entry. */
-async function lineage(wish, { verdict, source }) {
-  $("lineage").replaceChildren();
-  if (verdict !== "APPROX" || !source) return;
-  const { blob } = state;
-  const before = await api.entry(source.id).then(({ prompt }) => prompt ?? "", () => "");
-  if (blob !== state.blob) return;
-  $("lineage").replaceChildren(
-    figure(api.entryBlob(source.id), "Started from", [before]),
-    figure(blob, "Became", before ? marked(before, wish.prompt) : [wish.prompt]));
-}
-
-function marked(before, prompt) {
-  return words.changes(before, prompt).flatMap(({ word, fresh }) => [fresh ? make("mark", { textContent: word }) : word, " "]);
-}
-
-function figure(blob, title, text, kind = "") {
-  const canvas = make("canvas", { role: "img", ariaLabel: `${title}: ${text.map((part) => part.textContent ?? part).join("")}` });
-  const element = make("figure", { className: kind },
-    make("div", { className: "frame" }, canvas),
-    make("figcaption", {}, make("b", { textContent: title }), make("span", {}, ...text)));
-  Promise.resolve(blob).then(createImageBitmap)
-    .then((bitmap) => requestAnimationFrame(() => paintSharp(canvas, bitmap)))
-    .catch(() => element.querySelector(".frame").replaceChildren(make("p", { textContent: "no longer stored" })));
-  return element;
-}
-
-async function compare() {
-  const { wish, done } = state.last;
-  const started = performance.now();
-  $("compare").disabled = true;
-  try {
-    const drawing = await Drawing.begin({ ...wish, seed: String(done.seed), partial_images: 0, cache: { mode: "off" } });
-    for await (const { event, data } of drawing.watch()) {
-      if (event === "job") compared(done, data, (performance.now() - started) / 1000);
-    }
-  } catch (error) {
-    Object.assign($("compare"), { disabled: false, textContent: "Draw it in full to compare" });
-    fail(error, { keep: true });
-  }
-  refresh();
-}
-
-function compared(done, { status, error, result, progress: [{ step, steps }] }, took) {
-  if (status === "failed") throw api.problem({ error });
-  if (state.last.done !== done) return; // another picture has come meanwhile
-  $("compare").textContent = `Drawing in full: step ${step} of ${steps}`;
-  if (status !== "succeeded") return;
-  const [{ b64_json: data, cache }] = result.data;
-  const seconds = words.seconds(took);
-  $("lineage").append(figure(blobOf(data), "In full", [`same prompt and seed, all ${words.steps(cache.steps)}, ${seconds}`], "versus"));
-  announce(`Drawn in full for comparison, ${seconds}.`);
-  show($("compare"), false);
 }
 
 /** After a first picture of a kind: show how to get a head start. */
@@ -243,35 +175,21 @@ function hint(wish, cache) {
   show($("hint"), true);
 }
 
-// ---- errors, in place ----
-
-function fail(error, { keep = false } = {}) {
-  const field = FIELD_OF[error.param];
-  const target = field ? $(`${field}-error`) : $("error");
-  target.textContent = error instanceof api.ServiceError ? error.message : "Something went wrong on this page. Reload it and try again.";
-  if (!(error instanceof api.ServiceError)) console.error(error);
-  show(target, true);
-  announce(`Error: ${target.textContent}`);
-  if (state.run && !keep) {
-    $("stage").dataset.state = "error";
-    note("");
-    strip.reset(strip.total);
-  }
-  if (!field) return;
-  $(field).setAttribute("aria-invalid", "true");
-  if (field !== "prompt") $("settings").open = true;
-  $(field).focus();
-}
-
-function clearErrors() {
-  for (const element of document.querySelectorAll(".error")) show(element, false);
-  for (const element of document.querySelectorAll("[aria-invalid]")) element.removeAttribute("aria-invalid");
+function fail(error) {
+  showError(error, { again: () => submit() });
+  if (!state.run) return;
+  const refused = error.code === "content_policy_violation";
+  $("stage").dataset.state = refused ? "refused" : "error";
+  if (refused) paintNoise($("canvas")); // nothing of it may be seen
+  note(refused ? "Not shown" : "");
+  strip.reset(strip.total);
 }
 
 // ---- the rest of the view ----
 
 const note = (text) => { $("easel-note").textContent = text; };
 
+/** Put a prompt into the form. */
 export function usePrompt(prompt) {
   $("prompt").value = prompt;
   $("prompt").focus();
@@ -286,7 +204,7 @@ let recentKey = "";
 /** Show what was drawn last, once per prompt. */
 export async function showRecent() {
   const { data: found } = await api.entryPage({ limit: 3 * RECENT });
-  const drawn = found.filter(({ prompt, has_image: kept }) => prompt !== null && kept);
+  const drawn = found.filter(({ prompt, has_image: kept }) => prompt && kept);
   const entries = drawn.filter(({ prompt }, i) => i === drawn.findIndex((other) => other.prompt === prompt)).slice(0, RECENT);
   const key = entries.map((entry) => entry.id).join();
   if (key === recentKey) return;
@@ -309,6 +227,7 @@ function repaint() {
 /** The served model is known. */
 export function showModel(model) {
   offer(model);
+  tellStrength();
   if (!strip.total && model.default_steps) strip.reset(model.default_steps);
   resume();
 }
@@ -317,15 +236,13 @@ export function startDraw() {
   $("chips").append(...EXAMPLES.map(([prompt]) => button(prompt, () => usePrompt(prompt), "chip")));
   if (/Mac|iPhone|iPad/.test(navigator.platform)) $("mod-key").textContent = "⌘";
   $("composer").addEventListener("submit", submit);
-  $("composer").addEventListener("input", summarise);
-  $("prompt").addEventListener("keydown", (event) => {
+  $("composer").addEventListener("input", () => { summarise(); tellStrength(); });
+  $("composer").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit(event);
   });
   $("stop").addEventListener("click", stop);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !$("sheet").open) stop(); });
-  $("compare").addEventListener("click", compare);
-  $("how").addEventListener("click", () => openProvenance(state.last.done.id));
-  $("where").addEventListener("click", () => openHeatmaps(state.last.done.id, state.last.done.cache.verdict === "APPROX"));
-  $("near").addEventListener("click", () => document.dispatchEvent(new CustomEvent("look-near", { detail: state.last.wish.prompt })));
+  startResult();
+  startOver();
   new ResizeObserver(repaint).observe($("canvas"));
 }

@@ -9,17 +9,18 @@ const KEPT = "headstart-drawing"; // gone with the tab
 const pause = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
 
 export class Drawing {
-  constructor(id, wish) {
+  constructor(id, wish, files = null) {
     this.id = id;
     this.wish = wish;
+    this.files = files;
     this.seen = 0;
   }
 
-  /** Have a picture drawn; `keep` = come back to it after a reload. */
-  static async begin(wish, { keep = false } = {}) {
-    const { id } = await api.takeJob(wish);
+  /** Have a picture drawn, over `files` if there are any; `keep` = come back to it after a reload, then without them. */
+  static async begin(wish, { files = null, keep = false } = {}) {
+    const { id } = await api.takeJob(wish, files);
     if (keep) sessionStorage.setItem(KEPT, JSON.stringify({ id, wish }));
-    return new Drawing(id, wish);
+    return new Drawing(id, wish, files);
   }
 
   /** The one that a reload of the page has left on its way, if any. */

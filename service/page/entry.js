@@ -6,14 +6,14 @@ import { openProvenance } from "./provenance.js";
 import { openLoading } from "./sheet.js";
 import * as words from "./words.js";
 
-/** Show an entry; `does` = what its buttons do beyond it: deleted(id), near(prompt), usePrompt(prompt). */
+/** Show an entry; `does` = what its buttons do beyond it: deleted(id), near(prompt), usePrompt(prompt), usePicture(blob, prompt). */
 export const openEntry = (id, does) => openLoading("A remembered picture", async () => {
   const [entry, descent] = await Promise.all([api.entry(id), api.descendants(id)]).catch(gone);
   return [
     make("div", { className: "entry" },
       picture(entry.has_image ? api.entryBlob(id) : Promise.reject(new Error("none")), entry.prompt ?? "", "picture not kept"),
       make("div", {},
-        make("p", { className: "sheet-lead", textContent: entry.prompt ?? "Its prompt was not kept." }),
+        make("p", { className: "sheet-lead", textContent: words.prompted(entry.prompt, "Its prompt was not kept.") }),
         held(entry),
         facts(rows(entry), "facts even"))),
     ...children(entry, descent),
@@ -69,20 +69,29 @@ function saved(data, more) {
 function child({ id, created, verdict, prompt, steps, skipped_steps: skipped }) {
   const what = verdict === "EXACT" ? "Returned again" : `Head start, ${skipped} of ${words.steps(steps)} skipped`;
   return make("li", {},
-    make("span", { className: "what", textContent: prompt ?? "not to be remembered" }),
+    make("span", { className: "what", textContent: words.prompted(prompt, "not to be remembered") }),
     make("span", { className: "note", textContent: `${what}, ${words.moment(created)}` }),
     button("How it came about", () => openProvenance(id)));
 }
 
 function actions(entry, does) {
   const row = make("div", { className: "actions" });
-  const plain = entry.prompt === null ? [] : [
+  const plain = !entry.prompt ? [] : [
     button("Use its prompt", () => does.usePrompt(entry.prompt)),
     button("Its neighbours", () => does.near(entry.prompt)),
   ];
+  if (entry.has_image) plain.push(button("Use its picture", () => takePicture(entry, does, row)));
   const ask = button("Delete it", () => row.replaceChildren(...confirmation(entry, does, () => { row.replaceChildren(...plain, ask); ask.focus(); })), "quiet danger-text");
   row.append(...plain, ask);
   return row;
+}
+
+async function takePicture({ id, prompt }, does, row) {
+  try {
+    does.usePicture(await api.entryBlob(id), prompt ?? "");
+  } catch (error) {
+    row.append(make("p", { className: "error", role: "alert", textContent: `Its picture cannot be had: ${words.missing(error)}.` }));
+  }
 }
 
 function confirmation({ id }, does, keep) {

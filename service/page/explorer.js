@@ -8,7 +8,7 @@ import { closeSheet, openSheet } from "./sheet.js";
 import * as words from "./words.js";
 
 const list = { turn: 0, cursor: null, busy: false };
-let hooks = { usePrompt: () => {} };
+let hooks = { usePrompt: () => {}, usePicture: () => {} };
 
 const query = () => $("find").value.trim();
 const wantsNear = () => $("find-near").checked && query() !== "";
@@ -73,14 +73,19 @@ function tile({ id, prompt, states, uses, has_image: kept }) {
 }
 
 function item(id, prompt, kept, note, ...extra) {
-  const text = prompt ?? "prompt not kept";
+  const text = words.prompted(prompt, "prompt not kept");
   const frame = kept ? picture(api.entryBlob(id), "") : make("div", { className: "frame" }, make("p", { textContent: "picture not kept" }));
   const open = make("button", { type: "button", data: { entry: id } }, frame, make("span", { className: "what", textContent: text }), make("span", { className: "note", textContent: note }), ...extra);
   open.addEventListener("click", () => view(id));
   return make("li", {}, open);
 }
 
-const view = (id) => openEntry(id, { deleted, near: lookNear, usePrompt: (prompt) => { closeSheet(); hooks.usePrompt(prompt); } });
+const view = (id) => openEntry(id, {
+  deleted,
+  near: lookNear,
+  usePrompt: (prompt) => { closeSheet(); hooks.usePrompt(prompt); },
+  usePicture: (blob, prompt) => { closeSheet(); hooks.usePicture(blob, prompt); },
+});
 
 // ---- neighbours ----
 

@@ -8,31 +8,32 @@ export function blobOf(base64, type = "image/png") {
   return new Blob([bytes], { type });
 }
 
-/** Size the canvas to the device pixels it covers. */
-export function fit(canvas) {
+/** Give the canvas the shape of a picture, and the device pixels it may cover; returns its [width, height]. */
+export function fit(canvas, { width, height }) {
   const side = Math.min(MAX_SIDE, Math.round(canvas.clientWidth * (window.devicePixelRatio || 1))) || 512;
-  if (canvas.width !== side || canvas.height !== side) canvas.width = canvas.height = side;
-  return side;
+  const [across, down] = [width, height].map((length) => Math.max(1, Math.round((side * length) / Math.max(width, height))));
+  if (canvas.width !== across || canvas.height !== down) Object.assign(canvas, { width: across, height: down });
+  return [across, down];
 }
 
 /** Quick enlargement, for the previews of a running job. */
 export function paintQuick(canvas, bitmap) {
-  const side = fit(canvas);
+  const size = fit(canvas, bitmap);
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, side, side);
+  context.drawImage(bitmap, 0, 0, ...size);
 }
 
 /** Careful enlargement (Lanczos), for pictures that stay. */
 export function paintSharp(canvas, bitmap) {
-  const side = fit(canvas);
-  if (bitmap.width >= side) return paintQuick(canvas, bitmap);
+  const [across, down] = fit(canvas, bitmap);
+  if (bitmap.width >= across) return paintQuick(canvas, bitmap);
   const context = canvas.getContext("2d");
-  return context.putImageData(new ImageData(enlarge(pixels(bitmap), side, side), side, side), 0, 0);
+  return context.putImageData(new ImageData(enlarge(pixels(bitmap), across, down), across, down), 0, 0);
 }
 
-/** Coloured noise: what every picture without a head start begins as. */
-export function paintNoise(canvas) {
+/** Coloured noise: what every picture without a head start begins as; over a given one, as much of it as is asked for. */
+export function paintNoise(canvas, under = null, share = 1) {
   const small = new OffscreenCanvas(48, 48);
   const context = small.getContext("2d");
   const image = context.createImageData(48, 48);
@@ -41,7 +42,13 @@ export function paintNoise(canvas) {
     image.data[i] = i % 4 === 3 ? 255 : 128 + (bell - 0.5) * 330;
   }
   context.putImageData(image, 0, 0);
-  paintQuick(canvas, small);
+  if (!under) return paintQuick(canvas, small);
+  paintQuick(canvas, under);
+  const over = canvas.getContext("2d");
+  over.globalAlpha = share;
+  over.drawImage(small, 0, 0, canvas.width, canvas.height);
+  over.globalAlpha = 1;
+  return undefined;
 }
 
 function pixels(bitmap) {

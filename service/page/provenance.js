@@ -46,7 +46,7 @@ function lineage({ lineage: sources, request, entry, reference }) {
   const left = (skip) => (skip === 1 ? "whole" : `left after ${words.percent(skip)} of its steps`);
   const runs = [...sources].reverse().map(({ entry, seed, skip }, i) =>
     item(api.entryBlob(entry), i ? "Head start" : reference ? "Over the given picture" : "From pure noise", `${seed === null ? "seed no longer known" : `seed ${seed}`}, ${left(skip)}`));
-  const end = make("li", {}, entry && picture(api.entryBlob(entry), ""), make("div", {}, make("b", { textContent: "This picture" }), make("span", { textContent: request.prompt ?? "the prompt was not to be remembered" })));
+  const end = make("li", {}, entry && picture(api.entryBlob(entry), ""), make("div", {}, make("b", { textContent: "This picture" }), make("span", { textContent: words.prompted(request.prompt, "the prompt was not to be remembered") })));
   return make("ol", { className: "descent", ariaLabel: "What it descends from" }, ...runs, end);
 }
 

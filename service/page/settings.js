@@ -26,20 +26,13 @@ export function dryRun(prompt) {
 }
 
 export function complaint(wish) {
-  if (!wish.prompt) return new api.ServiceError("Write what it should draw first.", { param: "prompt" });
+  if (!wish.prompt && wish.over?.kind !== "variation") return new api.ServiceError("Write what it should draw first.", { param: "prompt" });
   if (wish.seed && !/^\d{1,19}$/.test(wish.seed)) return new api.ServiceError("A seed is a whole number, 0 or more.", { param: "seed" });
   for (const [name, field] of [["num_inference_steps", "steps"], ["guidance_scale", "guidance"]]) {
     if (Number.isNaN(wish[name]) || $(field).validity.badInput) return new api.ServiceError("This is not a number.", { param: name });
   }
   return null;
 }
-
-/** Which field an error of the service is about. */
-export const FIELD_OF = {
-  prompt: "prompt", seed: "seed", num_inference_steps: "steps", steps: "steps",
-  guidance_scale: "guidance", "cache.mode": "mode", cache: "mode",
-  feature_cache: "features", "feature_cache.policy": "features",
-};
 
 export function offer({ default_steps: steps, default_guidance: guidance, feature_policies: policies }) {
   if (steps) $("steps").placeholder = steps;

@@ -49,13 +49,27 @@ export function verdictLine(cache) {
   return [over ? "Over the given picture:" : "From pure noise:", ` all ${steps(total)} run.`];
 }
 
+/** A prompt as it is shown: a variation may have none, and some are not kept. */
+export const prompted = (prompt, unknown) => (prompt === "" ? "without words" : prompt ?? unknown);
+
+/** What could not be done, and what may help. */
+export const explained = ({ message, code }) => [message, HELP[code]].filter(Boolean).join(". ");
+
+const HELP = {
+  content_policy_violation: "Nothing of it was kept. Other words, or another picture to begin from, may pass.",
+  body_too_large: "Choose a smaller picture.",
+};
+
+/** In the place of a picture that cannot be had. */
+export const missing = ({ code }, otherwise = "no longer stored") => (code === "content_policy_violation" ? "refused by the safety checker" : otherwise);
+
 const WHY = {
   "no-candidates": () => "There was no earlier picture to start from yet.",
   "low-similarity": (near) => `The nearest earlier prompt${near} was too different.`,
   "no-states": (near) => `The nearest earlier picture${near} no longer keeps a usable noise state.`,
   veto: (near) => `The nearest earlier prompt${near} differs in something that matters: a number, a colour, a side, a negation or a quote.`,
   gate: (near) => `An earlier prompt${near} looked close, but the model saw that it means another picture.`,
-  "no-exact": () => "This prompt with this seed has not been drawn before.",
+  "no-exact": (near, over) => `This prompt with this seed has not been drawn ${over ? "over this picture " : ""}before.`,
   "no-seed": () => "Exact repeats need a seed.",
   "matching-off": () => "Head starts are switched off on this service.",
   audit: () => "Audits found too many bad head starts of this kind: it is closed.",
@@ -67,7 +81,7 @@ const WHY = {
 
 export function verdictWhy(cache) {
   const near = cache.similarity === null || cache.similarity === undefined ? "" : ` (similarity ${similarity(cache.similarity)})`;
-  const why = cache.verdict === "MISS" ? (WHY[cache.reason]?.(near) ?? "") : "";
+  const why = cache.verdict === "MISS" ? (WHY[cache.reason]?.(near, cache.over) ?? "") : "";
   const finding = cache.verdict === "MISS" ? "Finding out cost" : "Judging how far it fits cost";
   const wasted = cache.wasted_steps ? `${finding} ${steps(cache.wasted_steps)}.` : "";
   return [why, wasted].filter(Boolean).join(" ");

@@ -130,11 +130,32 @@ class Page:
 
     def press(self, key: str, *, ctrl: bool = False) -> None:
         """Press one key, as a keyboard does."""
-        code = {"Enter": 13, "Tab": 9, "Escape": 27, "Delete": 46, " ": 32}[key]
+        code = {"Enter": 13, "Tab": 9, "Escape": 27, "Delete": 46, " ": 32, "ArrowLeft": 37, "ArrowRight": 39}[key]
         shared = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": 2 if ctrl else 0}
         typed = {"text": "\r"} if key == "Enter" else {}
         self.send("Input.dispatchKeyEvent", type="keyDown", **shared, **typed)
         self.send("Input.dispatchKeyEvent", type="keyUp", **shared)
+
+    def choose(self, selector: str, path: Path) -> None:
+        """Choose a file in a file field, as its dialog does."""
+        found = self.send("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
+        self.send("DOM.setFileInputFiles", files=[str(path)], objectId=found["result"]["objectId"])
+
+    def drop(self, selector: str, path: Path) -> None:
+        """Drag a file from outside over the middle of the first match, and drop it there."""
+        x, y = self._resting_place(selector)
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.send("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
+    def drag(self, selector: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Press the mouse on the first match, move it and let go; places are shares of its width and height."""
+        self._resting_place(selector)
+        box = self.run(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()")
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
+        for kind, (x, y) in zip(("Pressed", "Moved", "Released"), (places[0], places[1], places[1]), strict=True):
+            held = {"button": "left", "buttons": 1, "clickCount": 1}
+            self.send("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **held)
 
     def screen(self, width: int, height: int, *, scale: float = 1.0, mobile: bool = False) -> None:
         """Set the size of the screen."""

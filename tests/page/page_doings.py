@@ -1,5 +1,7 @@
 """What a person does on the page."""
 
+from pathlib import Path
+
 from browser import Page
 
 DONE = "document.querySelector('#stage').dataset.state === 'done'"
@@ -50,3 +52,19 @@ def press_button(page: Page, inside: str, text: str) -> None:
     page.run(f"{found}.setAttribute('data-pressed', '')")
     page.click(f"{inside} button[data-pressed]")
     page.run("document.querySelector('[data-pressed]')?.removeAttribute('data-pressed')")
+
+
+def begin_from(page: Page, path: Path, *, varied: bool = False) -> None:
+    """Have the next picture begin from a file."""
+    page.click("#from-variation" if varied else "#from-edit")
+    page.choose("#given", path)
+    page.wait("!document.querySelector('#given-facts').hidden")
+
+
+def tab_to(page: Page, identity: str, most: int = 60) -> None:
+    """Press Tab until an element has the focus."""
+    for _ in range(most):
+        if page.run("document.activeElement.id") == identity:
+            return
+        page.press("Tab")
+    raise AssertionError(f"Tab never reached {identity}")

@@ -18,6 +18,16 @@ def _result(page: Page) -> None:
     page.run("document.querySelector('#settings').open = true")
 
 
+def _over(page: Page) -> None:
+    draw(page, PROMPT)
+    page.click("#use")
+    page.wait("!document.querySelector('#given-facts').hidden")
+    page.run("document.querySelector('#masking').open = true")
+    page.wait("document.querySelector('#paint').hasAttribute('data-masking')")
+    page.drag("#mask-canvas", (0.2, 0.3), (0.8, 0.4))
+    draw(page, f"{PROMPT}, painted over")
+
+
 def _record(page: Page) -> None:
     draw(page, PROMPT)
     page.click("#how")
@@ -48,6 +58,7 @@ def _operations(page: Page) -> None:
 VIEWS: dict[str, Callable[[Page], None]] = {
     "empty": lambda page: None,
     "result": _result,
+    "over": _over,
     "record": _record,
     "entries": _entries,
     "entry": _entry,

@@ -4,7 +4,7 @@ import io
 import re
 
 from browser import Page
-from page_doings import DONE, ENTRIES, SHEET, draw, look_for, open_entry, press_button
+from page_doings import DONE, ENTRIES, SHEET, draw, look_for, open_entry, press_button, tab_to
 from PIL import Image
 from service_live import Client
 
@@ -138,20 +138,13 @@ def test_pages_of_entries_follow_each_other(fresh: Page, live_client: Client) ->
 
 
 def test_with_the_keyboard_alone_from_the_prompt_to_an_entry_and_back(fresh: Page, live_client: Client) -> None:
-    def tab_to(identity: str, most: int = 40) -> None:
-        for _ in range(most):
-            if fresh.run("document.activeElement.id") == identity:
-                return
-            fresh.press("Tab")
-        raise AssertionError(f"Tab never reached {identity}")
-
     fresh.run("document.activeElement.blur()")
-    tab_to("prompt")
+    tab_to(fresh, "prompt")
     fresh.send("Input.insertText", text="a keyed harp by the sea")
     fresh.press("Enter", ctrl=True)
     fresh.wait(DONE, timeout=60)
     live_client.settle()
-    tab_to("near")
+    tab_to(fresh, "near")
     fresh.press("Enter")
     fresh.wait(f"{ENTRIES} > 0 && document.activeElement.id === 'cache-title'")
     for _ in range(12):

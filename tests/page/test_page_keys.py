@@ -123,4 +123,5 @@ def test_a_picture_that_waits_says_where_it_stands(locked: Page, keyed: Keyed) -
     for job in ahead:
         client.http.delete(f"/v1/jobs/{job}")
     locked.wait(DONE, timeout=60)
-    assert client.http.get("/v1/jobs").json()["data"] == []
+    # The page forgets its job once it has shown the picture.
+    keyed.server.wait(lambda: client.http.get("/v1/jobs").json()["data"] == [], "forgotten", seconds=30)

@@ -1,5 +1,6 @@
 """The tables of `benchmarks/pareto.py`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.facts import interval
@@ -40,4 +41,24 @@ def pareto_table(report: dict[str, Any]) -> list[str]:
             for kind, row in best.items()
         ]
         lines += ["", f"Fastest with 99 % of the score: {'; '.join(shown)}."]
+        if late := disturbed(found["arms"]):
+            lines += [
+                "",
+                f"Slower than its like with more steps, so other work was in the way: {'; '.join(late)}.",
+            ]
     return [*lines, "", f"On the joint front of both models: {'; '.join(report['headline']['front'])}."]
+
+
+def disturbed(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the arms without feature caching that took longer than one of their kind with more steps."""
+    plain = [row for row in rows if not row["features"]]
+    return [
+        row["arm"]
+        for row in plain
+        if any(
+            more["cached"] == row["cached"]
+            and more["steps"] > row["steps"]
+            and more["seconds"]["value"] < row["seconds"]["value"]
+            for more in plain
+        )
+    ]

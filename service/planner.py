@@ -231,13 +231,14 @@ class Planner:
             candidates,
             min_similarity=request.cache.min_similarity,
             max_skip=request.cache.max_skip_ratio,
+            steps=request.steps,
         )
         if not (chosen.attempts and request.cache.diversity):
             return chosen
         # Exchanging noise takes a step.
         least = request.begin + 1
         paying = tuple(one for one in chosen.attempts if steps_before(one.deepest_skip, request.steps) > least)
-        return MatchDecision(paying, chosen.reason if paying else "no-states")
+        return MatchDecision(paying, chosen.reason if paying else "no-gain")
 
     async def _load(self, looked: Plan, attempts: tuple[Attempt, ...], found: list[Candidate]) -> Plan:
         prompts = {candidate.entry_id: candidate.prompt for candidate in found}

@@ -183,7 +183,7 @@ class Verdict:
 
     Attributes:
         kind: EXACT, APPROX, MISS, BYPASS or REFRESH.
-        reason: one bounded word saying why (for a MISS: "no-candidates", "low-similarity", "no-states",
+        reason: one bounded word saying why (for a MISS: "no-candidates", "low-similarity", "no-states", "no-gain",
             "veto", "gate", "audit", "uncalibrated", "cache-unavailable", "state-unreadable"; …).
         steps: N; of an edit those after the step its picture enters at, and K counts from there.
         skipped: K, denoising steps not run (N for an exact hit).

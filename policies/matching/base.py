@@ -95,7 +95,8 @@ class MatchDecision:
     Attributes:
         attempts: in the order to try them; empty means a full generation.
         reason: one of a bounded set of words: "match", "no-candidates", "low-similarity",
-            "no-states", "veto", "uncalibrated", "audit" (closed by audits).
+            "no-states", "no-gain" (states that promise less than a refusal costs), "veto", "uncalibrated",
+            "audit" (closed by audits).
     """
 
     attempts: tuple[Attempt, ...]
@@ -128,6 +129,7 @@ class MatchingPolicy(ABC):
         *,
         min_similarity: float = 0.0,
         max_skip: float = 1.0,
+        steps: int | None = None,
     ) -> MatchDecision:
         """Return the attempts for `prompt`, best first.
 
@@ -136,4 +138,6 @@ class MatchingPolicy(ABC):
             candidates: neighbours, best similarity first.
             min_similarity: the request's own floor; the policy's own bounds still apply.
             max_skip: the request's own ceiling on the skipped share of steps.
+            steps: of a full run of the request, at least 1, which tell what a refused attempt costs; None = as many
+                as the policy was profiled with.
         """

@@ -19,6 +19,7 @@ class NoMatching(MatchingPolicy):
         *,
         min_similarity: float = 0.0,
         max_skip: float = 1.0,
+        steps: int | None = None,
     ) -> MatchDecision:
         """Return no attempts."""
         return MatchDecision((), self.reason)

@@ -35,6 +35,8 @@ class PaperTableMatching(TableMatching):
         *,
         min_similarity: float = 0.0,
         max_skip: float = 1.0,
+        steps: int | None = None,
     ) -> MatchDecision:
         """Return at most one attempt, from the nearest candidate only."""
-        return super().choose(prompt, candidates[:1], min_similarity=min_similarity, max_skip=max_skip)
+        nearest = candidates[:1]
+        return super().choose(prompt, nearest, min_similarity=min_similarity, max_skip=max_skip, steps=steps)

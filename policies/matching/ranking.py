@@ -24,11 +24,16 @@ def can_judge(skip: float, level: float) -> bool:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request asks and allows: its prompt, similarity floor and deepest share of steps to skip."""
+    """What a request asks and allows: its prompt, similarity floor and deepest share of steps to skip.
+
+    Attributes:
+        step_share: one step as a share of its run, what a refused attempt costs.
+    """
 
     prompt: str
     min_similarity: float
     max_skip: float
+    step_share: float
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class TableMatching(MatchingPolicy):
         veto: the kinds of words by which the lexical veto removes candidates; empty = no veto.
         judged_at: level whose state the gate judges other prompts at, whatever level is resumed at; None = each
             level at itself.
-        step_share: one step as a share of the run, what a refused attempt costs.
+        step_share: one step as a share of the profiled runs, what a refused attempt costs a request of as many
+            steps; 0 = nothing is judged, so that none is.
         clearly_shallower: after a refused state, how much less of the run the next state of the same
             prompt must skip; a slightly earlier state of a misfit is a misfit too.
     """
@@ -71,11 +77,13 @@ class TableMatching(MatchingPolicy):
         *,
         min_similarity: float = 0.0,
         max_skip: float = 1.0,
+        steps: int | None = None,
     ) -> MatchDecision:
         """Return the attempts for `prompt`, most promising first; see `MatchingPolicy.choose`."""
-        limits = Limits(prompt, min_similarity, max_skip)
+        step_share = 1.0 / steps if steps and self.step_share else self.step_share
+        limits = Limits(prompt, min_similarity, max_skip, step_share)
         allowed = self._allowed(prompt, candidates)
-        attempts = self._pick(self._usable(allowed, limits), allowed)
+        attempts = self._pick(self._paying(allowed, limits), allowed, step_share)
         if attempts:
             return MatchDecision(attempts, "match")
         return MatchDecision((), self._why_nothing(candidates, allowed, limits))
@@ -88,8 +96,13 @@ class TableMatching(MatchingPolicy):
         reading = read(prompt, self.veto)
         return [one for one in candidates if one.prompt == prompt or not _objections(reading, one, self.veto)]
 
+    def _paying(self, candidates: Iterable[Candidate], limits: Limits) -> list[Attempt]:
+        """Return every usable state that promises savings, most of them first, then most similar."""
+        paying = [attempt for attempt in self._usable(candidates, limits) if _pays(attempt, limits.step_share)]
+        return sorted(paying, key=lambda a: (-a.expected, -a.similarity, a.entry_id, -a.state.log_snr))
+
     def _usable(self, candidates: Iterable[Candidate], limits: Limits) -> list[Attempt]:
-        """Return every state that meets all bounds and promises savings, most of them first, then most similar."""
+        """Return every state that meets all bounds."""
         usable: list[Attempt] = []
         for candidate in candidates:
             # The same text needs no early judgement: any of its states shows the same picture.
@@ -97,8 +110,7 @@ class TableMatching(MatchingPolicy):
                 usable += self._at_own_level(candidate, limits)
             else:
                 usable += self._judged_early(candidate, limits, self.judged_at)
-        paying = [attempt for attempt in usable if self._pays(attempt)]
-        return sorted(paying, key=lambda a: (-a.expected, -a.similarity, a.entry_id, -a.state.log_snr))
+        return usable
 
     def _at_own_level(self, candidate: Candidate, limits: Limits) -> list[Attempt]:
         """Every state that meets its own level's bounds is an attempt of its own."""
@@ -107,7 +119,7 @@ class TableMatching(MatchingPolicy):
         for state, bounds in self._bounded(candidate, limits):
             if state.has_prediction or not self.needs_prediction:
                 chance = 1.0 if same else bounds.chance(candidate.similarity)
-                gain = chance * state.skip - (1.0 - chance) * self.step_share
+                gain = chance * state.skip - (1.0 - chance) * limits.step_share
                 attempt = Attempt(candidate.entry_id, state, candidate.similarity, bounds.max_divergence, (), gain)
                 found.append(attempt)
         return found
@@ -128,22 +140,12 @@ class TableMatching(MatchingPolicy):
         if not (here or below):
             return []
         rungs = below + [pair for pair in bounded if pair[0] == judge]
-        gain = self._expected([(state.skip, bounds.chance(candidate.similarity)) for state, bounds in rungs], judge)
+        chances = [(state.skip, bounds.chance(candidate.similarity)) for state, bounds in rungs]
+        gain = _expected(chances, judge, limits.step_share)
         deeper = tuple(Deeper(state, bounds.max_divergence) for state, bounds in below)
         # A judging level that the table leaves out is none to stay at.
         stay = here[0] if here else 0.0
         return [Attempt(candidate.entry_id, judge, candidate.similarity, stay, deeper, gain)]
-
-    def _expected(self, rungs: Sequence[tuple[float, float]], judge: StateRef) -> float:
-        """Expected share of steps saved by (skip, chance of getting at least there), deepest first.
-
-        The step spent on judging is lost unless the run goes on from the very state it was judged at.
-        """
-        gain, passed = 0.0, 0.0
-        for skip, chance in rungs:
-            gain += max(chance - passed, 0.0) * (skip - (self.step_share if skip > judge.skip else 0.0))
-            passed = max(passed, chance)
-        return gain - (1.0 - passed) * self.step_share
 
     def _bounded(self, candidate: Candidate, limits: Limits) -> list[tuple[StateRef, ThresholdRow]]:
         """The states of a candidate that table and request allow, each with its bounds."""
@@ -154,16 +156,18 @@ class TableMatching(MatchingPolicy):
             if bounds is not None and candidate.similarity >= max(bounds.min_similarity, limits.min_similarity)
         ]
 
-    def _pick(self, usable: Iterable[Attempt], candidates: Iterable[Candidate]) -> tuple[Attempt, ...]:
-        """Return the first few of `usable` that would not fail as an earlier one failed, as long as they pay."""
+    def _pick(
+        self, paying: Iterable[Attempt], candidates: Iterable[Candidate], step_share: float
+    ) -> tuple[Attempt, ...]:
+        """Return the first few of `paying` that would not fail as an earlier one failed, as long as they pay."""
         # Entries with the same prompt fail alike, so they count as one source.
         source = {c.entry_id: c.prompt if c.prompt is not None else c.entry_id for c in candidates}
         shallowest: dict[str | int, float] = {}
         picked: list[Attempt] = []
-        for attempt in usable:
+        for attempt in paying:
             if len(picked) >= self.max_attempts:
                 break
-            if not self._pays(attempt, refused=len(picked)):
+            if not _pays(attempt, step_share, refused=len(picked)):
                 break
             tried = shallowest.get(source[attempt.entry_id])
             if tried is None or attempt.state.skip <= tried - self.clearly_shallower + 1e-9:
@@ -171,21 +175,36 @@ class TableMatching(MatchingPolicy):
                 shallowest[source[attempt.entry_id]] = attempt.state.skip
         return tuple(picked)
 
-    def _pays(self, attempt: Attempt, refused: int = 0) -> bool:
-        """Tell whether an attempt still promises more steps than it costs, so many others having been refused.
-
-        What it expects to save is linear in its chance, with minus a step at no chance at all.
-        """
-        return AFTER_REFUSAL**refused * (attempt.expected + self.step_share) > self.step_share
-
     def _why_nothing(self, candidates: Sequence[Candidate], allowed: Sequence[Candidate], limits: Limits) -> str:
         if not candidates:
             return "no-candidates"
-        if not allowed or (len(allowed) < len(candidates) and self._usable(candidates, limits)):
+        if not allowed or (len(allowed) < len(candidates) and self._paying(candidates, limits)):
             return "veto"
+        if self._usable(allowed, limits):
+            return "no-gain"
         levels = [row.min_similarity for row in self.rows if row.skip <= limits.max_skip]
         floor = max(min(levels, default=2.0), limits.min_similarity)
         return "no-states" if any(candidate.similarity >= floor for candidate in allowed) else "low-similarity"
+
+
+def _expected(rungs: Sequence[tuple[float, float]], judge: StateRef, step_share: float) -> float:
+    """Expected share of steps saved by (skip, chance of getting at least there), deepest first.
+
+    The step spent on judging is lost unless the run goes on from the very state it was judged at.
+    """
+    gain, passed = 0.0, 0.0
+    for skip, chance in rungs:
+        gain += max(chance - passed, 0.0) * (skip - (step_share if skip > judge.skip else 0.0))
+        passed = max(passed, chance)
+    return gain - (1.0 - passed) * step_share
+
+
+def _pays(attempt: Attempt, step_share: float, refused: int = 0) -> bool:
+    """Tell whether an attempt still promises more steps than it costs, so many others having been refused.
+
+    What it expects to save is linear in its chance, with minus a step at no chance at all.
+    """
+    return AFTER_REFUSAL**refused * (attempt.expected + step_share) > step_share
 
 
 def _objections(reading: Reading, candidate: Candidate, kinds: frozenset[str]) -> tuple[str, ...]:

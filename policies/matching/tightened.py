@@ -37,9 +37,12 @@ class TightenedMatching(MatchingPolicy):
         *,
         min_similarity: float = 0.0,
         max_skip: float = 1.0,
+        steps: int | None = None,
     ) -> MatchDecision:
         """Return what is left of the policy's attempts; "audit" is the reason when nothing is."""
-        decision = self._policy.choose(prompt, candidates, min_similarity=min_similarity, max_skip=max_skip)
+        decision = self._policy.choose(
+            prompt, candidates, min_similarity=min_similarity, max_skip=max_skip, steps=steps
+        )
         same = {candidate.entry_id: candidate.prompt == prompt for candidate in candidates}
         held = [self._held(attempt, same[attempt.entry_id]) for attempt in decision.attempts]
         left = [attempt for attempt in held if attempt is not None]

@@ -18,7 +18,7 @@ const EXAMPLES = [ // each with a rewording, offered once the first is drawn
   ["a large yellow star above a white moon at night", "a large yellow star over a white moon in the night sky"],
   ["a white moon at the top right in the night sky", "in the night sky, a white moon at the top right"],
 ];
-const LOOKED = ["no-candidates", "low-similarity", "no-states", "veto", "gate"]; // reasons of a MISS that another prompt may not meet
+const LOOKED = ["no-candidates", "low-similarity", "no-states", "no-gain", "veto", "gate"]; // reasons of a MISS that another prompt may not meet
 const RECENT = 16;
 const strip = new StepStrip($("strip"));
 const state = { run: null, picture: null, pictureURL: null };

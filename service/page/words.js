@@ -67,6 +67,7 @@ const WHY = {
   "no-candidates": () => "There was no earlier picture to start from yet.",
   "low-similarity": (near) => `The nearest earlier prompt${near} was too different.`,
   "no-states": (near) => `The nearest earlier picture${near} no longer keeps a usable noise state.`,
+  "no-gain": (near) => `A look at the nearest earlier picture${near} would cost more than it promised to save.`,
   veto: (near) => `The nearest earlier prompt${near} differs in something that matters: a number, a colour, a side, a negation or a quote.`,
   gate: (near) => `An earlier prompt${near} looked close, but the model saw that it means another picture.`,
   "no-exact": (near, over) => `This prompt with this seed has not been drawn ${over ? "over this picture " : ""}before.`,
@@ -101,6 +102,7 @@ const CANDIDATE = {
   match: "would give a head start",
   "low-similarity": "too different",
   "no-states": "holds no usable state",
+  "no-gain": "promises too little",
 };
 
 /** Why a neighbour would do, or not. */

@@ -25,7 +25,7 @@ KEY = {"weights_digest": "w", "embedder_digest": "e", "schedule": "s"}
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 ROWS = tuple(ThresholdRow(skip, 0.5 + skip, 0.3 - skip / 2) for skip in LEVELS)
 TABLE = ThresholdTable(ROWS, KEY)
-REASONS = {"match", "no-candidates", "low-similarity", "no-states", "veto", "uncalibrated", "audit"}
+REASONS = {"match", "no-candidates", "low-similarity", "no-states", "no-gain", "veto", "uncalibrated", "audit"}
 PROMPTS = ("a red circle", "two red circles", 'a sign that says "stop"', "a hill without trees", "blue square")
 
 POLICIES_UNDER_TEST: dict[str, MatchingPolicy] = {
@@ -163,7 +163,7 @@ class TestGated:
         unlikely = tuple(replace(row, acceptance=((0.5, 0.1), (1.0, 0.4))) for row in ROWS)
         policy = GatedTableMatching(replace(TABLE, rows=unlikely, judged_at=0.1, step_share=0.1))
         assert policy.choose("a crimson disc", [candidate(1, 0.97, *LEVELS)]).reason == "match"
-        assert policy.choose("a crimson disc", [candidate(1, 0.65, *LEVELS)]).reason == "no-states"
+        assert policy.choose("a crimson disc", [candidate(1, 0.65, *LEVELS)]).reason == "no-gain"
         assert policy.choose("a red circle", [candidate(1, 0.65, *LEVELS)]).reason == "match"
 
     def test_between_levels_the_stricter_neighbour_holds(self) -> None:
@@ -237,3 +237,19 @@ def test_after_a_refusal_only_what_still_pays_is_tried() -> None:
         return len(policy.choose("a red circle", found).attempts)
 
     assert [proposed(share) for share in (1 / 8, 1 / 20, 1 / 50, 0.0)] == [1, 2, 2, 3]
+
+
+def test_a_refusal_costs_a_step_of_the_run_that_is_asked_for() -> None:
+    rows = (ThresholdRow(0.5, 0.7, 0.3, ((0.7, 0.3), (1.0, 0.3))),)
+    found = [candidate(number, 0.9, 0.5, prompt=text) for number, text in enumerate("abc")]
+
+    def proposed(step_share: float, steps: int | None) -> tuple[int, str]:
+        policy = GatedTableMatching(ThresholdTable(rows, KEY, step_share=step_share))
+        decision = policy.choose("a red circle", found, steps=steps)
+        return len(decision.attempts), decision.reason
+
+    assert proposed(1 / 8, None) == proposed(1 / 50, 8) == (1, "match")
+    assert proposed(1 / 8, 50) == proposed(1 / 50, None) == (2, "match")
+    assert proposed(1 / 8, 4) == (0, "no-gain")
+    # A table of runs without a gate knows no such cost.
+    assert proposed(0.0, 4) == (3, "match")

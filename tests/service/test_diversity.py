@@ -85,7 +85,7 @@ def test_a_seed_still_promises_its_own_picture(client: Client) -> None:
 def test_a_state_that_saves_but_one_step_is_no_use(client: Client, lamp: str) -> None:
     assert client.cache(lamp, cache=_wish(0.0, max_skip_ratio=0.13))["skipped_steps"] == 1
     told = client.cache(lamp, cache=_wish(SHARE, max_skip_ratio=0.13))
-    assert (told["verdict"], told["reason"], told["wasted_steps"]) == ("MISS", "no-states", 0)
+    assert (told["verdict"], told["reason"], told["wasted_steps"]) == ("MISS", "no-gain", 0)
 
 
 def test_a_dry_run_reckons_with_the_step_it_takes(client: Client, lamp: str) -> None:

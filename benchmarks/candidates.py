@@ -183,6 +183,7 @@ class Chosen(MatchingPolicy):
         *,
         min_similarity: float = 0.0,
         max_skip: float = 1.0,
+        steps: int | None = None,
     ) -> MatchDecision:
         """Return the choice for `prompt`, if there is one."""
         found = self._chosen.get(prompt)

@@ -104,7 +104,7 @@ class World:
             Candidate(row + 1, similarity, self.sources[row].text, tuple(map(_ref, self.results[row].captured)))
             for row, similarity in question.nearest
         ]
-        return policy.choose(question.target.text, candidates).attempts
+        return policy.choose(question.target.text, candidates, steps=self.run.steps).attempts
 
     def point(self, attempt: Attempt) -> ResumePoint:
         """As the planner enters an attempt."""

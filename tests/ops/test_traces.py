@@ -174,6 +174,8 @@ def test_who_is_not_sampled_is_not_traced_but_named_in_the_log(traced: Client, c
 def test_the_log_tells_trace_request_verdict_and_durations(traced: Client) -> None:
     trace_id, _, headers = new_parent()
     traced.draw("a logged cube", headers={**headers, "X-Request-Id": "logged-1"})
+    # The line of a request is written once its answer has gone out.
+    traced.server.wait(lambda: "request" in {line["message"] for line in lines_of(traced.server, trace_id)}, "logged")
     lines = {line["message"]: line for line in lines_of(traced.server, trace_id)}
     assert {line["request_id"] for line in lines.values()} == {"logged-1"}
     picture, request = lines["picture"], lines["request"]
